@@ -1,0 +1,113 @@
+"""Fingerprinted store for prepared item data: tensors in safetensors, everything else in its JSON header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from recbole_sigma.values import UserError
+
+FORMAT = "recbole-sigma-artifact-1"
+
+
+def fingerprint(**parts: Any) -> str:
+    """SHA-256 over named parts (arrays, strings, numbers, lists, dicts); equal parts give equal fingerprints."""
+    digest = hashlib.sha256()
+    for name in sorted(parts):
+        value = parts[name]
+        digest.update(name.encode() + b"\0")
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().numpy()
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        else:
+            digest.update(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+class ArtifactStore:
+    """A folder of artifacts named ``<kind>-<fingerprint>.safetensors``.
+
+    Args:
+        folder: created on the first write.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def path(self, kind: str, key: str) -> Path:
+        """File of an artifact."""
+        return self.folder / f"{kind}-{key[:24]}.safetensors"
+
+    def load(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Read an artifact.
+
+        Returns:
+            (tensors, header) or None when it is not stored.
+
+        Raises:
+            UserError: the file is damaged or belongs to another fingerprint.
+        """
+        path = self.path(kind, key)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(str(path), framework="pt") as handle:
+                meta = handle.metadata() or {}
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"the stored item data {path} cannot be read ({error}): delete the file and run again") from error
+        if meta.get("format") != FORMAT or meta.get("fingerprint") != key:
+            raise UserError(f"the stored item data {path} belongs to another preparation: delete the file and run again")
+        if meta.get("checksum") != _checksum(tensors, meta.get("header", "")):
+            raise UserError(f"the stored item data {path} is damaged (checksum differs): delete the file and run again")
+        return tensors, json.loads(meta["header"])
+
+    def save(self, kind: str, key: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> Path:
+        """Write an artifact atomically; an existing file of the same name is replaced whole.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        path = self.path(kind, key)
+        text = json.dumps(header, ensure_ascii=False, sort_keys=True)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        meta = {"format": FORMAT, "fingerprint": key, "header": text, "checksum": _checksum(whole, text)}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, save(whole, metadata=meta))
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}): free the space or set artifact_dir to another folder") from error
+        return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name in the same folder, flush to disk, rename: readers see the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _checksum(tensors: dict[str, Tensor], header: str) -> str:
+    return fingerprint(header=header, **{f"t_{name}": tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor for name, tensor in tensors.items()})

@@ -1,0 +1,85 @@
+"""Sparse windowed co-occurrence of items in training sequences, and the collaborative vectors made from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils.extmath import randomized_svd
+
+
+def windowed_cooccurrence(
+    users: np.ndarray, items: np.ndarray, n_items: int, window: int, gap_power: float = 0.5
+) -> sp.csr_matrix:
+    """Count how often two items occur within ``window`` steps of one user's sequence.
+
+    Args:
+        users: int [E], grouped so that each user's events are contiguous and in time order.
+        items: int [E], the item of each event, ``0 < items < n_items``.
+        n_items: number of items including the padding row 0.
+        window: largest distance in steps (1 = neighbours only).
+        gap_power: a pair ``g`` steps apart weighs ``g ** -gap_power``.
+
+    Returns:
+        Symmetric CSR matrix [n_items, n_items], float64, zero diagonal, row 0 empty.
+    """
+    users, items = np.asarray(users), np.asarray(items)
+    total = sp.csr_matrix((n_items, n_items), dtype=np.float64)
+    for gap in range(1, min(window, len(items) - 1) + 1):
+        same_user = users[:-gap] == users[gap:]
+        left, right = items[:-gap][same_user], items[gap:][same_user]
+        weight = np.full(left.shape, float(gap) ** -gap_power)
+        total = total + sp.csr_matrix((weight, (left, right)), shape=(n_items, n_items))
+    total = total + total.T
+    total.setdiag(0.0)
+    total.eliminate_zeros()
+    return total.tocsr()
+
+
+def ppmi(counts: sp.csr_matrix, context_power: float = 0.75) -> sp.csr_matrix:
+    """Positive pointwise mutual information with a smoothed context distribution (Levy et al. 2015).
+
+    Args:
+        counts: symmetric co-occurrence [N, N].
+        context_power: exponent that flattens the context distribution.
+
+    Returns:
+        CSR [N, N] of ``max(0, log p(i, j) / (p(i) p_context(j)))``.
+    """
+    coo = counts.tocoo()
+    row_sum = np.asarray(counts.sum(axis=1)).ravel()
+    total = row_sum.sum()
+    if total == 0:
+        return counts.copy()
+    context = row_sum**context_power
+    context /= context.sum()
+    value = np.log(coo.data / (row_sum[coo.row] * context[coo.col]))
+    keep = value > 0
+    return sp.csr_matrix((value[keep], (coo.row[keep], coo.col[keep])), shape=counts.shape)
+
+
+def unit_rows(matrix: np.ndarray) -> np.ndarray:
+    """Scale each row to length one; zero rows stay zero. Returns float32."""
+    norm = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return np.divide(matrix, norm, out=np.zeros_like(matrix), where=norm > 1e-12).astype(np.float32)
+
+
+def ppmi_svd(counts: sp.csr_matrix, dim: int, seed: int) -> np.ndarray:
+    """Collaborative item vectors: truncated SVD of the PPMI matrix, the frozen teacher ``ppmi-svd``.
+
+    Args:
+        counts: symmetric co-occurrence of TRAIN interactions [N, N].
+        dim: wanted width; fewer columns come back when the matrix has fewer rows.
+        seed: seed of the randomised SVD.
+
+    Returns:
+        float32 [N, dim], unit rows; items without train events are zero.
+    """
+    matrix = ppmi(counts)
+    n = matrix.shape[0]
+    rank = min(dim, n - 1)
+    left, value, _ = randomized_svd(matrix, n_components=rank, n_oversamples=16, n_iter=6, random_state=seed)
+    vectors = np.zeros((n, dim))
+    vectors[:, :rank] = left * np.sqrt(value)
+    has_events = np.asarray(counts.sum(axis=1)).ravel() > 0
+    vectors[~has_events] = 0.0
+    return unit_rows(vectors)

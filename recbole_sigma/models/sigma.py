@@ -1,0 +1,345 @@
+"""SIGMA: one causal language model, items as [semantic-ID prefix, continuous item token], generation in three steps.
+
+Method: SIGMA, arXiv 2602.22913. Which sentence of the paper lives in which function, and where we differ, is written in
+docs/paper_map.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_sigma.data import packed_sequences
+from recbole_sigma.decoding.fusion import MODES, SPACES, beam_spread
+from recbole_sigma.decoding.hybrid import build_buckets, fused_scores, hybrid_search, prefix_beam, step_one
+from recbole_sigma.instructions.prompts import END, PAD, START, code_offsets
+from recbole_sigma.models.backbone import build_backbone, hidden_states
+from recbole_sigma.models.fusion import ItemFusion
+from recbole_sigma.models.losses import catalogue_loss, same_prefix_loss
+from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
+from recbole_sigma.preparation import Prepared, prepare
+from recbole_sigma.ranking import top_k
+from recbole_sigma.values import RankedItems, UserError
+
+
+class SIGMA(SequentialRecommender):
+    """RecBole model SIGMA.
+
+    Args:
+        config: RecBole config with the keys of ``properties/model/SIGMA.yaml``.
+        dataset: the train dataset of a built ``SIGMADataset``.
+
+    Raises:
+        UserError: an option out of range or a dataset without item text.
+    """
+
+    input_type = InputType.POINTWISE
+    generative = True
+    needs_item_text = True
+    loss_names = ("prefix", "item", "catalogue", "label")
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.prepared: Prepared = prepare(dataset, config)
+        codes, tokenizer = self.prepared.codes, self.prepared.tokenizer
+        self.prefix_length = codes.prefix_length
+        if self.prefix_length > 1:
+            raise UserError("tokenizer_prefix_length: SIGMA decodes prefixes of length 0 or 1; use 0 or 1")
+        self.mode, self.space = _choice(config, "decode_mode", MODES), _choice(config, "decode_space", SPACES)
+        self.beam_width = int(config["decode_beam"])
+        self.labels_per_row = int(config["task_labels_per_row"])
+        self.negatives = int(config["sigma_negatives"])
+        self.weights = (
+            1.0,
+            float(config["sigma_id_weight"]),
+            float(config["sigma_catalogue_weight"]),
+            float(config["sigma_label_weight"]),
+        )
+        self.window = int(config["MAX_ITEM_LIST_LENGTH"])
+        self.pad = tokenizer.token_to_id(PAD)
+
+        self.layout = RowLayout(
+            self.prepared.profiles.shape[1], self.prefix_length, self.prepared.instructions.shape[1]
+        )
+        self.register_buffer("profiles", self.prepared.profiles, persistent=False)
+        self.register_buffer("instructions", self.prepared.instructions, persistent=False)
+        sizes = codes.sizes[: self.prefix_length]
+        self.code_offset = code_offsets(tokenizer, sizes)
+        self.code_size = list(sizes)
+        prefix = codes.codes[:, 0] if self.prefix_length else torch.zeros(self.n_items, dtype=torch.int64)
+        self.buckets = build_buckets(prefix, sizes[0] if sizes else 1)
+
+        self.backbone = build_backbone(
+            str(config["backbone"]),
+            tokenizer.get_vocab_size(),
+            self.layout.longest_position(self.window),
+            float(config["backbone_dropout"]),
+            self.pad,
+            tokenizer.token_to_id(START),
+            tokenizer.token_to_id(END),
+        )
+        d_model = self.backbone.get_input_embeddings().weight.shape[1]
+        modalities = {"id": self.prepared.vectors.collaborative, "text": self.prepared.vectors.text}
+        self.fusion = ItemFusion(
+            {name: vectors for name, vectors in modalities.items() if name in config["fusion_inputs"]},
+            d_model,
+            int(config["fusion_hidden"]),
+            float(config["fusion_dropout"]),
+            bool(config["fusion_id_residual"]),
+        )
+        self.item_query = nn.Linear(d_model, d_model)
+        self.catalogue_query = nn.Linear(d_model, d_model)
+        start = math.log(1.0 / float(config["sigma_temperature"]))
+        self.log_scale = nn.Parameter(torch.tensor([start, start]))
+        self.decode_temperature = float(config["decode_temperature"])
+        self.sigma_reference = float(config["decode_sigma_reference"])
+        self.register_buffer("mean_spread", torch.ones(()))
+
+    # --- training -------------------------------------------------------------------------------------------------------
+
+    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
+        """Redraw the window boundaries of the packed rows."""
+        train_data._dataset.resample(epoch)
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Decay matrices only: norms, biases, temperatures and 'absent' vectors are left free."""
+        decayed = [p for p in self.parameters() if p.dim() > 1]
+        free = [p for p in self.parameters() if p.dim() <= 1]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+    def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
+        """Losses of one batch of packed rows: (L_NTP, gamma L_ID, catalogue term, label term), each weighted.
+
+        The first three are taken at every history position, the last at the labels after the instruction.
+        """
+        items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
+        users = interaction[self.USER_ID]
+        tokens = self.fusion()
+        unit = F.normalize(tokens, dim=-1)
+        after = self._draw_branches(length)
+        history, branches = self._packed_forward(users, items, length, tokens, after)
+
+        l = self.prefix_length
+        valid = torch.arange(items.shape[1] - 1, device=items.device)[None] < (length - 1)[:, None]
+        targets = items[:, 1:][valid]
+        context = history[:, :-1, l][valid]
+        queries = history[:, 1:, l - 1][valid] if l else context
+        losses = self._prediction_losses(context, queries, targets, unit)
+        if after is None:
+            return (*losses, tokens.new_zeros(()))
+        label = torch.gather(items, 1, after + 1).reshape(-1)
+        end = branches[:, :, self.layout.instruction - 1]
+        base = torch.gather(history[:, :, l], 1, after[:, :, None].expand(-1, -1, end.shape[-1]))
+        context = (end + base).reshape(len(label), -1)
+        queries = branches[:, :, -1].reshape(len(label), -1) if l else context
+        label_loss = sum(self._prediction_losses(context, queries, label, unit))
+        self._track_spread(context)
+        return (*losses, self.weights[3] * label_loss)
+
+    def _prediction_losses(self, context: Tensor, queries: Tensor, targets: Tensor, unit: Tensor) -> tuple[Tensor, ...]:
+        """L_NTP, L_ID and the catalogue term for M predictions.
+
+        Args:
+            context: float [M, d] states that precede the prefix.
+            queries: float [M, d] states at the last prefix token.
+            targets: int64 [M].
+            unit: float [N, d] unit item tokens.
+        """
+        zero = unit.new_zeros(())
+        prefix = F.cross_entropy(self._prefix_logits(context), self.buckets.prefix[targets]) if self.prefix_length else zero
+        item = zero
+        if self.weights[1] and self.prefix_length:
+            item = same_prefix_loss(
+                self.item_query(queries), targets, unit, self.buckets, self.log_scale[0].exp(), self.negatives
+            )
+        whole = zero
+        if self.weights[2] or not self.prefix_length:
+            whole = catalogue_loss(self.catalogue_query(context), targets, unit, self.log_scale[1].exp())
+        weight = self.weights[2] if self.prefix_length else 1.0
+        return self.weights[0] * prefix, self.weights[1] * item, weight * whole
+
+    def _draw_branches(self, length: Tensor) -> Tensor | None:
+        """Random history positions (0-based item numbers) after which a label is attached: int64 [B, M]."""
+        if not self.labels_per_row or not self.weights[3]:
+            return None
+        share = torch.rand(len(length), self.labels_per_row, device=length.device)
+        return (share * (length - 1)[:, None]).long()
+
+    def _packed_forward(
+        self, users: Tensor, items: Tensor, length: Tensor, tokens: Tensor, after: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Trunk over packed rows.
+
+        Returns:
+            (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d]).
+        """
+        batch, slots = items.shape
+        layout = self.layout
+        profile = self.profiles[users]
+        rows = torch.cat([self._embed(profile), self._item_slots(items, tokens)], dim=1)
+        width = rows.shape[1]
+        positions = torch.arange(width, device=items.device).expand(batch, -1)
+        allowed = history_allowed(profile, self.pad, length, slots, layout)
+        if after is not None:
+            count = after.shape[1]
+            template = torch.randint(len(self.instructions), after.shape, device=items.device)
+            text = self.instructions[template]
+            label = torch.gather(items, 1, after + 1)
+            parts = [self._embed(text)]
+            if layout.prefix:
+                parts.append(self._embed(self._prefix_tokens(label)))
+            block = torch.cat(parts, dim=2)
+            allowed = branch_allowed(allowed, profile, text, self.pad, after, layout, layout.prefix)
+            positions = torch.cat([positions, branch_positions(after, layout, layout.prefix).reshape(batch, -1)], dim=1)
+            rows = torch.cat([rows, block.reshape(batch, -1, rows.shape[2])], dim=1)
+        states = hidden_states(self.backbone, rows, positions, allowed)
+        history = states[:, layout.profile : width].reshape(batch, slots, layout.slot, -1)
+        if after is None:
+            return history, states[:, :0]
+        return history, states[:, width:].reshape(batch, count, layout.instruction + layout.prefix, -1)
+
+    @torch.no_grad()
+    def _track_spread(self, context: Tensor) -> None:
+        """Running mean of the beam scores' spread over training labels, the reference of ``decode_sigma_reference: 0``."""
+        if self.prefix_length:
+            log_probs = self._prefix_logits(context).log_softmax(dim=-1)
+            _, scores = prefix_beam(log_probs, self.buckets, self.beam_width)
+            self.mean_spread.lerp_(beam_spread(scores, self.space).mean(), 0.01)
+
+    # --- pieces shared by training and generation -----------------------------------------------------------------------
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.backbone.get_input_embeddings()(ids)
+
+    def _prefix_tokens(self, items: Tensor) -> Tensor:
+        """Vocabulary ids of the items' prefix tokens: int64 [*items.shape, l]."""
+        codes = [self.buckets.prefix[items] + offset for offset in self.code_offset]
+        return torch.stack(codes, dim=-1)
+
+    def _item_slots(self, items: Tensor, tokens: Tensor) -> Tensor:
+        """Input embeddings of items [B, T]: prefix tokens, then the fused token: float [B, T * S, d]."""
+        fused = tokens[items][:, :, None]
+        if self.prefix_length:
+            fused = torch.cat([self._embed(self._prefix_tokens(items)), fused], dim=2)
+        return fused.flatten(1, 2)
+
+    def _prefix_logits(self, states: Tensor) -> Tensor:
+        """Logits of the level's semantic-ID tokens: the rows of the output embedding that belong to it."""
+        begin = self.code_offset[0]
+        return states @ self.backbone.get_output_embeddings().weight[begin : begin + self.code_size[0]].T
+
+    # --- generation -----------------------------------------------------------------------------------------------------
+
+    def _prompt(self, interaction: Any) -> tuple[Tensor, Tensor, Any, Tensor, Tensor]:
+        """Encode each user's prompt once.
+
+        Returns:
+            (context [B, d] at the end of the instruction, unit items [N, d], the KV cache, readable columns bool
+            [B, S], position id of the next token int64 [B]).
+        """
+        from transformers import DynamicCache
+
+        items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        items = items[:, : max(int(length.max()), 1)]
+        batch, slots = items.shape
+        layout = self.layout
+        tokens = self.fusion()
+        profile = self.profiles[interaction[self.USER_ID]]
+        text = self.instructions[:1].expand(batch, -1)
+        after = (length - 1)[:, None]
+        rows = torch.cat([self._embed(profile), self._item_slots(items, tokens), self._embed(text)], dim=1)
+        allowed = history_allowed(profile, self.pad, length, slots, layout)
+        allowed = branch_allowed(allowed, profile, text[:, None], self.pad, after, layout, 0)
+        width = layout.history_end(slots)
+        positions = torch.cat(
+            [torch.arange(width, device=items.device).expand(batch, -1), branch_positions(after, layout, 0)[:, 0]], dim=1
+        )
+        cache = DynamicCache(config=self.backbone.config)
+        states = hidden_states(self.backbone, rows, positions, allowed, cache)
+        last_item = layout.profile + length * layout.slot - 1
+        context = states[:, -1] + states[torch.arange(batch, device=items.device), last_item]
+        readable = allowed[:, -1]
+        return context, F.normalize(tokens, dim=-1), cache, readable, layout.profile + length * layout.slot
+
+    def _beam_queries(self, beam: Tensor, cache: Any, readable: Tensor, position: Tensor) -> Tensor:
+        """One trunk step over the beam: unit item queries [B, W, d]; beams are query positions over one shared cache."""
+        batch, width = beam.shape
+        embeddings = self._embed(beam + self.code_offset[0])
+        own = torch.eye(width, dtype=torch.bool, device=beam.device).expand(batch, -1, -1)
+        allowed = torch.cat([readable[:, None, :].expand(-1, width, -1), own], dim=2)
+        states = hidden_states(self.backbone, embeddings, position[:, None].expand(-1, width), allowed, cache)
+        return F.normalize(self.item_query(states), dim=-1)
+
+    def _temperature(self, which: int) -> float:
+        return float(torch.exp(-self.log_scale[which])) * self.decode_temperature
+
+    def _reference(self) -> float:
+        return self.sigma_reference or float(self.mean_spread)
+
+    @torch.inference_mode()
+    def rank(self, interaction: Any, k: int, seen: tuple[Tensor, Tensor] | None = None) -> RankedItems:
+        """Recommend: prefix beam, search inside the prefixes, fusion.
+
+        Args:
+            interaction: rows with a history (``item_id_list``, ``item_length``, ``user_id``).
+            k: list length.
+            seen: (row, item) pairs that may not be recommended, or None.
+
+        Returns:
+            ``RankedItems`` [B, k]; scores are log P(item | prompt).
+        """
+        if self.mode == "id_only" or not self.prefix_length:
+            return top_k(self.full_sort_predict(interaction), k, seen)
+        context, unit, cache, readable, position = self._prompt(interaction)
+        return hybrid_search(
+            self._prefix_logits(context).log_softmax(dim=-1),
+            lambda beam: self._beam_queries(beam, cache, readable, position),
+            unit,
+            self.buckets,
+            k,
+            self._temperature(0),
+            self.mode,
+            self.beam_width,
+            self.space,
+            self._reference(),
+            seen,
+        )
+
+    @torch.inference_mode()
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """log P(item | prompt) of every item: float [B, N], -inf for padding and for items outside the beam."""
+        context, unit, cache, readable, position = self._prompt(interaction)
+        if self.mode == "id_only" or not self.prefix_length:
+            logits = F.normalize(self.catalogue_query(context), dim=-1) @ unit.T / self._temperature(1)
+            logits[:, 0] = float("-inf")
+            return logits.log_softmax(dim=-1)
+        log_probs = self._prefix_logits(context).log_softmax(dim=-1)
+        beam, score, scale = step_one(
+            log_probs, self.buckets, self.mode, self.beam_width, self.space, self._reference()
+        )
+        queries = self._beam_queries(beam, cache, readable, position)
+        return fused_scores(queries, beam, score, unit, self.buckets, self._temperature(0), scale)
+
+    def predict(self, interaction: Any) -> Tensor:
+        """log P of each row's own target item: float [B]."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------------
+
+    def checkpoint_extra(self) -> dict[str, Any]:
+        """Item preparation travels with the weights: vectors, codes, prompt tokens, tokenizer."""
+        return {**self.prepared.tensors(), "prepared_header": json.dumps(self.prepared.header(), ensure_ascii=False)}
+
+
+def _choice(config: Any, key: str, allowed: tuple[str, ...]) -> str:
+    value = str(config[key])
+    if value not in allowed:
+        raise UserError(f"{key}: '{value}' is unknown; use one of {', '.join(allowed)}")
+    return value

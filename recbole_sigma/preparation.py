@@ -1,0 +1,305 @@
+"""The preprocessing hook between split and model: item text and TRAIN events -> item vectors, semantic IDs, prompt tokens.
+
+Nothing here reads a validation or test interaction; ``tests/test_no_leak.py`` holds it to that. Results are cached under
+a fingerprint of everything that they depend on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_sigma.artifacts import ArtifactStore, fingerprint
+from recbole_sigma.data import PackedDataset
+from recbole_sigma.grounding.alignment import AlignmentOptions, align_text
+from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
+from recbole_sigma.grounding.text import encode_texts
+from recbole_sigma.grounding.views import PairView, collaborative_view, shared_value_view
+from recbole_sigma.instructions.prompts import encode_left_padded, profile_text, train_bpe
+from recbole_sigma.instructions.tasks import load_tasks
+from recbole_sigma.settings import properties_dir
+from recbole_sigma.tokenization.health import code_health
+from recbole_sigma.tokenization.quantizers import auto_codebook_size, rq_kmeans
+from recbole_sigma.values import ItemCodes, ItemVectors, UserError
+
+CODE_VERSION = 1  # raise when a change here or in grounding/, tokenization/, instructions/ changes the results
+VIEWS = ("collaborative", "taxonomy", "brand")
+
+
+@dataclass(frozen=True)
+class PreparationOptions:
+    """Options of stages (a) and (b) and of the prompt, named as in ``properties/model/SIGMA.yaml``."""
+
+    text_encoder: str
+    text_dim: int
+    teacher_dim: int
+    teacher_window: int
+    views: tuple[str, ...]
+    view_window: int
+    align: bool
+    alignment: AlignmentOptions
+    codebook_size: int
+    levels: int
+    prefix_length: int
+    quantize: tuple[str, ...]
+    bpe_size: int
+    seed: int
+
+    @classmethod
+    def from_config(cls, config: Any) -> PreparationOptions:
+        """Read a RecBole config.
+
+        Raises:
+            UserError: an unknown view, or a prefix longer than the semantic ID.
+        """
+        unknown = [view for view in config["grounding_views"] or [] if view not in VIEWS]
+        if unknown:
+            raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
+        levels, prefix = int(config["tokenizer_levels"]), int(config["tokenizer_prefix_length"])
+        if not 0 <= prefix <= levels:
+            raise UserError(f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})")
+        if config["grounding_teacher"] != "ppmi-svd":
+            raise UserError(f"grounding_teacher: '{config['grounding_teacher']}' is unknown; use ppmi-svd")
+        if config["tokenizer_quantizer"] != "rq-kmeans":
+            raise UserError(f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use rq-kmeans")
+        seed = int(config["seed"])
+        return cls(
+            text_encoder=str(config["grounding_text_encoder"]),
+            text_dim=int(config["grounding_text_dim"]),
+            teacher_dim=int(config["grounding_teacher_dim"]),
+            teacher_window=int(config["grounding_teacher_window"]),
+            views=tuple(config["grounding_views"] or ()),
+            view_window=int(config["grounding_view_window"]),
+            align=bool(config["grounding_align"]),
+            alignment=AlignmentOptions(
+                dim=int(config["grounding_dim"]),
+                hidden=int(config["grounding_hidden"]),
+                tau=float(config["grounding_tau"]),
+                kd_weight=float(config["grounding_kd_weight"]),
+                steps=int(config["grounding_steps"]),
+                batch_pairs=int(config["grounding_batch_pairs"]),
+                learning_rate=float(config["grounding_learning_rate"]),
+                dropout=float(config["grounding_dropout"]),
+                seed=seed,
+            ),
+            codebook_size=int(config["tokenizer_codebook_size"]),
+            levels=levels,
+            prefix_length=prefix,
+            quantize=tuple(config["tokenizer_vectors"]),
+            bpe_size=int(config["tokenizer_bpe_size"]),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model needs to know about items, users and prompts.
+
+    Attributes:
+        vectors: frozen item vectors.
+        codes: semantic IDs of the prefix levels and below.
+        tokenizer: BPE tokenizer with the semantic-ID tokens.
+        profiles: int64 [n_users, P], left-padded tokens before the history; row 0 is RecBole's padding user.
+        instructions: int64 [n_templates, I], left-padded tokens of JustForYou; row 0 is the evaluation template.
+        report: JSON report: losses of the alignment, pair counts, code health, item fingerprint.
+    """
+
+    vectors: ItemVectors
+    codes: ItemCodes
+    tokenizer: Tokenizer
+    profiles: Tensor
+    instructions: Tensor
+    report: dict[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that a store or a checkpoint keeps."""
+        return {
+            "vectors_text": self.vectors.text,
+            "vectors_collaborative": self.vectors.collaborative,
+            "codes": self.codes.codes,
+            "profiles": self.profiles,
+            "instructions": self.instructions,
+        }
+
+    def header(self) -> dict[str, Any]:
+        """The JSON that goes with ``tensors``."""
+        return {
+            "sizes": list(self.codes.sizes),
+            "prefix_length": self.codes.prefix_length,
+            "tokenizer": self.tokenizer.to_str(),
+            "report": self.report,
+        }
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Prepared:
+        """Inverse of ``tensors`` and ``header``."""
+        return cls(
+            vectors=ItemVectors(tensors["vectors_text"], tensors["vectors_collaborative"]),
+            codes=ItemCodes(tensors["codes"], tuple(header["sizes"]), int(header["prefix_length"])),
+            tokenizer=Tokenizer.from_str(header["tokenizer"]),
+            profiles=tensors["profiles"],
+            instructions=tensors["instructions"],
+            report=header["report"],
+        )
+
+
+def field_strings(dataset: Any, feature: Any, field: str, where: str) -> list[str]:
+    """Text of one column for every row id, in id order; token sequences are joined by spaces.
+
+    Args:
+        dataset: a RecBole dataset.
+        feature: its ``item_feat`` or ``user_feat`` (an Interaction), or None when no such file was loaded.
+        field: column name.
+        where: 'item' or 'user', for the error.
+
+    Raises:
+        UserError: the column is not there or is not text.
+    """
+    if feature is None or field not in feature.interaction:
+        known = [] if feature is None else [name for name in feature.interaction if name not in (dataset.uid_field, dataset.iid_field)]
+        raise UserError(
+            f"{dataset.dataset_name}.{where} has no loaded column '{field}' (loaded: {known}): "
+            f"add it to load_col.{where}, or change the key that names it in the property file"
+        )
+    tokens = dataset.field2id_token.get(field)
+    if tokens is None:
+        raise UserError(f"{dataset.dataset_name}.{where}: column '{field}' is not of type token or token_seq, so it is no text")
+    words = np.asarray([str(token) if index else "" for index, token in enumerate(tokens)], dtype=object)
+    column = feature[field].numpy()
+    if column.ndim == 1:
+        return [str(word) for word in words[column]]
+    return [" ".join(words[i] for i in row if i) for row in column]
+
+
+def item_texts(dataset: Any, fields: Sequence[str]) -> list[str]:
+    """One text per item: the named fields joined by '. ', row 0 empty."""
+    columns = [field_strings(dataset, dataset.item_feat, field, "item") for field in fields]
+    texts = [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+    return [""] + texts[1:]
+
+
+def user_profiles(dataset: Any, fields: Sequence[str]) -> list[str]:
+    """The profile sentence of every user id (row 0: the padding user)."""
+    if not fields:
+        return [profile_text({})] * dataset.user_num
+    columns = {field: field_strings(dataset, dataset.user_feat, field, "user") for field in fields}
+    return [profile_text({field: column[u] for field, column in columns.items()}) for u in range(dataset.user_num)]
+
+
+def prepare(dataset: PackedDataset, config: Any) -> Prepared:
+    """Prepare items and prompts from the train part of a split dataset, or take them from the cache.
+
+    Args:
+        dataset: the train dataset that ``PackedDataset.build`` returned.
+        config: RecBole config with the keys of ``properties/model/SIGMA.yaml`` and the roles of the dataset's property file.
+
+    Raises:
+        UserError: no text fields named, a named column missing, or an option out of range.
+    """
+    restored = getattr(dataset, "prepared", None)
+    if restored is not None:
+        return restored
+    options = PreparationOptions.from_config(config)
+    fields = config["text_fields"]
+    if not fields:
+        raise UserError(
+            f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items have no text to ground; "
+            "add for example text_fields: [title] and load_col.item: [item_id, title]"
+        )
+    texts = item_texts(dataset, fields)
+    labels = {
+        view: field_strings(dataset, dataset.item_feat, config[key], "item") if config[key] else []
+        for view, key in (("taxonomy", "category_field"), ("brand", "brand_field"))
+        if view in options.views
+    }
+    profiles = user_profiles(dataset, config["profile_fields"] or [])
+    templates = load_tasks(properties_dir() / "tasks")["JustForYou"].templates
+
+    events = dataset.train_events()
+    order, _ = events.by_user
+    users, items = events.users[order].numpy(), events.items[order].numpy()
+    item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    key = fingerprint(
+        version=CODE_VERSION, items=item_tokens, texts=texts, labels=labels, profiles=profiles, templates=list(templates),
+        users=users, train_items=items, options=asdict(options),
+    )  # fmt: skip
+    store = ArtifactStore(config["artifact_dir"])
+    stored = store.load("items", key)
+    logger = logging.getLogger()
+    if stored is not None:
+        logger.info("Item preparation read from %s", store.path("items", key))
+        return Prepared.restore(*stored)
+
+    vectors, report = ground_items(users, items, texts, labels, options, bool(config["show_progress"]))
+    codes = tokenize_items(vectors, options)
+    health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
+    logger.info(str(health))
+    tokenizer = train_bpe(texts[1:] + profiles + list(templates), options.bpe_size, codes.sizes[: codes.prefix_length])
+    report = {**report, "health": health.as_dict(), "items_sha256": fingerprint(items=item_tokens)}
+    prepared = Prepared(
+        vectors,
+        codes,
+        tokenizer,
+        torch.from_numpy(encode_left_padded(tokenizer, profiles, start=True, end=False)),
+        torch.from_numpy(encode_left_padded(tokenizer, templates, start=False, end=True)),
+        report,
+    )
+    store.save("items", key, prepared.tensors(), prepared.header())
+    return prepared
+
+
+def ground_items(
+    users: np.ndarray, items: np.ndarray, texts: Sequence[str], labels: dict[str, list[str]], options: PreparationOptions,
+    show_progress: bool,
+) -> tuple[ItemVectors, dict[str, Any]]:  # fmt: skip
+    """Stage (a): text vectors, teacher vectors, relevance pairs, alignment.
+
+    Args:
+        users, items: TRAIN events grouped by user, in time order.
+        texts: item texts, row 0 empty.
+        labels: view name -> value per item, for the views made from metadata.
+        options: see ``PreparationOptions``.
+        show_progress: show a bar while the projection trains.
+    """
+    n = len(texts)
+    teacher = ppmi_svd(windowed_cooccurrence(users, items, n, options.teacher_window), options.teacher_dim, options.seed)
+    text = encode_texts(texts, options.text_encoder, options.text_dim, options.seed)
+    report: dict[str, Any] = {"text_items": int((np.abs(text).sum(axis=1) > 0).sum()), "taught_items": int((np.abs(teacher).sum(axis=1) > 0).sum())}
+    if not options.align:
+        return ItemVectors(torch.from_numpy(text), torch.from_numpy(teacher)), {**report, "views": {}, "losses": []}
+    views: list[PairView] = []
+    for name in options.views:
+        if name == "collaborative":
+            views.append(collaborative_view(windowed_cooccurrence(users, items, n, options.view_window)))
+        elif labels.get(name):
+            views.append(shared_value_view(name, labels[name], pairs_per_item=4, seed=options.seed))
+    bar = (lambda steps: tqdm(steps, desc="Grounding items", ncols=100)) if show_progress else None
+    grounded, losses = align_text(text, teacher, views, options.alignment, bar)
+    report |= {"views": {view.name: len(view) for view in views}, "losses": losses}
+    return ItemVectors(torch.from_numpy(grounded), torch.from_numpy(teacher)), report
+
+
+def tokenize_items(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:
+    """Stage (b): residual k-means on the named vectors (``tokenizer_vectors``), row 0 left at zero.
+
+    Raises:
+        UserError: an unknown vector name, or a codebook larger than the catalogue.
+    """
+    known = {"text": vectors.text, "collaborative": vectors.collaborative}
+    unknown = [name for name in options.quantize if name not in known]
+    if unknown or not options.quantize:
+        raise UserError(f"tokenizer_vectors: {list(options.quantize)} must name at least one of {list(known)}")
+    joined = torch.cat([known[name] for name in options.quantize], dim=1).numpy()[1:]
+    size = options.codebook_size or auto_codebook_size(len(joined))
+    sizes = (size,) * options.levels
+    codes, _ = rq_kmeans(joined, sizes, options.seed)
+    padded = np.concatenate([np.zeros((1, options.levels), dtype=np.int64), codes])
+    return ItemCodes(torch.from_numpy(padded), sizes, options.prefix_length)
