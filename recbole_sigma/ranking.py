@@ -32,8 +32,7 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     """Rank the catalogue by dense scores.
 
     Args:
-        scores: [B, N], any floating type; column 0 is the padding item and is never recommended. Written to in place where
-            it is float32 already.
+        scores: [B, N], any floating type; column 0 is the padding item and is never recommended. Left as it is.
         k: list length; rows with fewer than k allowed items end in item 0 with score -inf.
         seen: (row int64 [nnz], item int64 [nnz]) pairs that must not be recommended, or None.
 
@@ -43,7 +42,7 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     Raises:
         ValueError: if a score is NaN.
     """
-    scores = scores.to(torch.float32)
+    scores = scores.to(torch.float32, copy=True)
     if torch.isnan(scores).any():
         raise ValueError("the model gave NaN scores: its training diverged; lower learning_rate or clip the gradient")
     batch, n_items = scores.shape

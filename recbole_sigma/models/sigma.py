@@ -87,6 +87,9 @@ class SIGMA(SequentialRecommender):
         )
         d_model = self.backbone.get_input_embeddings().weight.shape[1]
         modalities = {"id": self.prepared.vectors.collaborative, "text": self.prepared.vectors.text}
+        unknown = [name for name in config["fusion_inputs"] if name not in modalities]
+        if unknown:
+            raise UserError(f"fusion_inputs: {unknown} unknown; choose from {list(modalities)}")
         self.fusion = ItemFusion(
             {name: vectors for name, vectors in modalities.items() if name in config["fusion_inputs"]},
             d_model,
@@ -94,8 +97,6 @@ class SIGMA(SequentialRecommender):
             float(config["fusion_dropout"]),
             bool(config["fusion_id_residual"]),
         )
-        self.item_query = nn.Linear(d_model, d_model)
-        self.catalogue_query = nn.Linear(d_model, d_model)
         start = math.log(1.0 / float(config["sigma_temperature"]))
         self.log_scale = nn.Parameter(torch.tensor([start, start]))
         self.decode_temperature = float(config["decode_temperature"])
@@ -130,25 +131,41 @@ class SIGMA(SequentialRecommender):
         valid = torch.arange(items.shape[1] - 1, device=items.device)[None] < (length - 1)[:, None]
         targets = items[:, 1:][valid]
         context = history[:, :-1, l][valid]
-        queries = history[:, 1:, l - 1][valid] if l else context
+        queries = context + history[:, 1:, l - 1][valid] if l else context
         losses = self._prediction_losses(context, queries, targets, unit)
         if after is None:
             return (*losses, tokens.new_zeros(()))
         label = torch.gather(items, 1, after + 1).reshape(-1)
-        end = branches[:, :, self.layout.instruction - 1]
-        base = torch.gather(history[:, :, l], 1, after[:, :, None].expand(-1, -1, end.shape[-1]))
-        context = (end + base).reshape(len(label), -1)
-        queries = branches[:, :, -1].reshape(len(label), -1) if l else context
+        context, queries = self._label_states(history, branches, after)
         label_loss = sum(self._prediction_losses(context, queries, label, unit))
         self._track_spread(context)
         return (*losses, self.weights[3] * label_loss)
+
+    def _label_states(self, history: Tensor, branches: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        """Context and item query of each label.
+
+        The context is the state at the end of the instruction plus the state at the last history item: the instruction
+        corrects the prediction that the history alone makes. The query adds the state at the last prefix token.
+
+        Args:
+            history: float [B, T, S, d]; branches: float [B, M, I + l, d]; after: int64 [B, M].
+
+        Returns:
+            (context, query), both float [B * M, d].
+        """
+        end = branches[:, :, self.layout.instruction - 1]
+        base = torch.gather(history[:, :, self.prefix_length], 1, after[:, :, None].expand(-1, -1, end.shape[-1]))
+        context = (end + base).flatten(0, 1)
+        if not self.prefix_length:
+            return context, context
+        return context, context + branches[:, :, -1].flatten(0, 1)
 
     def _prediction_losses(self, context: Tensor, queries: Tensor, targets: Tensor, unit: Tensor) -> tuple[Tensor, ...]:
         """L_NTP, L_ID and the catalogue term for M predictions.
 
         Args:
-            context: float [M, d] states that precede the prefix.
-            queries: float [M, d] states at the last prefix token.
+            context: float [M, d] states that precede the prefix; also the query over the whole catalogue.
+            queries: float [M, d] item queries after the prefix.
             targets: int64 [M].
             unit: float [N, d] unit item tokens.
         """
@@ -157,11 +174,11 @@ class SIGMA(SequentialRecommender):
         item = zero
         if self.weights[1] and self.prefix_length:
             item = same_prefix_loss(
-                self.item_query(queries), targets, unit, self.buckets, self.log_scale[0].exp(), self.negatives
+                queries, targets, unit, self.buckets, self.log_scale[0].exp(), self.negatives
             )
         whole = zero
         if self.weights[2] or not self.prefix_length:
-            whole = catalogue_loss(self.catalogue_query(context), targets, unit, self.log_scale[1].exp())
+            whole = catalogue_loss(context, targets, unit, self.log_scale[1].exp())
         weight = self.weights[2] if self.prefix_length else 1.0
         return self.weights[0] * prefix, self.weights[1] * item, weight * whole
 
@@ -268,14 +285,14 @@ class SIGMA(SequentialRecommender):
         readable = allowed[:, -1]
         return context, F.normalize(tokens, dim=-1), cache, readable, layout.profile + length * layout.slot
 
-    def _beam_queries(self, beam: Tensor, cache: Any, readable: Tensor, position: Tensor) -> Tensor:
+    def _beam_queries(self, context: Tensor, beam: Tensor, cache: Any, readable: Tensor, position: Tensor) -> Tensor:
         """One trunk step over the beam: unit item queries [B, W, d]; beams are query positions over one shared cache."""
         batch, width = beam.shape
         embeddings = self._embed(beam + self.code_offset[0])
         own = torch.eye(width, dtype=torch.bool, device=beam.device).expand(batch, -1, -1)
         allowed = torch.cat([readable[:, None, :].expand(-1, width, -1), own], dim=2)
         states = hidden_states(self.backbone, embeddings, position[:, None].expand(-1, width), allowed, cache)
-        return F.normalize(self.item_query(states), dim=-1)
+        return F.normalize(context[:, None] + states, dim=-1)
 
     def _temperature(self, which: int) -> float:
         return float(torch.exp(-self.log_scale[which])) * self.decode_temperature
@@ -300,7 +317,7 @@ class SIGMA(SequentialRecommender):
         context, unit, cache, readable, position = self._prompt(interaction)
         return hybrid_search(
             self._prefix_logits(context).log_softmax(dim=-1),
-            lambda beam: self._beam_queries(beam, cache, readable, position),
+            lambda beam: self._beam_queries(context, beam, cache, readable, position),
             unit,
             self.buckets,
             k,
@@ -317,14 +334,14 @@ class SIGMA(SequentialRecommender):
         """log P(item | prompt) of every item: float [B, N], -inf for padding and for items outside the beam."""
         context, unit, cache, readable, position = self._prompt(interaction)
         if self.mode == "id_only" or not self.prefix_length:
-            logits = F.normalize(self.catalogue_query(context), dim=-1) @ unit.T / self._temperature(1)
+            logits = F.normalize(context, dim=-1) @ unit.T / self._temperature(1)
             logits[:, 0] = float("-inf")
             return logits.log_softmax(dim=-1)
         log_probs = self._prefix_logits(context).log_softmax(dim=-1)
         beam, score, scale = step_one(
             log_probs, self.buckets, self.mode, self.beam_width, self.space, self._reference()
         )
-        queries = self._beam_queries(beam, cache, readable, position)
+        queries = self._beam_queries(context, beam, cache, readable, position)
         return fused_scores(queries, beam, score, unit, self.buckets, self._temperature(0), scale)
 
     def predict(self, interaction: Any) -> Tensor:

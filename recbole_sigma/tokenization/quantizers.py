@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.cluster import kmeans_plusplus
 
 from recbole_sigma.values import UserError
 
@@ -17,7 +18,9 @@ def auto_codebook_size(n_items: int) -> int:
     return int(2 ** np.clip(np.round(np.log2(max(n_items, 2) / 64)), 1, 12))
 
 
-def rq_kmeans(vectors: np.ndarray, sizes: Sequence[int], seed: int, iterations: int = 25) -> tuple[np.ndarray, list[np.ndarray]]:
+def rq_kmeans(
+    vectors: np.ndarray, sizes: Sequence[int], seed: int, iterations: int = 25
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Quantize vectors level by level, each level on the residual of the one before.
 
     Args:
@@ -47,13 +50,24 @@ def rq_kmeans(vectors: np.ndarray, sizes: Sequence[int], seed: int, iterations: 
     codes = np.zeros((n, len(sizes)), dtype=np.int64)
     centroids: list[np.ndarray] = []
     for level, size in enumerate(sizes):
+        start = _plus_plus(residual, int(size), seed + level)
         kmeans = faiss.Kmeans(
-            d, int(size), niter=iterations, nredo=3, seed=seed + level, verbose=False,
-            min_points_per_centroid=1, max_points_per_centroid=max(256, n),
+            d, int(size), niter=iterations, seed=seed + level, min_points_per_centroid=1,
+            max_points_per_centroid=max(256, n),
         )  # fmt: skip
-        kmeans.train(residual)
+        kmeans.train(residual, init_centroids=start)
         _, nearest = kmeans.index.search(residual, 1)
         codes[:, level] = nearest[:, 0]
         centroids.append(kmeans.centroids.copy())
         residual -= kmeans.centroids[codes[:, level]]
     return codes, centroids
+
+
+def _plus_plus(vectors: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """k-means++ seeds [size, d]; random seeds leave planted clusters merged. At most 64 candidates per seed are looked at."""
+    rng = np.random.default_rng(seed)
+    limit = max(64 * size, 4096)
+    if len(vectors) > limit:
+        vectors = vectors[np.sort(rng.choice(len(vectors), limit, replace=False))]
+    seeds, _ = kmeans_plusplus(vectors, size, random_state=seed)
+    return np.ascontiguousarray(seeds, dtype=np.float32)

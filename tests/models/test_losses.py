@@ -1,0 +1,63 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_sigma.decoding.hybrid import build_buckets
+from recbole_sigma.models.fusion import ItemFusion
+from recbole_sigma.models.losses import catalogue_loss, same_prefix_loss
+
+
+def setup(n=12, d=5, prefixes=4):
+    torch.manual_seed(0)
+    prefix = torch.cat([torch.zeros(1, dtype=torch.int64), torch.randint(prefixes - 1, (n - 1,))])  # the last code is unused
+    items = F.normalize(torch.randn(n, d), dim=1)
+    return prefix, items, build_buckets(prefix, prefixes), torch.randn(7, d), torch.randint(1, n, (7,))
+
+
+def test_same_prefix_loss_equals_a_loop_over_positions():
+    prefix, items, buckets, queries, targets = setup()
+    expected = 0.0
+    for q, y in zip(queries, targets):
+        members = [i for i in range(1, 12) if prefix[i] == prefix[y]]
+        logits = torch.stack([F.normalize(q, dim=0) @ items[i] * 3.0 for i in members])
+        expected += F.cross_entropy(logits, torch.tensor(members.index(int(y))))
+    got = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0))
+    torch.testing.assert_close(got, expected / 7)
+
+
+def test_sampled_negatives_keep_the_target_and_bound_the_loss():
+    _, items, buckets, queries, targets = setup(n=200, prefixes=3)
+    torch.manual_seed(1)
+    few = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0), negatives=4)
+    everything = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0))
+    assert 0 < few < everything
+
+
+def test_catalogue_loss_leaves_the_padding_item_out():
+    _, items, _, queries, targets = setup()
+    expected = F.cross_entropy(F.normalize(queries, dim=1) @ items[1:].T * 2.0, targets - 1)
+    torch.testing.assert_close(catalogue_loss(queries, targets, items, torch.tensor(2.0)), expected)
+    changed = items.clone()
+    changed[0] = 100.0
+    torch.testing.assert_close(catalogue_loss(queries, targets, changed, torch.tensor(2.0)), expected)
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_fusion_of_some_items_equals_rows_of_the_whole(hidden):
+    torch.manual_seed(0)
+    frozen = {"id": torch.randn(6, 3), "text": torch.randn(6, 4)}
+    frozen["text"][2] = 0
+    fusion = ItemFusion(frozen, 5, hidden, 0.0)
+    some = torch.tensor([[1, 2], [5, 2]])
+    torch.testing.assert_close(fusion(some), fusion()[some])
+    before = fusion(torch.tensor([2])).detach()
+    with torch.no_grad():
+        fusion.absent["text"].add_(1.0)
+    assert not torch.allclose(before, fusion(torch.tensor([2])))
+    assert torch.allclose(fusion()[3], fusion(torch.tensor(3)))
+
+
+def test_frozen_vectors_take_no_gradient_and_do_not_travel_in_the_state():
+    fusion = ItemFusion({"id": torch.randn(4, 3)}, 5, 0, 0.0)
+    assert not any("frozen" in name for name in fusion.state_dict())
+    assert not fusion.frozen_id.requires_grad

@@ -1,0 +1,205 @@
+"""SIGMA as a whole: planted data, exact generation, reproducibility, no leak, hostile settings."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.preparation import Prepared
+from recbole_sigma.quick_start import build_model, load_data, run_sigma
+from recbole_sigma.ranking import top_k
+from recbole_sigma.values import UserError
+from tests.models.conftest import planted_config, write_planted
+
+
+def build(settings, **changes):
+    config = SigmaConfig("SIGMA", "planted", None, {**settings, **changes})
+    data = load_data(config, config.model_class)
+    torch.manual_seed(0)
+    return config, data, build_model(config, config.model_class, data.train)
+
+
+def one_batch(loader):
+    return next(iter(loader))[0]
+
+
+def test_planted_cycle_is_learned(planted_settings):
+    result = run_sigma("SIGMA", "planted", config_dict=planted_settings)
+    assert result["test_result"]["hit@1"] >= 0.95
+    assert result["seconds"]["cpu"] < 60
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "id_only", "top1_prefix"])
+def test_probabilities_over_the_catalogue_sum_to_one(planted_settings, prefix, mode):
+    _, data, model = build(planted_settings, tokenizer_prefix_length=prefix, decode_mode=mode)
+    model.eval()
+    batch = one_batch(data.test)
+    scores = model.full_sort_predict(batch)
+    assert torch.isinf(scores[:, 0]).all()
+    total = scores.double().exp().sum(1)
+    if mode == "top1_prefix" and prefix:
+        assert (scores > -torch.inf).sum(1).max() < model.n_items - 1
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "id_only", "top1_prefix"])
+def test_list_equals_the_sorted_distribution(planted_settings, mode):
+    _, data, model = build(planted_settings, decode_mode=mode)
+    model.eval()
+    batch = one_batch(data.test)
+    seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
+    ranked = model.rank(batch, 10, seen)
+    expected = top_k(model.full_sort_predict(batch), 10, seen)
+    assert torch.equal(ranked.items, expected.items)
+    torch.testing.assert_close(ranked.scores, expected.scores)
+    listed = [set(row.tolist()) - {0} for row in ranked.items]
+    assert not listed[0] & {1, 2} and 5 not in listed[3]
+
+
+def test_one_user_alone_gets_the_list_of_the_batch(planted_settings):
+    _, data, model = build(planted_settings)
+    model.eval()
+    batch = one_batch(data.test)
+    whole = model.rank(batch, 5)
+    for row in (0, 7):
+        alone = model.rank(batch[row : row + 1], 5)
+        assert torch.equal(alone.items[0], whole.items[row])
+        torch.testing.assert_close(alone.scores[0], whole.scores[row], atol=1e-5, rtol=1e-4)
+
+
+def test_cached_beam_step_equals_a_full_pass(planted_settings):
+    """The query of every prefix from the shared cache equals the one from a packed row that ends in that label."""
+    _, data, model = build(planted_settings)
+    model.eval()
+    batch = one_batch(data.test)[:4]
+    with torch.no_grad():
+        context, unit, cache, readable, position = model._prompt(batch)
+        beam = torch.arange(model.buckets.n_prefixes)[None].expand(4, -1)
+        fast = model._beam_queries(context, beam, cache, readable, position)
+        items, length = batch["item_id_list"], batch["item_length"]
+        for prefix in range(model.buckets.n_prefixes):
+            label = int(model.buckets.order[model.buckets.start[prefix]])
+            rows = torch.cat([items, torch.zeros(4, 1, dtype=torch.int64)], dim=1)
+            rows[torch.arange(4), length] = label
+            model.instructions = model.instructions[:1]
+            history, branches = model._packed_forward(batch["user_id"], rows, length + 1, model.fusion(), (length - 1)[:, None])
+            slow_context, slow_query = model._label_states(history, branches, (length - 1)[:, None])
+            torch.testing.assert_close(slow_context, context, atol=1e-4, rtol=1e-4)
+            slow = torch.nn.functional.normalize(slow_query, dim=-1)
+            torch.testing.assert_close(slow, fast[:, prefix], atol=1e-4, rtol=1e-4)
+
+
+def test_same_seed_same_metrics_other_seed_others(planted_settings, tmp_path):
+    short = {**planted_settings, "epochs": 2, "learning_rate": 0.002}
+    first = run_sigma("SIGMA", "planted", config_dict=short, saved=False)
+    again = run_sigma("SIGMA", "planted", config_dict={**short, "artifact_dir": str(tmp_path / "fresh")}, saved=False)
+    other = run_sigma("SIGMA", "planted", config_dict={**short, "seed": 8}, saved=False)
+    assert first["test_result"] == again["test_result"]
+    assert first["history"][-1]["train_loss"] == again["history"][-1]["train_loss"]
+    assert first["history"][-1]["train_loss"] != other["history"][-1]["train_loss"]
+
+
+def training_view(root, scratch):
+    """Everything that training can see: artifacts, packed rows of several epochs, prompts."""
+    _, data, model = build(planted_config(root, scratch))
+    dataset = data.train._dataset
+    rows = []
+    for epoch in range(3):
+        dataset.resample(epoch)
+        rows.append({name: value.clone() for name, value in dataset.inter_feat.interaction.items()})
+    return model.prepared, rows
+
+
+def test_permuting_the_held_out_items_changes_nothing_that_training_sees(tmp_path):
+    write_planted(tmp_path / "a" / "planted")
+    def swap(user, step, item):  # another user's item of the same step, for validation and test only
+        return f"i{(user + 1) % 4}_{(user + step) % 6}" if step >= 14 else item
+
+    write_planted(tmp_path / "b" / "planted", change=swap)
+    before, rows_before = training_view(tmp_path / "a", tmp_path / "sa")
+    after, rows_after = training_view(tmp_path / "b", tmp_path / "sb")
+    for name, tensor in before.tensors().items():
+        assert torch.equal(tensor, after.tensors()[name]), name
+    assert before.header() == after.header()
+    for one, other in zip(rows_before, rows_after):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_leak_test_can_fail(tmp_path):
+    """The same comparison notices a change of one training event."""
+    write_planted(tmp_path / "a" / "planted")
+    write_planted(tmp_path / "b" / "planted", change=lambda u, s, i: "i1_0" if (u, s) == (0, 3) else i)
+    before, rows_before = training_view(tmp_path / "a", tmp_path / "sa")
+    after, rows_after = training_view(tmp_path / "b", tmp_path / "sb")
+    assert not torch.equal(before.vectors.collaborative, after.vectors.collaborative)
+    assert any(not torch.equal(one["item_id_list"], other["item_id_list"]) for one, other in zip(rows_before, rows_after))
+
+
+def test_prepared_items_survive_a_round_trip(planted_settings):
+    _, _, model = build(planted_settings)
+    prepared = model.prepared
+    back = Prepared.restore(prepared.tensors(), json.loads(json.dumps(prepared.header())))
+    assert json.dumps(back.header(), sort_keys=True) == json.dumps(prepared.header(), sort_keys=True)
+    assert all(torch.equal(value, back.tensors()[name]) for name, value in prepared.tensors().items())
+
+
+def test_artifacts_are_reused_and_damage_is_refused(planted_settings, tmp_path):
+    build(planted_settings)
+    (file,) = (tmp_path / "artifacts").glob("items-*.safetensors")
+    stamp = file.stat().st_mtime_ns
+    build(planted_settings)
+    assert file.stat().st_mtime_ns == stamp
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="damaged.*delete"):
+        build(planted_settings)
+    file.write_bytes(bytes(content[: len(content) // 2]))
+    with pytest.raises(UserError, match="cannot be read.*delete"):
+        build(planted_settings)
+
+
+def test_ablations_by_one_key_train(planted_settings):
+    for change in (
+        {"grounding_align": False},
+        {"grounding_kd_weight": 0.0},
+        {"grounding_views": ["taxonomy"]},
+        {"fusion_inputs": ["id"]},
+        {"fusion_inputs": ["text"], "fusion_id_residual": False},
+        {"fusion_hidden": 0},
+        {"tokenizer_prefix_length": 0},
+        {"sigma_catalogue_weight": 0.0},
+        {"sigma_id_weight": 0.0},
+        {"sigma_negatives": 1},
+        {"task_labels_per_row": 0},
+        {"decode_beam": 3, "topk": [1], "valid_metric": "NDCG@1"},
+    ):
+        result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1, **change}, saved=False)
+        assert np.isfinite(result["best_valid_score"]), change
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"text_fields": None}, "text_fields"),
+        ({"text_fields": ["titel"]}, "titel"),
+        ({"category_field": "timestamp"}, "timestamp"),
+        ({"profile_fields": ["height"]}, "height"),
+        ({"backbone": "scratch:gigantic"}, "scratch:tiny"),
+        ({"decode_mode": "best"}, "decode_mode"),
+        ({"decode_space": "log"}, "decode_space"),
+        ({"grounding_views": ["visual"]}, "grounding_views"),
+        ({"grounding_text_encoder": "bert"}, "grounding_text_encoder"),
+        ({"tokenizer_prefix_length": 2}, "tokenizer_prefix_length"),
+        ({"tokenizer_prefix_length": 9}, "tokenizer_prefix_length"),
+        ({"tokenizer_codebook_size": 5000}, "tokenizer_codebook_size"),
+        ({"tokenizer_vectors": ["image"]}, "tokenizer_vectors"),
+        ({"fusion_inputs": ["image"]}, "fusion_inputs"),
+    ],
+)
+def test_bad_settings_get_one_sentence_before_training(planted_settings, change, message):
+    with pytest.raises(UserError, match=message):
+        build(planted_settings, **change)
