@@ -63,7 +63,14 @@ def build_buckets(prefix: Tensor, n_prefixes: int) -> PrefixBuckets:
 
 
 def fused_scores(
-    queries: Tensor, beam: Tensor, scores: Tensor, items: Tensor, buckets: PrefixBuckets, temperature: float, scale: Tensor
+    queries: Tensor,
+    beam: Tensor,
+    scores: Tensor,
+    items: Tensor,
+    buckets: PrefixBuckets,
+    temperature: float,
+    scale: Tensor,
+    seen: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """log P(item | prompt) for every item under the beam's prefixes, -inf elsewhere.
 
@@ -75,11 +82,16 @@ def fused_scores(
         buckets: the catalogue by prefix.
         temperature: tau.
         scale: float [B] factor on the item logits (sigma of APF, or 1).
+        seen: (row, item) pairs that are taken out before the softmax, so that each prefix's mass goes to what is left.
 
     Returns:
         float [B, N].
     """
     batch, width = beam.shape
+    hidden = None
+    if seen is not None:
+        hidden = torch.zeros(batch, items.shape[0], dtype=torch.bool, device=beam.device)
+        hidden[seen] = True
     out = torch.full((batch, items.shape[0]), float("-inf"), dtype=queries.dtype, device=queries.device)
     weights = prefix_log_weights(scores)
     live = torch.isfinite(scores).reshape(-1)
@@ -95,25 +107,36 @@ def fused_scores(
             members = buckets.order[starts[prefix] : starts[prefix + 1]]
             rows = slots // width
             logits = flat_query[slots] @ items[members].T * (scale[rows] / temperature)[:, None]
+            if hidden is not None:
+                logits = logits.masked_fill(hidden[rows[:, None], members[None, :]], float("-inf"))
             out[rows[:, None], members[None, :]] = logits.log_softmax(dim=1) + flat_weight[slots][:, None]
         begin += count
     return out
 
 
-def prefix_beam(log_probs: Tensor, buckets: PrefixBuckets, width: int) -> tuple[Tensor, Tensor]:
-    """Step 1 for l = 1: the best prefixes that hold at least one item.
+def prefix_beam(
+    log_probs: Tensor, buckets: PrefixBuckets, width: int, seen: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Step 1 for l = 1: the best prefixes that hold at least one item the user has not seen.
 
     Args:
         log_probs: float [B, C] log P(code) over the whole codebook.
         buckets: the catalogue by prefix.
         width: beams; 0 or more than there are occupied prefixes means all of them.
+        seen: (row, item) pairs that may not be recommended.
 
     Returns:
-        (prefix int64 [B, W], score float [B, W], best first; ties by prefix id).
+        (prefix int64 [B, W], score float [B, W], best first; ties by prefix id). A row with fewer open prefixes than W ends
+        in slots of score -inf.
     """
-    occupied = buckets.sizes > 0
-    width = min(width or int(occupied.sum()), int(occupied.sum()))
-    masked = log_probs.masked_fill(~occupied, float("-inf"))
+    left = buckets.sizes.expand(len(log_probs), -1)
+    if seen is not None:
+        row, item = torch.unique(torch.stack([part[seen[1] > 0] for part in seen]), dim=1)
+        taken = torch.zeros_like(left).index_put((row, buckets.prefix[item]), torch.ones_like(item), accumulate=True)
+        left = left - taken
+    occupied = int((buckets.sizes > 0).sum())
+    width = min(width or occupied, occupied)
+    masked = log_probs.masked_fill(left <= 0, float("-inf"))
     score, prefix = torch.sort(masked, dim=1, descending=True, stable=True)
     return prefix[:, :width], score[:, :width]
 
@@ -143,27 +166,34 @@ def hybrid_search(
         mode: ``apf``, ``fixed_temp`` or ``top1_prefix``.
         width: beams; 0 = every prefix (then the list is exact).
         space, reference: see ``beam_spread``.
-        seen: (row, item) pairs that may not be recommended.
+        seen: (row, item) pairs that may not be recommended; the distribution is the one over the other items.
 
     Returns:
         ``RankedItems`` [B, k]; scores are log P(item | prompt).
     """
-    beam, score, scale = step_one(log_probs, buckets, mode, width, space, reference)
+    beam, score, scale = step_one(log_probs, buckets, mode, width, space, reference, seen)
     queries = query_of(beam)
     rows = max(1, DENSE_CELLS // items.shape[0])
     parts = []
     for begin in range(0, len(beam), rows):
         piece = slice(begin, begin + rows)
-        dense = fused_scores(queries[piece], beam[piece], score[piece], items, buckets, temperature, scale[piece])
-        parts.append(top_k(dense, k, _slice_seen(seen, begin, begin + rows)))
+        own = _slice_seen(seen, begin, begin + rows)
+        dense = fused_scores(queries[piece], beam[piece], score[piece], items, buckets, temperature, scale[piece], own)
+        parts.append(top_k(dense, k))
     return RankedItems(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))
 
 
 def step_one(
-    log_probs: Tensor, buckets: PrefixBuckets, mode: str, width: int, space: str, reference: float
+    log_probs: Tensor,
+    buckets: PrefixBuckets,
+    mode: str,
+    width: int,
+    space: str,
+    reference: float,
+    seen: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Beam, its log-probabilities and the item scale; ``top1_prefix`` keeps the first beam only."""
-    beam, score = prefix_beam(log_probs, buckets, width)
+    beam, score = prefix_beam(log_probs, buckets, width, seen)
     scale = item_scale(score, mode, space, reference)
     if mode == "top1_prefix":
         beam, score = beam[:, :1], score[:, :1]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+RESIDUAL_STD = 0.3  # against unit variance per modality: small enough to start from content, large enough to move slowly
+
 
 class ItemFusion(nn.Module):
     """Fuse(W_id v_id; W_txt v_txt; W_img v_img) for every item of the catalogue.
 
     The frozen inputs are buffers. Each modality is projected and layer-normalised; an item that lacks a modality gets
-    that modality's learned 'absent' vector. A trained per-item residual starts at zero mean and small variance; the
-    paper's fused vectors come from frozen inputs alone, so the residual is ours (``id_residual=False`` removes it).
+    that modality's learned 'absent' vector. A trained per-item residual is added; the paper's fused vectors come from
+    frozen inputs alone, so the residual is ours (``id_residual=False`` removes it).
 
     Args:
         modalities: name -> float32 [N, d_m] frozen vectors; zero rows mean 'absent'.
@@ -43,7 +45,7 @@ class ItemFusion(nn.Module):
         )
         self.residual = nn.Embedding(n_items, d_model) if id_residual else None
         if self.residual is not None:
-            nn.init.normal_(self.residual.weight, std=0.02)
+            nn.init.normal_(self.residual.weight, std=RESIDUAL_STD)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, items: Tensor | None = None) -> Tensor:

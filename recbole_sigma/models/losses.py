@@ -9,12 +9,34 @@ from torch import Tensor
 from recbole_sigma.decoding.hybrid import PrefixBuckets
 
 
+def seen_pairs(items: Tensor, rows: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """What each prediction's history holds.
+
+    Args:
+        items: int64 [B, T] packed rows, right-padded.
+        rows: int64 [M], the row of each prediction.
+        last: int64 [M], the last history column of each prediction.
+
+    Returns:
+        (prediction int64 [P], item int64 [P]), one pair per history item.
+    """
+    column = torch.arange(items.shape[1], device=items.device)
+    prediction, place = (column[None, :] <= last[:, None]).nonzero(as_tuple=True)
+    return prediction, items[rows[prediction], place]
+
+
 def same_prefix_loss(
-    queries: Tensor, targets: Tensor, items: Tensor, buckets: PrefixBuckets, inverse_temperature: Tensor, negatives: int = 0
+    queries: Tensor,
+    targets: Tensor,
+    items: Tensor,
+    buckets: PrefixBuckets,
+    inverse_temperature: Tensor,
+    negatives: int = 0,
+    seen: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """L_ID: softmax of the target against items that share its prefix (paper: hard negatives N_c).
 
-    Positions are grouped by prefix, so that each prefix costs one matrix product with its own items.
+    Predictions are grouped by prefix, so that each prefix costs one matrix product with its own items.
 
     Args:
         queries: float [M, d], not normalised.
@@ -23,9 +45,10 @@ def same_prefix_loss(
         buckets: the catalogue by prefix.
         inverse_temperature: scalar 1 / tau.
         negatives: same-prefix negatives drawn per step and prefix; 0 = all of them.
+        seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is ignored.
 
     Returns:
-        Scalar mean over the M positions.
+        Scalar mean over the M predictions.
     """
     prefix = buckets.prefix[targets]
     by_prefix = torch.argsort(prefix, stable=True)
@@ -34,29 +57,59 @@ def same_prefix_loss(
     places = buckets.place[targets][by_prefix]
     sorted_items = items[buckets.order]
     starts = buckets.start.tolist()
+    hidden = None if seen is None else _seen_by_prefix(seen, targets, by_prefix, buckets)
     total = queries.new_zeros(())
     begin = 0
     for index, count in enumerate(counts):
         if count:
             members = sorted_items[starts[index] : starts[index + 1]]
             place = places[begin : begin + count]
+            blocked = None
+            if hidden is not None:
+                slot, member = hidden[index]
+                blocked = torch.zeros(count, len(members), dtype=torch.bool, device=items.device)
+                blocked[slot - begin, member] = True
             if 0 < negatives < len(members) - 1:
-                members, place = _sample(members, place, negatives)
+                kept, place = _sample(len(members), place, negatives)
+                members = members[kept]
+                blocked = None if blocked is None else blocked[:, kept]
             logits = queries[begin : begin + count] @ members.T
+            if blocked is not None:
+                logits = logits.masked_fill(blocked, float("-inf"))
             total = total + F.cross_entropy(logits, place, reduction="sum")
         begin += count
     return total / max(len(targets), 1)
 
 
-def _sample(members: Tensor, place: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
-    """Keep the targets of the step and ``negatives`` random others; returns members and the targets' new places."""
-    wanted = torch.unique(place)
-    drawn = torch.randperm(len(members), device=members.device)[:negatives]
-    kept = torch.unique(torch.cat([wanted, drawn]))
-    return members[kept], torch.searchsorted(kept, place)
+def _seen_by_prefix(
+    seen: tuple[Tensor, Tensor], targets: Tensor, by_prefix: Tensor, buckets: PrefixBuckets
+) -> list[tuple[Tensor, Tensor]]:
+    """For each prefix, the (slot in the sorted predictions, place in the bucket) pairs to hide."""
+    prediction, item = seen
+    prefix = buckets.prefix[item]
+    keep = (prefix == buckets.prefix[targets[prediction]]) & (item != targets[prediction]) & (item > 0)
+    slot_of = torch.empty_like(by_prefix)
+    slot_of[by_prefix] = torch.arange(len(by_prefix), device=by_prefix.device)
+    prefix, slot, member = prefix[keep], slot_of[prediction[keep]], buckets.place[item[keep]]
+    order = torch.argsort(prefix, stable=True)
+    sizes = torch.bincount(prefix, minlength=buckets.n_prefixes).tolist()
+    return list(zip(slot[order].split(sizes), member[order].split(sizes), strict=True))
 
 
-def catalogue_loss(queries: Tensor, targets: Tensor, items: Tensor, inverse_temperature: Tensor) -> Tensor:
+def _sample(size: int, place: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
+    """Keep the targets of the step and ``negatives`` random others: (kept places, the targets' new places)."""
+    drawn = torch.randperm(size, device=place.device)[:negatives]
+    kept = torch.unique(torch.cat([place, drawn]))
+    return kept, torch.searchsorted(kept, place)
+
+
+def catalogue_loss(
+    queries: Tensor,
+    targets: Tensor,
+    items: Tensor,
+    inverse_temperature: Tensor,
+    seen: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Softmax of the target against every item of the catalogue (ours; the loss that makes SASRec strong).
 
     Args:
@@ -64,9 +117,15 @@ def catalogue_loss(queries: Tensor, targets: Tensor, items: Tensor, inverse_temp
         targets: int64 [M] item ids.
         items: float [N, d] unit rows; row 0 is padding and is left out.
         inverse_temperature: scalar 1 / tau.
+        seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is ignored.
 
     Returns:
-        Scalar mean over the M positions.
+        Scalar mean over the M predictions.
     """
-    logits = F.normalize(queries, dim=-1) @ items[1:].T * inverse_temperature
-    return F.cross_entropy(logits, targets - 1)
+    logits = F.normalize(queries, dim=-1) @ items.T * inverse_temperature
+    hide = torch.zeros_like(logits, dtype=torch.bool)
+    hide[:, 0] = True
+    if seen is not None:
+        hide[seen[0], seen[1]] = True
+        hide[torch.arange(len(targets), device=targets.device), targets] = False
+    return F.cross_entropy(logits.masked_fill(hide, float("-inf")), targets)

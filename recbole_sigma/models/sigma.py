@@ -22,7 +22,7 @@ from recbole_sigma.decoding.hybrid import build_buckets, fused_scores, hybrid_se
 from recbole_sigma.instructions.prompts import END, PAD, START, code_offsets
 from recbole_sigma.models.backbone import build_backbone, hidden_states
 from recbole_sigma.models.fusion import ItemFusion
-from recbole_sigma.models.losses import catalogue_loss, same_prefix_loss
+from recbole_sigma.models.losses import catalogue_loss, same_prefix_loss, seen_pairs
 from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
 from recbole_sigma.preparation import Prepared, prepare
 from recbole_sigma.ranking import top_k
@@ -56,6 +56,7 @@ class SIGMA(SequentialRecommender):
         self.beam_width = int(config["decode_beam"])
         self.labels_per_row = int(config["task_labels_per_row"])
         self.negatives = int(config["sigma_negatives"])
+        self.mask_seen = bool(config["sigma_mask_seen"]) and bool(config["filter_seen"])
         self.weights = (
             1.0,
             float(config["sigma_id_weight"]),
@@ -130,14 +131,17 @@ class SIGMA(SequentialRecommender):
         l = self.prefix_length
         valid = torch.arange(items.shape[1] - 1, device=items.device)[None] < (length - 1)[:, None]
         targets = items[:, 1:][valid]
+        row, column = valid.nonzero(as_tuple=True)
         context = history[:, :-1, l][valid]
         queries = context + history[:, 1:, l - 1][valid] if l else context
-        losses = self._prediction_losses(context, queries, targets, unit)
+        losses = self._prediction_losses(context, queries, targets, unit, self._seen(items, row, column))
         if after is None:
             return (*losses, tokens.new_zeros(()))
         label = torch.gather(items, 1, after + 1).reshape(-1)
         context, queries = self._label_states(history, branches, after)
-        label_loss = sum(self._prediction_losses(context, queries, label, unit))
+        row = torch.arange(len(items), device=items.device).repeat_interleave(after.shape[1])
+        seen = self._seen(items, row, after.reshape(-1))
+        label_loss = sum(self._prediction_losses(context, queries, label, unit, seen))
         self._track_spread(context)
         return (*losses, self.weights[3] * label_loss)
 
@@ -160,7 +164,13 @@ class SIGMA(SequentialRecommender):
             return context, context
         return context, context + branches[:, :, -1].flatten(0, 1)
 
-    def _prediction_losses(self, context: Tensor, queries: Tensor, targets: Tensor, unit: Tensor) -> tuple[Tensor, ...]:
+    def _seen(self, items: Tensor, rows: Tensor, last: Tensor) -> tuple[Tensor, Tensor] | None:
+        """History of each prediction where the protocol filters seen items: what cannot be asked for is no negative."""
+        return seen_pairs(items, rows, last) if self.mask_seen else None
+
+    def _prediction_losses(
+        self, context: Tensor, queries: Tensor, targets: Tensor, unit: Tensor, seen: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, ...]:
         """L_NTP, L_ID and the catalogue term for M predictions.
 
         Args:
@@ -168,17 +178,18 @@ class SIGMA(SequentialRecommender):
             queries: float [M, d] item queries after the prefix.
             targets: int64 [M].
             unit: float [N, d] unit item tokens.
+            seen: (prediction, item) pairs left out of the softmaxes over items, or None.
         """
         zero = unit.new_zeros(())
         prefix = F.cross_entropy(self._prefix_logits(context), self.buckets.prefix[targets]) if self.prefix_length else zero
         item = zero
         if self.weights[1] and self.prefix_length:
             item = same_prefix_loss(
-                queries, targets, unit, self.buckets, self.log_scale[0].exp(), self.negatives
+                queries, targets, unit, self.buckets, self.log_scale[0].exp(), self.negatives, seen
             )
         whole = zero
         if self.weights[2] or not self.prefix_length:
-            whole = catalogue_loss(context, targets, unit, self.log_scale[1].exp())
+            whole = catalogue_loss(context, targets, unit, self.log_scale[1].exp(), seen)
         weight = self.weights[2] if self.prefix_length else 1.0
         return self.weights[0] * prefix, self.weights[1] * item, weight * whole
 

@@ -20,11 +20,12 @@ def case(seed=0):
     return prefix, items, build_buckets(prefix, C), log_probs, lambda beam: table[torch.arange(B)[:, None], beam], table
 
 
-def brute_force(prefix, items, log_probs, table, mode, width, tau):
-    """P(item) by the formulas of PAPERS 1e, one user and one item at a time."""
+def brute_force(prefix, items, log_probs, table, mode, width, tau, seen=()):
+    """P(item) by the paper's formulas, one user and one item at a time."""
     out = torch.full((B, N), float("-inf"))
-    occupied = [c for c in range(C) if (prefix[1:] == c).any()]
     for b in range(B):
+        banned = {i for r, i in seen if r == b}
+        occupied = [c for c in range(C) if any(prefix[i] == c and i not in banned for i in range(1, N))]
         beam = sorted(occupied, key=lambda c: -float(log_probs[b, c]))[: width or None]
         phi = np.array([float(log_probs[b, c]) for c in beam])
         sigma = min(max(phi.std(), 0.05), 5.0) if len(beam) > 1 else 1.0
@@ -34,7 +35,7 @@ def brute_force(prefix, items, log_probs, table, mode, width, tau):
             beam, phi = beam[:1], phi[:1]
         weight = np.exp(phi) / np.exp(phi).sum()
         for w, c in zip(weight, beam):
-            members = [i for i in range(1, N) if prefix[i] == c]
+            members = [i for i in range(1, N) if prefix[i] == c and i not in banned]
             logits = np.array([float(table[b, c] @ items[i]) * sigma / tau for i in members])
             p = np.exp(logits) / np.exp(logits).sum()
             for i, value in zip(members, p):
@@ -61,19 +62,21 @@ def test_probabilities_sum_to_one(mode, width):
 
 
 @pytest.mark.parametrize("k", [1, 7, 29, 40])
-def test_list_equals_the_sorted_distribution_without_seen_items(k):
+@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "top1_prefix"])
+def test_list_equals_the_sorted_distribution_over_unseen_items(k, mode):
     prefix, items, buckets, log_probs, query_of, table = case(2)
-    rows = torch.tensor([0, 0, 1, 4])
-    seen = (rows, torch.tensor([3, 9, 1, 28]))
-    ranked = hybrid_search(log_probs, query_of, items, buckets, k, 0.3, "apf", 0, seen=seen)
-    expected = brute_force(prefix, items, log_probs, table, "apf", 0, 0.3)
+    whole_prefix = [i for i in range(1, N) if prefix[i] == prefix[3]]  # user 0 has seen everything under one prefix
+    seen = [(0, i) for i in whole_prefix] + [(0, 0), (1, 1), (4, 28), (4, 28)] + [(2, i) for i in range(1, N)]
+    pairs = tuple(torch.tensor(column) for column in zip(*seen))
+    ranked = hybrid_search(log_probs, query_of, items, buckets, k, 0.3, mode, 0, seen=pairs)
+    expected = brute_force(prefix, items, log_probs, table, mode, 0, 0.3, [(r, i) for r, i in seen if i])
     for b in range(B):
-        banned = {int(i) for r, i in zip(*seen) if r == b}
-        order = [i for i in sorted(range(1, N), key=lambda i: (-float(expected[b, i]), i)) if i not in banned]
-        got = [int(i) for i in ranked.items[b] if i]
-        assert got == order[:k]
+        order = sorted(range(1, N), key=lambda i: (-float(expected[b, i]), i))
+        order = [i for i in order if torch.isfinite(expected[b, i])]
+        assert [int(i) for i in ranked.items[b] if i] == order[:k]
         assert int(ranked.short[b]) == max(0, k - len(order))
-    assert torch.isinf(ranked.scores[ranked.items == 0]).all()
+        torch.testing.assert_close(ranked.scores[b, : len(order[:k])], expected[b, order[:k]], atol=1e-5, rtol=1e-5)
+    assert int(ranked.short[2]) == k and torch.isinf(ranked.scores[ranked.items == 0]).all()
 
 
 def test_chunked_rows_equal_one_pass(monkeypatch):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from recbole_sigma.decoding.hybrid import build_buckets
 from recbole_sigma.models.fusion import ItemFusion
-from recbole_sigma.models.losses import catalogue_loss, same_prefix_loss
+from recbole_sigma.models.losses import catalogue_loss, same_prefix_loss, seen_pairs
 
 
 def setup(n=12, d=5, prefixes=4):
@@ -61,3 +61,30 @@ def test_frozen_vectors_take_no_gradient_and_do_not_travel_in_the_state():
     fusion = ItemFusion({"id": torch.randn(4, 3)}, 5, 0, 0.0)
     assert not any("frozen" in name for name in fusion.state_dict())
     assert not fusion.frozen_id.requires_grad
+
+
+def test_seen_pairs_list_every_history_item():
+    items = torch.tensor([[5, 6, 7], [8, 9, 0]])
+    prediction, item = seen_pairs(items, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]))
+    assert list(zip(prediction.tolist(), item.tolist())) == [(0, 5), (1, 5), (1, 6), (2, 8)]
+
+
+def test_seen_items_are_no_negatives():
+    """Both losses with seen pairs equal the losses on a catalogue without those items, prediction by prediction."""
+    prefix, items, buckets, queries, targets = setup(n=20)
+    seen = [(m, i) for m in range(7) for i in (2, 5, 11) if i != int(targets[m])] + [(3, int(targets[3]))]
+    pairs = tuple(torch.tensor(column) for column in zip(*seen))
+    whole = local = 0.0
+    for m, y in enumerate(targets.tolist()):
+        hidden = {i for q, i in seen if q == m} - {y}
+        for members in ([i for i in range(1, 20)], [i for i in range(1, 20) if prefix[i] == prefix[y]]):
+            open_items = [i for i in members if i not in hidden]
+            logits = torch.stack([F.normalize(queries[m], dim=0) @ items[i] * 3.0 for i in open_items])
+            loss = F.cross_entropy(logits, torch.tensor(open_items.index(y))) / 7
+            if len(members) == 19:
+                whole += loss
+            else:
+                local += loss
+    scale = torch.tensor(3.0)
+    torch.testing.assert_close(catalogue_loss(queries, targets, items, scale, pairs), whole)
+    torch.testing.assert_close(same_prefix_loss(queries, targets, items, buckets, scale, 0, pairs), local)

@@ -50,13 +50,26 @@ def test_list_equals_the_sorted_distribution(planted_settings, mode):
     _, data, model = build(planted_settings, decode_mode=mode)
     model.eval()
     batch = one_batch(data.test)
-    seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
-    ranked = model.rank(batch, 10, seen)
-    expected = top_k(model.full_sort_predict(batch), 10, seen)
+    ranked = model.rank(batch, 10)
+    expected = top_k(model.full_sort_predict(batch), 10)
     assert torch.equal(ranked.items, expected.items)
     torch.testing.assert_close(ranked.scores, expected.scores)
+
+
+@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "id_only", "top1_prefix"])
+def test_seen_items_leave_the_list_and_the_distribution(planted_settings, mode):
+    _, data, model = build(planted_settings, decode_mode=mode)
+    model.eval()
+    batch = one_batch(data.test)
+    seen = (torch.tensor([0, 0, 3, 3]), torch.tensor([1, 2, 5, 0]))
+    ranked, free = model.rank(batch, model.n_items - 1, seen), model.rank(batch, model.n_items - 1)
     listed = [set(row.tolist()) - {0} for row in ranked.items]
     assert not listed[0] & {1, 2} and 5 not in listed[3]
+    assert torch.equal(ranked.items[1], free.items[1])
+    if mode != "top1_prefix":
+        assert listed[0] == set(range(1, model.n_items)) - {1, 2}
+    if mode not in ("top1_prefix", "id_only"):
+        torch.testing.assert_close(ranked.scores.exp().sum(1), torch.ones(len(batch)), atol=1e-4, rtol=0)
 
 
 def test_one_user_alone_gets_the_list_of_the_batch(planted_settings):
@@ -174,6 +187,7 @@ def test_ablations_by_one_key_train(planted_settings):
         {"sigma_catalogue_weight": 0.0},
         {"sigma_id_weight": 0.0},
         {"sigma_negatives": 1},
+        {"sigma_mask_seen": False, "filter_seen": True},
         {"task_labels_per_row": 0},
         {"decode_beam": 3, "topk": [1], "valid_metric": "NDCG@1"},
     ):

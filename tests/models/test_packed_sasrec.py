@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_sigma import quick_start
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.quick_start import run_sigma
+
+
+def build(planted, **values):
+    config = SigmaConfig("PackedSASRec", "planted", config_dict={**planted, **values})
+    data = quick_start.load_data(config, config.model_class)
+    return quick_start.build_model(config, config.model_class, data.train).eval(), data
+
+
+def test_it_is_recboles_network(planted) -> None:
+    from recbole.model.sequential_recommender.sasrec import SASRec
+
+    model, data = build(planted)
+    interaction, *_ = next(iter(data.test))
+    torch.testing.assert_close(
+        model.full_sort_predict(interaction),
+        SASRec.full_sort_predict(model, interaction),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    torch.testing.assert_close(
+        model.forward(interaction["item_id_list"], interaction["item_length"]),
+        SASRec.forward(model, interaction["item_id_list"], interaction["item_length"]),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("score", ["dot", "cosine"])
+def test_the_packed_loss_is_the_mean_of_the_prefix_losses(score, planted) -> None:
+    model, data = build(planted, sasrec_score=score)
+    packed = next(iter(data.train))[torch.arange(4)]
+    losses = []
+    for row in range(len(packed)):
+        length = int(packed["item_length"][row])
+        items = [*packed["item_id_list"][row, :length].tolist(), int(packed["item_id"][row])]
+        for end in range(1, len(items)):
+            history = torch.tensor([items[:end] + [0] * (50 - end)])
+            logits = model._logits(model.forward(history, torch.tensor([end])), model.item_embedding.weight)
+            losses.append(torch.nn.functional.cross_entropy(logits[:, 1:], torch.tensor([items[end] - 1])))
+    torch.testing.assert_close(model.calculate_loss(packed), torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_predict_agrees_with_full_sort(planted) -> None:
+    for score in ("dot", "cosine"):
+        model, data = build(planted, sasrec_score=score)
+        interaction, *_ = next(iter(data.test))
+        scores = model.full_sort_predict(interaction)
+        torch.testing.assert_close(
+            model.predict(interaction), scores[torch.arange(len(scores)), interaction["item_id"]]
+        )
+
+
+def test_it_learns_a_certain_next_item(planted) -> None:
+    values = {
+        **planted,
+        "epochs": 40,
+        "hidden_size": 32,
+        "inner_size": 32,
+        "n_layers": 1,
+        "hidden_dropout_prob": 0.1,
+        "learning_rate": 0.01,
+        "stopping_step": 40,
+    }
+    result = run_sigma("PackedSASRec", "planted", config_dict=values, saved=False)
+    assert result["test_result"]["hit@1"] >= 0.95
