@@ -1,0 +1,151 @@
+"""Every shim that lets RecBole 1.2.1 live on today's libraries: reason, bound, removal condition.
+
+This module imports neither RecBole nor torch, and must run before RecBole is imported: ``import
+recbole_sigma`` does that. Nothing is overwritten: a name that exists is left alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+import warnings
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+TESTED_RECBOLE = "1.2.1"
+
+# Names that RecBole 1.2.1 and ray 2.6.3 read and that NumPy 2 dropped.
+#   reason:  recbole/config/configurator.py `compatibility_settings` reads np.float_, np.complex_,
+# np.unicode_ and            ray/tune/logger/tensorboardx.py (imported by recbole.quick_start) reads np.bool8.
+#   bound:   numpy >= 2.0 with recbole <= 1.2.1.
+#   remove:  when a RecBole release imports under numpy 2 by itself and no longer needs ray < 2.7.
+NUMPY_ALIASES = {
+    "float_": np.float64,
+    "complex_": np.complex128,
+    "unicode_": np.str_,
+    "bool8": np.bool_,
+}
+
+
+def restore_numpy_aliases() -> list[str]:
+    """Set the NumPy 1 names that RecBole needs, where absent; returns the names that were set."""
+    missing = [name for name in NUMPY_ALIASES if name not in vars(np)]
+    for name in missing:
+        setattr(np, name, NUMPY_ALIASES[name])
+    return missing
+
+
+class _RayTuneStandIn(types.ModuleType):
+    """Stands for ``ray.tune`` where the real one cannot be imported; any use says what to install."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ImportError(
+            f"ray.tune.{name} was asked for, but ray cannot be imported here: install ray<=2.6.3 and "
+            "setuptools<82 to use it"
+        )
+
+
+def stand_in_for_ray() -> bool:
+    """Put an empty ``ray``/``ray.tune`` in ``sys.modules`` where the real ray cannot be imported.
+
+    reason:  recbole.quick_start imports ray.tune at its top, though only its hyper-parameter search uses it;
+        ray 2.6.3
+             needs ``pkg_resources``, which setuptools 82 removed, and has no build past CPython 3.11.
+    bound:   ray absent, or setuptools >= 82 beside ray <= 2.6.3.
+    remove:  when RecBole imports ray lazily.
+
+    Returns:
+        True when the stand-in was installed.
+    """
+    if "ray" in sys.modules:
+        return False
+    if importlib.util.find_spec("ray") is not None and importlib.util.find_spec("pkg_resources") is not None:
+        return False
+    ray, tune = types.ModuleType("ray"), _RayTuneStandIn("ray.tune")
+    for module in (ray, tune):
+        module.__spec__ = ModuleSpec(module.__name__, loader=None)
+        module.__doc__ = "Stand-in set by recbole_sigma._compat.stand_in_for_ray."
+    ray.__path__ = []  # a package, so that `from ray import tune` and `import ray.tune` both resolve
+    ray.tune = tune  # type: ignore[attr-defined]
+    sys.modules["ray"], sys.modules["ray.tune"] = ray, tune
+    return True
+
+
+def quiet_known_warnings() -> None:
+    """Silence, by exact message, warnings of RecBole's own code that a user of this package cannot act on.
+
+    reason:  RecBole 1.2.1 calls torch.cuda.amp.GradScaler, pandas' chained fillna, and numpy arrays that are
+        not
+             writable; each would print once per run.
+    bound:   recbole 1.2.1.
+    remove:  with the call that warns.
+    """
+    for message in (
+        r"`torch\.cuda\.amp\.GradScaler\(args\.\.\.\)` is deprecated",
+        r"A value is trying to be set on a copy of a DataFrame or Series through chained assignment",
+        r"using <built-in function len> in Series.agg cannot aggregate",
+        r"The given NumPy array is not writable",
+        r"pkg_resources is deprecated as an API",
+        r"distutils Version classes are deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def check_recbole_version() -> str | None:
+    """Warn when the installed RecBole is not the tested one; returns the installed version."""
+    try:
+        found = version("recbole")
+    except PackageNotFoundError:
+        return None
+    if found != TESTED_RECBOLE:
+        warnings.warn(
+            f"recbole {found} is installed; recbole-sigma is tested with recbole {TESTED_RECBOLE}: "
+            f"if a hook fails, install recbole=={TESTED_RECBOLE}",
+            stacklevel=3,
+        )
+    return found
+
+
+def repaired_model(model_class: type) -> type:
+    """RecBole's Pop counting every train interaction; any other class as it is.
+
+    reason:  RecBole 1.2.1's Pop counts an item once per training *batch* (an indexed assignment does not
+        accumulate) and
+             counts the sampled negatives of the point-wise loader as well, so its ranking depends on the
+             batch size.
+    bound:   recbole 1.2.1; used by our runner only, RecBole's own runner keeps RecBole's Pop.
+    remove:  when Pop.calculate_loss accumulates.
+    """
+    if model_class.__name__ != "Pop" or not model_class.__module__.startswith("recbole."):
+        return model_class
+
+    class Pop(model_class):  # type: ignore[misc, valid-type]
+        """RecBole's Pop with exact counts."""
+
+        def __init__(self, config: Any, dataset: Any) -> None:
+            super().__init__(config, dataset)
+            import torch
+
+            counts = torch.bincount(dataset.train_events().items, minlength=self.n_items)
+            self.item_cnt = counts[:, None].to(self.device)
+            self.max_cnt = self.item_cnt.max(dim=0).values
+
+        def calculate_loss(self, interaction: Any) -> Any:
+            """Nothing to learn: the counts are complete."""
+            return self.fake_loss.sum()
+
+    return Pop
+
+
+def apply() -> None:
+    """Apply all shims; called once by ``recbole_sigma/__init__.py`` before anything imports RecBole."""
+    restore_numpy_aliases()
+    stand_in_for_ray()
+    quiet_known_warnings()
+    check_recbole_version()

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_sigma import settings
+from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
+from recbole_sigma.values import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("5", 5),
+        ("True", True),
+        ("false", False),
+        ("None", None),
+        ("[1, 5]", [1, 5]),
+        ("(64,32)", [64, 32]),
+        ("{'LS': 'valid_and_test'}", {"LS": "valid_and_test"}),
+        ("{LS: test_only}", {"LS": "test_only"}),
+        ("adam", "adam"),
+        ("[3,inf)", "[3,inf)"),
+        ("(0,1];[3,4)", "(0,1];[3,4)"),
+        ("a: b: c", "a: b: c"),
+        ("", None),
+        ("2020-01-01", "2020-01-01"),
+        ("0,1", "0,1"),
+        ("-1", -1),
+        (".5", 0.5),
+        ("1e5", 1e5),
+        ("a=b", "a=b"),
+        ("apf", "apf"),
+    ],
+)
+def test_parse_value(text: str, value: object) -> None:
+    parsed = settings.parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "__import__('os').system('touch owned')",
+        "!!python/object/apply:os.system ['touch owned']",
+        'exec(\'open("owned","w")\')',
+        "{a: !!python/name:os.system }",
+        "[__import__('os')]",
+    ],
+)
+def test_payloads_are_text(payload: str, scratch: Path) -> None:
+    parsed = settings.parse_value(payload)
+    assert "owned" in str(parsed) or "os" in str(parsed)
+    with pytest.raises(UserError):
+        SigmaConfig("BPR", "ml-100k", arguments=[f"--learning_rate={payload}"])
+    (scratch / "evil.yaml").write_text(f"learning_rate: {payload}\n")
+    with pytest.raises(UserError):
+        SigmaConfig("BPR", "ml-100k", [str(scratch / "evil.yaml")])
+    with pytest.raises(UserError):
+        SigmaConfig("BPR", "ml-100k", config_dict={"learning_rate": payload})
+    assert not (scratch / "owned").exists()
+
+
+@given(st.text(max_size=40))
+def test_parse_value_never_raises(text: str) -> None:
+    settings.parse_value(text)
+
+
+@given(st.lists(st.text(max_size=15), max_size=5))
+def test_parse_arguments_never_raises(words: list[str]) -> None:
+    settings.parse_arguments(words, [])
+
+
+def test_both_spellings_of_an_argument() -> None:
+    problems: list[str] = []
+    found = settings.parse_arguments(["--a=1", "--b", "x y", "--c", "--d=-2", "--e", "-3"], problems)
+    assert found == {"a": 1, "b": "x y", "c": True, "d": -2, "e": -3} and not problems
+
+
+def test_argument_mistakes_are_named() -> None:
+    problems: list[str] = []
+    settings.parse_arguments(["epochs=3", "--seed=1", "--seed=2"], problems)
+    assert len(problems) == 2 and "'epochs=3'" in problems[0] and "--seed" in problems[1]
+
+
+def test_all_problems_come_in_one_message(scratch: Path) -> None:
+    (scratch / "mine.yaml").write_text("learning_rat: 1\n")
+    with pytest.raises(UserError) as caught:
+        SigmaConfig(
+            "BPR",
+            "ml-100k",
+            ["mine.yaml", "missing.yaml"],
+            {"epochs": "many", "metrics": ["AUC", "Hitt"], "topk": [0], "train_schedule": "cosin"},
+            ["--weight_decay=-1", "--filter_sen=true", "stray"],
+        )
+    text = str(caught.value)
+    for part in (
+        "learning_rat' in mine.yaml; nearest: learning_rate",
+        "missing.yaml does not exist; nearest: mine.yaml",
+        "epochs must be",
+        "AUC needs",
+        "unknown metric 'Hitt'",
+        "topk must",
+        "nearest: cosine",
+        "weight_decay must lie",
+        "nearest: filter_seen",
+        "'stray'",
+    ):
+        assert part in text, part
+    assert text.startswith("11 problems:"), text
+
+
+def test_unknown_model_and_missing_names() -> None:
+    with pytest.raises(UserError, match="unknown model 'SIGM'; nearest: SIGMA"):
+        SigmaConfig("SIGM", "ml-100k")
+    with pytest.raises(UserError, match="no model is named"):
+        SigmaConfig(None, "ml-100k")
+    with pytest.raises(UserError, match="no dataset is named"):
+        SigmaConfig("BPR")
+
+
+@pytest.mark.parametrize("metric", ["GAUC", "AUC", "RMSE", "MAE", "LogLoss"])
+def test_metrics_that_need_all_scores_are_refused(metric: str) -> None:
+    with pytest.raises(UserError, match=f"metric {metric} needs the scores of all items"):
+        SigmaConfig("BPR", "ml-100k", config_dict={"metrics": [metric, "NDCG"]})
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"valid_metric": "NDCG@7"}, "valid_metric 'NDCG@7' is not computed"),
+        ({"eval_args": {"mode": "uni100"}}, "samples candidates"),
+        ({"eval_args": {"order": "XX"}}, "order must be TO"),
+        ({"eval_args": {"split": {"XS": 1}}}, "split must be"),
+        ({"filter_seen": "yes"}, "filter_seen must be true or false"),
+        ({"topk": 2.5}, "topk must be a list of positive integers"),
+        ({"learning_rate": float("nan")}, "learning_rate must lie in"),
+        ({"learner": "adamm"}, "learner must be one of"),
+        ({"seed": -1}, "seed must lie in"),
+    ],
+)
+def test_values_that_cannot_work(values: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        SigmaConfig("BPR", "ml-100k", config_dict=values)
+
+
+def test_yaml_mistakes_name_file_and_line(scratch: Path) -> None:
+    (scratch / "bad.yaml").write_text("epochs: 3\nlearning_rate: [1,\n")
+    with pytest.raises(UserError, match=r"bad.yaml:\d is not valid YAML"):
+        SigmaConfig("BPR", "ml-100k", ["bad.yaml"])
+    (scratch / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="list.yaml holds a list"):
+        SigmaConfig("BPR", "ml-100k", ["list.yaml"])
+
+
+def test_precedence(scratch: Path) -> None:
+    (scratch / "a.yaml").write_text("learning_rate: 2.0e-3\nepochs: 7\nseed: 1\n")
+    (scratch / "b.yaml").write_text("epochs: 8\n")
+    config = SigmaConfig(
+        "PackedSASRec",
+        "ml-100k",
+        ["a.yaml", "b.yaml"],
+        {"seed": 2, "stopping_step": 3},
+        ["--stopping_step=4"],
+    )
+    assert config["weight_decay"] == 0.05  # our model file over RecBole's overall
+    assert config["layer_norm_eps"] == 1e-12  # RecBole's file of the parent class
+    assert config["hidden_dropout_prob"] == 0.3  # our model file over the parent's
+    assert config["learning_rate"] == 2e-3 and config["epochs"] == 8  # files over ours, the later file wins
+    assert (
+        config["seed"] == 2 and config["stopping_step"] == 4
+    )  # dictionary over files, command line over all
+
+
+def test_shipped_files_at_recboles_precedence(tmp_path: Path, monkeypatch) -> None:
+    """overall < model < sample < dataset < quick start < files; ours right after RecBole's each time."""
+    ours = tmp_path / "properties"
+    for place, text in (
+        (
+            "overall.yaml",
+            "epochs: 1\nseq_separator: a\nMAX_ITEM_LIST_LENGTH: 1\nrepeatable: False\nworker: 1\n",
+        ),
+        (
+            "model/PackedSASRec.yaml",
+            "sasrec_score: dot\nsasrec_temperature: 1\nseq_separator: b\nMAX_ITEM_LIST_LENGTH: "
+            "2\nn_layers: 9\nworker: 2\n",
+        ),
+        ("dataset/ml-100k.yaml", "MAX_ITEM_LIST_LENGTH: 3\nrepeatable: False\nnormalize_all: False\n"),
+    ):
+        (ours / place).parent.mkdir(parents=True, exist_ok=True)
+        (ours / place).write_text(text)
+    monkeypatch.setattr("recbole_sigma.plugin.properties_dir", lambda: ours)
+    from recbole.config import Config
+
+    config = Config(
+        "PackedSASRec", "ml-100k", config_dict={"metrics": ["NDCG"], "train_neg_sample_args": None}
+    )
+    assert config["epochs"] == 1  # our overall over RecBole's
+    assert (
+        config["worker"] == 2 and config["n_layers"] == 9
+    )  # our model file over our overall and the parent's file
+    assert config["seq_separator"] == " "  # RecBole's sample file over model files
+    assert (
+        config["MAX_ITEM_LIST_LENGTH"] == 3 and config["normalize_all"] is False
+    )  # our dataset file over RecBole's
+    assert config["repeatable"] is True  # RecBole's quick-start file over dataset files
+    assert (
+        Config("SASRec", "ml-100k", config_dict={"train_neg_sample_args": None})["epochs"] == 300
+    )  # stock models untouched
+
+
+@pytest.mark.parametrize("model", ["Pop", "BPR", "SASRec", "PackedSASRec"])
+def test_one_protocol_for_all_models(model: str) -> None:
+    config = SigmaConfig(model, "ml-100k", config_dict={"eval_args": {"group_by": "user"}})
+    assert config["eval_args"] == {
+        "split": {"LS": "valid_and_test"},
+        "order": "TO",
+        "group_by": "user",
+        "mode": {"valid": "full", "test": "full"},
+    }
+    assert config["filter_seen"] is True and config["topk"] == [1, 5, 10, 20]
+    assert "timestamp" in config["load_col"]["inter"]
+
+
+def test_argv_never_leaks(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pytest", "--epochs=1", "--maxfail=1"])
+    assert SigmaConfig("BPR", "ml-100k")["epochs"] == 300
+    with settings.shielded_argv():
+        assert sys.argv == ["pytest"]
+    assert sys.argv[1:] == ["--epochs=1", "--maxfail=1"]
+
+
+def test_recboles_own_lists_are_not_changed() -> None:
+    from recbole.utils import dataset_arguments
+
+    before = list(dataset_arguments)
+    SigmaConfig("BPR", "ml-100k")
+    assert list(dataset_arguments) == before
+
+
+def test_a_config_can_be_rebuilt_from_plain_values() -> None:
+    import json
+
+    config = SigmaConfig(
+        "SASRec", "ml-100k", config_dict={"user_inter_num_interval": "[3,inf)", "n_layers": 1}
+    )
+    values = json.loads(json.dumps(requested_values(config)))
+    again = rebuild_config(values)
+    left = {k: str(v) for k, v in config.final_config_dict.items()}
+    assert {k: str(v) for k, v in again.final_config_dict.items()} == left
+    assert rebuild_config(values, {"seed": 5})["seed"] == 5
+
+
+def test_every_shipped_recipe_is_readable_and_every_default_fits() -> None:
+    root = settings.properties_dir()
+    for path in [root / "overall.yaml", *(root / "model").glob("*.yaml")]:
+        for key, value in settings.load_yaml(path).items():
+            assert settings.wrong_value(key, value, None) is None, f"{path}: {key}"
+
+
+def test_properties_are_found_inside_an_installed_package(tmp_path: Path, monkeypatch) -> None:
+    package = tmp_path / "site" / "recbole_sigma"
+    (package / "properties").mkdir(parents=True)
+    (package / "properties" / "overall.yaml").write_text("epochs: 1\n")
+    monkeypatch.setattr(settings, "__file__", str(package / "settings.py"))
+    assert settings.properties_dir() == package / "properties"
+    os.remove(package / "properties" / "overall.yaml")
+    with pytest.raises(UserError, match="reinstall"):
+        settings.properties_dir()
