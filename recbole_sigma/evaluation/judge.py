@@ -1,0 +1,170 @@
+"""The one evaluator: a loader and a model in, metrics and the place of every target out."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Evaluator
+from torch import Tensor
+
+from recbole_sigma.chronology import Chronology
+from recbole_sigma.evaluation.collector import RankedCollector
+from recbole_sigma.progress import Counted, Progress
+from recbole_sigma.ranking import top_k
+from recbole_sigma.values import RankedItems, UserError
+
+Pairs = tuple[Tensor, Tensor]
+_PAIRS = 1 << 18  # user-item pairs scored at once for a model that has only ``predict``
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one pass over an evaluation set found.
+
+    Attributes:
+        metrics: metric name -> value, plain floats.
+        users: int64 [P], user of every judged target.
+        targets: int64 [P], its item id.
+        places: int64 [P], its 1-based place in the list, 0 when not among the first K.
+        unreachable: number of targets that the seen-item filter forbids.
+        seconds: wall seconds of the pass.
+    """
+
+    metrics: OrderedDict[str, float]
+    users: np.ndarray
+    targets: np.ndarray
+    places: np.ndarray
+    unreachable: int
+    seconds: float
+
+
+class Judge:
+    """Evaluates any model on RecBole's full-ranking loaders.
+
+    Args:
+        config: RecBole config; reads ``topk``, ``metrics``, ``filter_seen`` and the device.
+        filter_seen: overrides ``config['filter_seen']``.
+    """
+
+    def __init__(self, config: Any, filter_seen: bool | None = None) -> None:
+        self.config = config
+        self.filter_seen = bool(config["filter_seen"]) if filter_seen is None else filter_seen
+        self.collector = RankedCollector(config)
+        self.evaluator = Evaluator(config)
+        self.k = max(config["topk"])
+
+    @torch.no_grad()
+    def judge(self, model: Any, loader: Any, progress: bool = False, label: str = "Evaluate") -> Judgement:
+        """Rank for every row of the loader and compute all metrics.
+
+        Args:
+            model: a RecBole model, or a generative one with ``rank``.
+            loader: `FullSortEvalDataLoader` over a dataset with a `Chronology`.
+            progress: show a bar.
+            label: the bar's text.
+        """
+        if not isinstance(loader, FullSortEvalDataLoader):
+            raise UserError(
+                "this evaluator ranks the full catalogue: set eval_args: {mode: full} (sampled metrics "
+                "are refused)"
+            )
+        if not self.collector.has_data:
+            self.collector.data_collect(loader)
+        model.eval()
+        started = time.perf_counter()
+        device = self.config["device"]
+        n_items = loader._dataset.item_num
+        seen_of = _SeenItems(loader) if self.filter_seen else None
+        users, targets, places, unreachable = [], [], [], 0
+        bar = Progress(label, len(loader), enabled=progress)
+        for interaction, history, positive_u, positive_i in Counted(loader, bar):
+            seen = seen_of(interaction, history) if seen_of else None
+            if seen is not None:
+                keys = positive_u * n_items + positive_i
+                unreachable += int(torch.isin(keys, seen[0] * n_items + seen[1]).sum())
+                seen = (seen[0].to(device), seen[1].to(device))
+            row_users = interaction[loader._dataset.uid_field]
+            ranked = self.rank(model, interaction.to(device), n_items, seen, loader)
+            place = self.collector.collect_ranked(
+                ranked, positive_u.to(device), positive_i.to(device), n_items, seen
+            )
+            users.append(row_users[positive_u])
+            targets.append(positive_i)
+            places.append(place.cpu())
+        bar.close()
+        if not places:
+            raise UserError("the evaluation set is empty: no user has enough events for this split")
+        result = self.evaluator.evaluate(self.collector.get_data_struct())
+        return Judgement(
+            metrics=OrderedDict((name, float(value)) for name, value in result.items()),
+            users=torch.cat(users).numpy(),
+            targets=torch.cat(targets).numpy(),
+            places=torch.cat(places).numpy(),
+            unreachable=unreachable,
+            seconds=time.perf_counter() - started,
+        )
+
+    def rank(
+        self, model: Any, interaction: Interaction, n_items: int, seen: Pairs | None, loader: Any
+    ) -> RankedItems:
+        """Lists of one batch, from ``model.rank`` or from dense scores."""
+        if getattr(model, "generative", False):
+            return model.rank(interaction, self.k, seen)
+        try:
+            scores = model.full_sort_predict(interaction)
+        except NotImplementedError:
+            scores = self._predict_all(model, interaction, n_items, loader)
+        if scores.is_inference():  # top_k writes into the scores
+            scores = scores.clone()
+        return top_k(scores.view(-1, n_items), self.k, seen)
+
+    def _predict_all(self, model: Any, interaction: Interaction, n_items: int, loader: Any) -> Tensor:
+        """Dense scores of a model that has only ``predict``, a slice of the catalogue at a time."""
+        features = loader._dataset.get_item_feature().to(self.config["device"])
+        rows = len(interaction)
+        width = max(1, _PAIRS // rows)
+        columns = []
+        for start in range(0, n_items, width):
+            part = features[slice(start, min(start + width, n_items))]
+            size = len(part)
+            pairs = interaction.repeat_interleave(size)
+            pairs.update(part.repeat(rows))
+            columns.append(model.predict(pairs).view(rows, size))
+        return torch.cat(columns, dim=1)
+
+
+class _SeenItems:
+    """Items that a row's user met before the judged event, beyond the model's window too."""
+
+    def __init__(self, loader: Any) -> None:
+        dataset = loader._dataset
+        chronology: Chronology | None = getattr(dataset, "chronology", None)
+        if chronology is None:
+            raise UserError(
+                "filter_seen needs the events in order: build the dataset through "
+                "recbole_sigma.chronology.exact"
+            )
+        self.chronology: Chronology = chronology
+        self.user_field, self.time_field = dataset.uid_field, dataset.time_field
+        self.random_order = loader.config["eval_args"]["order"] == "RO"
+        self.moment: Tensor | None = None
+        if not loader.is_sequential:
+            # one row per user with all its targets: what came before the first of them
+            self.moment = torch.full((dataset.user_num,), len(self.chronology), dtype=torch.int64)
+            self.moment.scatter_reduce_(
+                0, dataset.inter_feat[self.user_field], dataset.inter_feat[self.time_field], "amin"
+            )
+
+    def __call__(self, interaction: Interaction, history: Pairs | None) -> Pairs:
+        if self.random_order and history is not None:
+            return history  # a random split has no "before": RecBole's train and valid items of the user
+        users = interaction[self.user_field]
+        ranks = interaction[self.time_field] if self.moment is None else self.moment[users]
+        return self.chronology.before(users, ranks)
