@@ -1,0 +1,9 @@
+"""``python -m recbole_sigma`` is the console script."""
+
+from __future__ import annotations
+
+import sys
+
+from recbole_sigma.cli import main
+
+sys.exit(main())

@@ -1,0 +1,338 @@
+"""Run any model, RecBole's or ours, under one protocol; the counterpart of ``recbole.quick_start``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import recbole.data.utils as stock_data
+from recbole.data.dataset import Dataset
+from recbole.sampler import KGSampler
+from recbole.utils import ModelType, get_trainer, init_seed
+
+from recbole_sigma import checkpoint as files
+from recbole_sigma import plugin, preflight
+from recbole_sigma._compat import repaired_model
+from recbole_sigma.chronology import exact
+from recbole_sigma.config import SigmaConfig, rebuild_config
+from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.training import make_trainer
+from recbole_sigma.values import UserError
+
+_STOCK_DATASETS = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
+
+
+def run_sigma(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Iterable[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    saved: bool = True,
+    arguments: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Train and test one model.
+
+    Args:
+        model: name or class, RecBole's or ours.
+        dataset: name of a folder in ``data_path``, or ``ml-100k``.
+        config_file_list: property files; later ones win.
+        config_dict: values that outrank the files.
+        saved: write a checkpoint of the best epoch.
+        arguments: ``--key=value`` words that outrank the dictionary.
+
+    Returns:
+        RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
+        ``test_result``) plus ``valid`` and ``test`` `Judgement`s, ``history``, ``best_epoch``, ``seconds``,
+        ``protocol``, ``config``, ``parameters`` and ``checkpoint``.
+
+    Raises:
+        UserError: for anything in the settings or the data that makes the run impossible, before training.
+    """
+    started, cpu = time.perf_counter(), time.process_time()
+    config = SigmaConfig(model, dataset, config_file_list, config_dict, arguments)
+    model_class = repaired_model(config.model_class)
+    start_log(config)
+    logger = getLogger()
+    logger.info(config, extra=_FILE_ONLY)
+    data = load_data(config, model_class)
+    prepared = time.perf_counter()
+    network = build_model(config, model_class, data.train)
+    trainer = build_trainer(config, network)
+    logger.info(network, extra=_FILE_ONLY)
+    say_protocol(config, logger)
+    built = time.perf_counter()
+    trainer.judge.collector.data_collect(data.train)
+    best_score, best_result = trainer.fit(
+        data.train, data.valid, saved=saved, show_progress=bool(config["show_progress"])
+    )
+    trained = time.perf_counter()
+    if saved:
+        trainer.load(trainer.saved_model_file)
+    test = trainer.judge.judge(trainer.model, data.test, progress=bool(config["show_progress"]), label="Test")
+    if best_result is None and len(data.valid._dataset):  # no validation during training (eval_step: 0)
+        best_result = trainer.judge.judge(trainer.model, data.valid).metrics
+        best_score = best_result[str(config["valid_metric"]).lower()]
+    logger.info(f"best valid: {dict(best_result or {})}")
+    logger.info(f"test result: {dict(test.metrics)}")
+    if test.unreachable:
+        logger.info(unreachable_sentence(test))
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "best_valid_score": float(best_score),
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": dict(best_result or {}),
+        "test_result": dict(test.metrics),
+        "test": test,
+        "unreachable_targets": test.unreachable,
+        "history": trainer.history,
+        "best_epoch": trainer.best_epoch,
+        "seconds": {
+            "total": time.perf_counter() - started,
+            "data": prepared - started,
+            "model": built - prepared,
+            "train": trained - built,
+            "test": test.seconds,
+            "cpu": time.process_time() - cpu,
+        },
+        "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "protocol": config.protocol(),
+        "config": config.requested,
+        "versions": files.library_versions(),
+        "checkpoint": trainer.saved_model_file if saved else None,
+    }
+
+
+class Loaders:
+    """The three loaders of a run and the dataset before its split.
+
+    Attributes:
+        dataset: all events.
+        train, valid, test: RecBole loaders.
+    """
+
+    def __init__(self, dataset: Any, train: Any, valid: Any, test: Any) -> None:
+        self.dataset, self.train, self.valid, self.test = dataset, train, valid, test
+
+
+def load_data(config: Any, model_class: type) -> Loaders:
+    """Check the files, load the dataset with exact time, split it, and make RecBole's loaders.
+
+    RecBole's own functions are not used because they unpickle whatever dataset or loader file lies in
+    ``checkpoint_dir``.
+    """
+    preflight.check_files(config, model_class)
+    init_seed(config["seed"], config["reproducibility"])
+    with _recbole_words(config):
+        dataset = make_dataset_class(model_class)(config)
+    getLogger().info(dataset, extra=_FILE_ONLY)
+    preflight.check_dataset(config, dataset)
+    with _recbole_words(config):
+        parts = dataset.build()
+        train_sampler, valid_sampler, test_sampler = stock_data.create_samplers(config, dataset, parts)
+    train_class = stock_data.get_dataloader(config, "train")
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        arguments = config["train_neg_sample_args"]
+        sampler = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
+        train = train_class(config, parts[0], train_sampler, sampler, shuffle=True)
+    else:
+        train = train_class(config, parts[0], train_sampler, shuffle=config["shuffle"])
+    held_out = []
+    for phase, part, sampler in (("valid", parts[1], valid_sampler), ("test", parts[2], test_sampler)):
+        if not len(part.inter_feat):
+            raise UserError(
+                f"the {phase} part of {config['dataset']} is empty under {config['eval_args']['split']}: "
+                "no user has enough events"
+            )
+        held_out.append(_eval_loader(config, phase, part, sampler))
+    return Loaders(dataset, train, *held_out)
+
+
+@contextlib.contextmanager
+def _recbole_words(config: Any) -> Iterator[None]:
+    """What RecBole says about unusable data is the user's to mend, not a bug."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"RecBole cannot use dataset {config['dataset']!r}: {error}") from error
+
+
+_MAX_SCORES = 1 << 26  # scores of one evaluation batch: 256 MB
+
+
+def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
+    """RecBole's loader with ``eval_batch_size`` users per batch for every model, fewer on a large catalogue.
+
+    RecBole counts sequences for sequential models but user-item scores for the others.
+    """
+    asked = config["eval_batch_size"]
+    rows = max(1, min(int(asked), _MAX_SCORES // part.item_num))
+    config["eval_batch_size"] = rows if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else rows * part.item_num
+    try:
+        return stock_data.get_dataloader(config, phase)(config, part, sampler, shuffle=False)
+    finally:
+        config["eval_batch_size"] = asked
+
+
+def make_dataset_class(model_class: type) -> type:
+    """Our dataset for our models, else RecBole's by its own lookup, always with exact time."""
+    found = plugin.dataset_class(model_class)
+    if found is None:
+        module = stock_data.importlib.import_module("recbole.data.dataset")
+        found = vars(module).get(f"{model_class.__name__}Dataset")
+        if not (isinstance(found, type) and issubclass(found, Dataset)):
+            found = getattr(module, _STOCK_DATASETS.get(model_class.type, "Dataset"))
+    return exact(found)
+
+
+def build_model(config: Any, model_class: type, train: Any) -> Any:
+    """Build a model on the train data, from the seed alone."""
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    return model_class(config, train._dataset).to(config["device"])
+
+
+def build_trainer(config: Any, model: Any) -> Any:
+    """The trainer that RecBole would choose, with our evaluator and checkpoints."""
+    return make_trainer(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+
+
+# --- reloading ---
+
+
+def load_data_and_model(
+    model_file: str, overrides: dict[str, Any] | None = None
+) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """RecBole's function for our checkpoints; nothing is unpickled.
+
+    Args:
+        model_file: the checkpoint.
+        overrides: config keys to change, such as ``data_path`` on another machine.
+
+    Returns:
+        (config, model, dataset, train_data, valid_data, test_data)
+    """
+    saved = files.read(model_file)
+    config = rebuild_config(saved.meta["config"], overrides)
+    model_class = repaired_model(config.model_class)
+    extra = files.extra_of(saved)
+    dataset_class = make_dataset_class(model_class)
+    if extra and hasattr(dataset_class, "use_prepared"):
+        data = _load_prepared(config, model_class, extra)
+    else:
+        data = load_data(config, model_class)
+    model = build_model(config, model_class, data.train)
+    files.load_weights(model, saved)
+    model.eval()
+    return config, model, data.dataset, data.train, data.valid, data.test
+
+
+def _load_prepared(config: Any, model_class: type, extra: dict[str, Any]) -> Loaders:
+    data = load_data(config, model_class)
+    data.train._dataset.use_prepared(extra)
+    return data
+
+
+def evaluate_checkpoint(
+    model_file: str,
+    overrides: dict[str, Any] | None = None,
+    filter_seen: bool | None = None,
+    phase: str = "test",
+) -> Judgement:
+    """Judge a saved model again, with other metrics or policy if wanted.
+
+    Args:
+        model_file: the checkpoint.
+        overrides: config keys to change: ``metrics``, ``topk``, ``data_path``...
+        filter_seen: overrides the checkpoint's policy.
+        phase: ``test`` or ``valid``.
+    """
+    config, model, _, train, valid, test = load_data_and_model(model_file, overrides)
+    judge = Judge(config, filter_seen)
+    judge.collector.data_collect(train)
+    return judge.judge(model, test if phase == "test" else valid)
+
+
+# --- log ---
+
+
+def start_log(config: Any) -> Path:
+    """One log file per run, and the console at level ``state``; handlers of an earlier run are replaced."""
+    folder = Path(config["log_dir"] or "log") / config["model"]
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    path = folder / f"{config['model']}-{config['dataset']}-{stamp}-{os.getpid()}.log"
+    root = getLogger()
+    for handler in [h for h in root.handlers if getattr(h, "_recbole_sigma", False)]:
+        root.removeHandler(handler)
+        handler.close()
+    level = getattr(logging, str(config["state"] or "INFO").upper())
+    form = "%(asctime)s %(levelname)s %(message)s"
+    for handler, handler_level in (
+        (logging.FileHandler(path, encoding="utf-8"), logging.INFO),
+        (logging.StreamHandler(), level),
+    ):
+        handler._recbole_sigma = True  # type: ignore[union-attr]
+        handler.setLevel(handler_level)
+        to_file = isinstance(handler, logging.FileHandler)
+        handler.setFormatter(
+            _PlainFormatter(form) if to_file or not sys.stderr.isatty() else logging.Formatter(form)
+        )
+        if not to_file:
+            handler.addFilter(_brief)
+        root.addHandler(handler)
+    root.setLevel(min(level, logging.INFO))
+    getLogger("faiss").setLevel(logging.WARNING)  # it announces which SIMD build it loads
+    return path
+
+
+_FILE_ONLY = {"file_only": True}
+
+
+def _brief(record: logging.LogRecord) -> bool:
+    """Whether a record belongs on the console."""
+    return not getattr(record, "file_only", False)
+
+
+class _PlainFormatter(logging.Formatter):
+    """Text without terminal colours, for files and pipes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _COLOUR.sub("", super().format(record))
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def say_protocol(config: Any, logger: logging.Logger) -> None:
+    """One line that a reader needs before any number."""
+    args = config["eval_args"]
+    logger.info(
+        f"protocol: split {args['split']}, order {args['order']}, full catalogue, filter_seen "
+        f"{bool(config['filter_seen'])}, "
+        f"history {config['MAX_ITEM_LIST_LENGTH']}, ties by item id"
+    )
+
+
+def unreachable_sentence(judgement: Judgement) -> str:
+    """How many targets the filter makes impossible, in words."""
+    total = len(judgement.targets)
+    return (
+        f"{judgement.unreachable} of {total} test targets ({judgement.unreachable / max(1, total):.1%}) "
+        "repeat an item the user "
+        f"had met before, so filter_seen makes them unreachable for every model"
+    )
+
+
+__all__ = ["evaluate_checkpoint", "load_data", "load_data_and_model", "run_sigma"]

@@ -1,0 +1,8 @@
+"""Train, compare and use models: ``python run_recbole_sigma.py --help``."""
+
+import sys
+
+from recbole_sigma.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

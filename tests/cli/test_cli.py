@@ -1,0 +1,223 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_sigma import benchmark, cli
+from recbole_sigma.cli import main
+
+
+def words(planted) -> list[str]:
+    return [
+        f"--data_path={planted['data_path']}",
+        "--load_col={inter: [user_id, item_id, timestamp]}",
+        "--train_batch_size=32",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--model=SIGM", "--dataset=ml-100k"], "unknown model 'SIGM'; nearest: SIGMA"),
+        (
+            ["--model=BPR", "--dataset=ml-100k", "--epoch=1"],
+            "unknown key 'epoch' in the command line; nearest: epochs",
+        ),
+        (["--model=BPR", "--dataset=ml-100"], "does not exist; nearest: ml-100k"),
+        (["--model=BPR"], "no dataset is named"),
+        (["demmo"], "unknown verb 'demmo'; nearest: demo"),
+        (["--model"], "--model needs a value"),
+        (
+            ["--model=BPR", "--dataset=ml-100k", "--topk=[5000]", "--valid_metric=NDCG@5000"],
+            "larger than the catalogue of ml-100k (1682 items)",
+        ),
+        (["--model=BPR", "--dataset=ml-100k", "--config_files=no.yaml"], "no.yaml does not exist"),
+        (["benchmark", "--models=Pop"], "needs --models"),
+        (["benchmark", "--models=Pop,Popp", "--dataset=ml-100k"], "unknown model 'Popp'; nearest: Pop"),
+        (["demo", "--seeds=a"], "--seeds must be integers"),
+        (["--help", "--model=SIGMAA"], "no property file for model 'SIGMAA'; nearest: SIGMA"),
+        (["--model=BPR", "--dataset=ml-100k", "--seeds=1"], "--seeds does not belong"),
+    ],
+)
+def test_mistakes_give_one_sentence_and_exit_code_2(argv, sentence, capsys, scratch: Path) -> None:
+    assert main(argv) == 2
+    out = capsys.readouterr()
+    assert sentence in out.err and "Traceback" not in out.err and not out.out
+    assert not (scratch / "saved").exists()
+
+
+def test_help_teaches(capsys) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "usage:",
+        "demo",
+        "examples",
+        "--filter_seen=true",
+        "never recommend what the user met",
+        "PackedSASRec",
+    ):
+        assert part in text
+    assert main(["-h", "--model=WindowItemKNN"]) == 0
+    assert "--knn_decay=0.8" in capsys.readouterr().out
+
+
+def test_every_shipped_key_has_help() -> None:
+    from recbole_sigma.settings import load_yaml, properties_dir
+
+    for path in [properties_dir() / "overall.yaml", *(properties_dir() / "model").glob("*.yaml")]:
+        described = {key: text for _, keys in cli.described_keys(path) for key, _, text in keys}
+        assert set(described) == set(load_yaml(path)), path
+        assert all(described.values()), path
+
+
+def test_version(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize("style", ["--key=value", "--key value"])
+def test_one_model(style, planted, capsys, scratch: Path) -> None:
+    argv = ["--model=BPR", "--dataset=planted", "--epochs=1", "--quiet", "--output=out", *words(planted)]
+    if style == "--key value":
+        argv = [part for word in argv for part in (word.split("=", 1) if "=" in word else [word])]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "HR@10" in out and "seen items filtered" in out
+    (path,) = (scratch / "out").glob("BPR-planted-*.json")
+    record = json.loads(path.read_text())
+    assert str(path.relative_to(scratch)) in out
+    (cell,) = record["cells"]
+    assert cell["config"]["epochs"] == 1 and record["protocol"]["filter_seen"] is True
+    assert len(cell["places"]["places"]) == 60 and record["versions"]["torch"]
+    assert Path(cell["checkpoint"]).is_file()
+
+
+def test_config_files_and_the_command_line(planted, scratch: Path) -> None:
+    (scratch / "a.yaml").write_text("epochs: 3\nseed: 11\nshow_progress: false\n")
+    (scratch / "b.yaml").write_text("epochs: 2\n")
+    argv = [
+        "--model=BPR",
+        "--dataset=planted",
+        "--config_files=a.yaml b.yaml",
+        "--output=out",
+        *words(planted),
+    ]
+    assert main([*argv, "--seed=12", "--state=ERROR"]) == 0
+    (path,) = (scratch / "out").glob("*.json")
+    config = json.loads(path.read_text())["cells"][0]["config"]
+    assert config["epochs"] == 2 and config["seed"] == 12
+
+
+def test_a_table_of_models_and_seeds(planted, capsys, scratch: Path) -> None:
+    argv = [
+        "benchmark",
+        "--models=Pop,WindowItemKNN,BPR",
+        "--dataset=planted",
+        "--seeds=1,2",
+        "--epochs=1",
+        "--quiet",
+        "--output",
+        "t",
+    ]
+    assert main([*argv, *words(planted)]) == 0
+    out = capsys.readouterr().out
+    (path,) = (scratch / "t").glob("*.json")
+    record = json.loads(path.read_text())
+    assert [(c["model"], c["seed"]) for c in record["cells"]] == [
+        ("Pop", 1),
+        ("WindowItemKNN", 1),
+        ("BPR", 1),
+        ("BPR", 2),
+    ]
+    assert "±" in out and out.rstrip().endswith(str(path.relative_to(scratch)))
+    bpr = record["table"][2]
+    values = [c["test_result"]["ndcg@10"] for c in record["cells"][2:]]
+    assert bpr["ndcg@10"] == pytest.approx(sum(values) / 2)
+
+
+def test_the_demo_has_three_models_and_ends_with_the_path(
+    planted, capsys, scratch: Path, monkeypatch
+) -> None:
+    asked = {}
+
+    def fake(models, dataset, seeds, **more):
+        asked.update(models=models, dataset=dataset, seeds=seeds, **more)
+        row = {"model": "Pop", "seconds": 1.0, **{c: 0.5 for c in benchmark.COLUMNS}}
+        protocol = {"eval_args": {"split": {}, "order": "TO"}, "filter_seen": True, "history": 50}
+        return {"cells": [1], "failed": [], "table": [row], "protocol": protocol}, Path(
+            "saved/results/demo.json"
+        )
+
+    monkeypatch.setattr(benchmark, "run_table", fake)
+    assert main(["demo"]) == 0
+    assert tuple(asked["models"]) == ("Pop", "WindowItemKNN", "SIGMA") and asked["dataset"] == "ml-100k"
+    out = capsys.readouterr().out
+    for column in ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@10", "NDCG@20", "seconds"):
+        assert column in out
+    assert out.rstrip().endswith("saved/results/demo.json")
+
+
+def test_a_failed_cell_is_recorded_and_the_rest_goes_on(planted, capsys, scratch: Path, monkeypatch) -> None:
+    from recbole_sigma import quick_start
+
+    real = quick_start.run_sigma
+
+    def sometimes(model, *args, **kwargs):
+        if model == "Pop":
+            raise RuntimeError("broken on purpose")
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(quick_start, "run_sigma", sometimes)
+    argv = [
+        "benchmark",
+        "--models=Pop,WindowItemKNN",
+        "--dataset=planted",
+        "--quiet",
+        "--output=t",
+        *words(planted),
+    ]
+    assert main(argv) == 1
+    record = json.loads(next((scratch / "t").glob("*.json")).read_text())
+    assert [c["model"] for c in record["cells"]] == ["WindowItemKNN"] and record["failed"][0][
+        "error"
+    ] == "broken on purpose"
+    assert "failed: Pop" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
+    def interrupted(own, rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "demo", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err.strip() == "stopped"
+
+
+def test_a_folder_that_cannot_be_written(planted, scratch: Path, capsys) -> None:
+    (scratch / "log").write_text("a file where the log folder should be")
+    assert main(["--model=Pop", "--dataset=planted", "--quiet", *words(planted)]) == 2
+    err = capsys.readouterr().err
+    assert "log" in err and "Traceback" not in err
+
+
+def test_the_script_and_the_module_run(scratch: Path) -> None:
+    script = Path(cli.__file__).resolve().parents[1] / "run_recbole_sigma.py"
+    if script.is_file():
+        done = subprocess.run(
+            [sys.executable, str(script), "--version"], capture_output=True, text=True, check=False
+        )
+        assert done.stdout.strip() == "0.1.0", done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "recbole_sigma", "--model=SIGM", "--dataset=x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr

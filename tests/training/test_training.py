@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_sigma import quick_start
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.training import FLOOR, learning_rate_factor, make_trainer
+from recbole_sigma.values import UserError
+
+
+def trainer_of(model, planted, **values):
+    config = SigmaConfig(model, "planted", config_dict={**planted, **values})
+    data = quick_start.load_data(config, config.model_class)
+    network = quick_start.build_model(config, config.model_class, data.train)
+    return quick_start.build_trainer(config, network), data
+
+
+def test_schedule_values() -> None:
+    rates = [learning_rate_factor(s, 100, 10, "cosine") for s in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (s + 1) for s in range(10)])
+    assert (
+        rates[10] == pytest.approx(1.0)
+        and rates[55] == pytest.approx((1 + FLOOR) / 2)
+        and rates[100] == pytest.approx(FLOOR)
+    )
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert learning_rate_factor(50, 100, 0, "constant") == 1.0
+
+
+def test_the_schedule_reaches_the_optimizer(planted, tiny) -> None:
+    trainer, data = trainer_of(
+        "PackedSASRec", planted, **{**tiny["PackedSASRec"], "epochs": 4, "train_warmup_epochs": 1}
+    )
+    rates = []
+    trainer.optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    trainer.fit(data.train, data.valid, saved=False, verbose=False)
+    total = 4 * len(data.train)
+    want = [1e-3 * learning_rate_factor(s, total, len(data.train), "cosine") for s in range(total)]
+    assert rates == pytest.approx(want)
+
+
+def test_optional_hooks_of_a_model_are_honoured(planted, tiny) -> None:
+    trainer, data = trainer_of("PackedSASRec", planted, **tiny["PackedSASRec"], weight_decay=0.5)
+    assert [g["weight_decay"] for g in trainer.optimizer.param_groups] == [0.5, 0.0]
+    epochs = []
+    trainer.model.on_epoch_start = lambda epoch, train: epochs.append((epoch, train is data.train))
+    trainer.fit(data.train, data.valid, saved=False, verbose=False)
+    assert epochs == [(0, True), (1, True)]
+
+
+def test_named_loss_parts_in_the_log(planted, tiny) -> None:
+    trainer, data = trainer_of("BPR", planted, **tiny["BPR"])
+    trainer.model.loss_names = ("first", "second")
+    trainer._train_data = data.train
+    line = trainer._generate_train_loss_output(3, 0.0, 1.0, (2.0 * len(data.train), 4.0 * len(data.train)))
+    assert "first" in line and "2.0000" in line and "second" in line and "4.0000" in line
+
+
+def test_history_and_best_epoch(planted, tiny) -> None:
+    result = run_sigma("BPR", "planted", config_dict={**planted, "epochs": 5, "learning_rate": 0.05})
+    scores = [h["valid"]["ndcg@10"] for h in result["history"]]
+    assert [h["epoch"] for h in result["history"]] == [0, 1, 2, 3, 4]
+    assert result["best_valid_score"] == max(scores)
+    assert scores[result["best_epoch"]] == max(scores)
+    assert all(
+        h["train_seconds"] > 0 and h["train_cpu_seconds"] > 0 and len(h["train_loss"]) == 1
+        for h in result["history"]
+    )
+    assert set(result["seconds"]) == {"total", "data", "model", "train", "test", "cpu"}
+
+
+@pytest.mark.parametrize("model", ["BPR", "PackedSASRec"])
+def test_without_a_file_the_best_epoch_is_tested_too(model, planted, tiny) -> None:
+    values = {
+        **planted,
+        **tiny[model],
+        "epochs": 6,
+        "learning_rate": 0.3,
+    }  # large steps: the last epoch is not the best
+    kept = run_sigma(model, "planted", config_dict=values, saved=False)
+    written = run_sigma(model, "planted", config_dict=values, saved=True)
+    assert kept["test_result"] == written["test_result"] and kept["checkpoint"] is None
+
+
+def test_no_stray_files(planted, tiny, scratch: Path) -> None:
+    run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
+    assert sorted(p.name for p in scratch.iterdir()) == ["log", "saved"]
+    assert len(list((scratch / "saved").iterdir())) == 1
+
+
+def test_tensorboard_on_request(planted, tiny, scratch: Path) -> None:
+    run_sigma(
+        "BPR", "planted", config_dict={**planted, **tiny["BPR"], "train_tensorboard": True}, saved=False
+    )
+    assert (scratch / "log_tensorboard").is_dir()
+
+
+def test_training_free_models_run_one_epoch(planted) -> None:
+    for model in ("WindowItemKNN", "Pop"):
+        result = run_sigma(model, "planted", config_dict={**planted, "epochs": 300}, saved=False)
+        assert len(result["history"]) == 1
+
+
+def test_gradient_clipping(planted, tiny) -> None:
+    trainer, _ = trainer_of("BPR", planted, **tiny["BPR"], train_clip_norm=0.25)
+    assert trainer.clip_grad_norm == {"max_norm": 0.25}
+
+
+def test_no_validation(planted, tiny) -> None:
+    result = run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"], "eval_step": 0})
+    assert np.isfinite(result["best_valid_score"]) and result["best_valid_result"]
+
+
+def test_pop_counts_events_not_batches(planted) -> None:
+    a = run_sigma("Pop", "planted", config_dict={**planted, "train_batch_size": 4}, saved=False)
+    b = run_sigma("Pop", "planted", config_dict={**planted, "train_batch_size": 4096}, saved=False)
+    assert a["test_result"] == b["test_result"]
+
+
+def test_resume_continues_with_the_same_state(planted, tiny, scratch: Path) -> None:
+    values = {**tiny["BPR"], "epochs": 2}
+    first, data = trainer_of("BPR", planted, **values)
+    first.fit(data.train, data.valid, verbose=False)
+    second, _ = trainer_of("BPR", planted, **{**values, "seed": 7})
+    second.resume_checkpoint(first.saved_model_file)
+    saved = first.state(0).tensors
+    for name, tensor in second.state(0).tensors.items():
+        if name.startswith(("model/", "optimizer/")) and first.best_epoch == 1:
+            assert torch.equal(tensor, saved[name]), name
+    assert second.start_epoch == first.best_epoch + 1 and second.best_valid_score == first.best_valid_score
+
+
+def test_decision_trees_are_refused() -> None:
+    from recbole.trainer.trainer import DecisionTreeTrainer, KGTrainer, Trainer
+
+    assert issubclass(make_trainer(KGTrainer), KGTrainer)
+    assert make_trainer(Trainer) is make_trainer(Trainer) and make_trainer(
+        make_trainer(Trainer)
+    ) is make_trainer(Trainer)
+    with pytest.raises(UserError, match="decision trees"):
+        make_trainer(DecisionTreeTrainer)
+
+
+def test_nan_losses_stop_the_run(planted, tiny) -> None:
+    with pytest.raises((ValueError, UserError), match="(?i)nan"):
+        run_sigma(
+            "BPR",
+            "planted",
+            config_dict={
+                **planted,
+                **tiny["BPR"],
+                "learning_rate": 100.0,
+                "learner": "sgd",
+                "epochs": 50,
+                "weight_decay": 100.0,
+            },
+        )
