@@ -26,6 +26,8 @@ class PackedDataset(ExactTime, SequentialDataset):
     and the time rank of ``item_id``. In a training row all of ``item_id_list[1:item_length]`` and ``item_id`` are targets.
     """
 
+    prepared_extra: dict[str, Any] | None = None
+
     def data_augmentation(self) -> None:
         """Declare the list fields; rows are made in ``build`` once the split is known."""
         self._aug_presets()
@@ -73,6 +75,14 @@ class PackedDataset(ExactTime, SequentialDataset):
         train.resample(0)
         self.mark_held_out(datasets)
         return datasets
+
+    def use_prepared(self, extra: dict[str, Any]) -> None:
+        """Take item preparation from a checkpoint instead of the cache; called before the model is built.
+
+        Args:
+            extra: what the model's ``checkpoint_extra`` returned when it was saved.
+        """
+        self.prepared_extra = extra
 
     def resample(self, epoch: int) -> None:
         """Redraw the window boundaries of the training rows (same number of rows, same targets)."""

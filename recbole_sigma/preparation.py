@@ -6,6 +6,7 @@ a fingerprint of everything that they depend on.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -204,9 +205,9 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     Raises:
         UserError: no text fields named, a named column missing, or an option out of range.
     """
-    restored = getattr(dataset, "prepared", None)
-    if restored is not None:
-        return restored
+    item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    if dataset.prepared_extra is not None:
+        return from_checkpoint(dataset.prepared_extra, item_tokens, dataset.dataset_name)
     options = PreparationOptions.from_config(config)
     fields = config["text_fields"]
     if not fields:
@@ -226,7 +227,6 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     events = dataset.train_events()
     order, _ = events.by_user
     users, items = events.users[order].numpy(), events.items[order].numpy()
-    item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     key = fingerprint(
         version=CODE_VERSION, items=item_tokens, texts=texts, labels=labels, profiles=profiles, templates=list(templates),
         users=users, train_items=items, options=asdict(options),
@@ -253,6 +253,22 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         report,
     )
     store.save("items", key, prepared.tensors(), prepared.header())
+    return prepared
+
+
+def from_checkpoint(extra: dict[str, Any], item_tokens: list[str], dataset_name: str) -> Prepared:
+    """Prepared items out of a checkpoint's extras.
+
+    Raises:
+        UserError: the checkpoint was trained on another catalogue.
+    """
+    tensors = {name: value for name, value in extra.items() if isinstance(value, Tensor)}
+    prepared = Prepared.restore(tensors, json.loads(extra["prepared_header"]))
+    if prepared.report["items_sha256"] != fingerprint(items=item_tokens):
+        raise UserError(
+            f"the checkpoint was trained on another item catalogue than dataset '{dataset_name}' has now "
+            f"({len(prepared.codes.codes) - 1} items then, {len(item_tokens) - 1} now): restore the dataset's files or train again"
+        )
     return prepared
 
 

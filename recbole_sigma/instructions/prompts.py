@@ -92,5 +92,5 @@ def encode_left_padded(tokenizer: Tokenizer, texts: Sequence[str], start: bool, 
     width = max(len(row) for row in rows)
     out = np.full((len(rows), width), tokenizer.token_to_id(PAD), dtype=np.int64)
     for row, ids in zip(out, rows, strict=True):
-        row[width - len(ids) :] = ids
+        row[width - len(ids) :] = np.asarray(ids)
     return out

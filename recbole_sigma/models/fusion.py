@@ -63,9 +63,8 @@ class ItemFusion(nn.Module):
             vectors = frozen if items is None else frozen[items]
             missing = vectors.abs().sum(dim=-1, keepdim=True) == 0
             parts.append(torch.where(missing, self.absent[name], self.projections[name](vectors)))
-        fused = 0.0
-        if parts:
-            fused = self.mlp(torch.cat(parts, dim=-1)) if self.mlp is not None else torch.stack(parts).sum(dim=0)
+        if self.mlp is not None:
+            parts = [self.mlp(torch.cat(parts, dim=-1))]
         if self.residual is not None:
-            fused = fused + (self.residual.weight if items is None else self.residual(items))
-        return self.dropout(fused)
+            parts.append(self.residual.weight if items is None else self.residual(items))
+        return self.dropout(torch.stack(parts).sum(dim=0))

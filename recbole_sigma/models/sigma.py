@@ -43,6 +43,7 @@ class SIGMA(SequentialRecommender):
     input_type = InputType.POINTWISE
     generative = True
     needs_item_text = True
+    beam_bounds_list = False  # every prefix of the beam brings many items
     loss_names = ("prefix", "item", "catalogue", "label")
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -128,12 +129,12 @@ class SIGMA(SequentialRecommender):
         after = self._draw_branches(length)
         history, branches = self._packed_forward(users, items, length, tokens, after)
 
-        l = self.prefix_length
+        depth = self.prefix_length
         valid = torch.arange(items.shape[1] - 1, device=items.device)[None] < (length - 1)[:, None]
         targets = items[:, 1:][valid]
         row, column = valid.nonzero(as_tuple=True)
-        context = history[:, :-1, l][valid]
-        queries = context + history[:, 1:, l - 1][valid] if l else context
+        context = history[:, :-1, depth][valid]
+        queries = context + history[:, 1:, depth - 1][valid] if depth else context
         losses = self._prediction_losses(context, queries, targets, unit, self._seen(items, row, column))
         if after is None:
             return (*losses, tokens.new_zeros(()))
@@ -141,7 +142,7 @@ class SIGMA(SequentialRecommender):
         context, queries = self._label_states(history, branches, after)
         row = torch.arange(len(items), device=items.device).repeat_interleave(after.shape[1])
         seen = self._seen(items, row, after.reshape(-1))
-        label_loss = sum(self._prediction_losses(context, queries, label, unit, seen))
+        label_loss = torch.stack(self._prediction_losses(context, queries, label, unit, seen)).sum()
         self._track_spread(context)
         return (*losses, self.weights[3] * label_loss)
 

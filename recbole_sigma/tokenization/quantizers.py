@@ -58,8 +58,9 @@ def rq_kmeans(
         kmeans.train(residual, init_centroids=start)
         _, nearest = kmeans.index.search(residual, 1)
         codes[:, level] = nearest[:, 0]
-        centroids.append(kmeans.centroids.copy())
-        residual -= kmeans.centroids[codes[:, level]]
+        learned = np.array(kmeans.centroids)
+        centroids.append(learned)
+        residual -= learned[codes[:, level]]
     return codes, centroids
 
 

@@ -8,7 +8,7 @@ import torch
 
 from recbole_sigma.config import SigmaConfig
 from recbole_sigma.preparation import Prepared
-from recbole_sigma.quick_start import build_model, load_data, run_sigma
+from recbole_sigma.quick_start import build_model, load_data, load_data_and_model, run_sigma
 from recbole_sigma.ranking import top_k
 from recbole_sigma.values import UserError
 from tests.models.conftest import planted_config, write_planted
@@ -173,6 +173,22 @@ def test_artifacts_are_reused_and_damage_is_refused(planted_settings, tmp_path):
     file.write_bytes(bytes(content[: len(content) // 2]))
     with pytest.raises(UserError, match="cannot be read.*delete"):
         build(planted_settings)
+
+
+def test_a_checkpoint_carries_its_preparation_and_refuses_another_catalogue(planted_settings, planted_root, tmp_path):
+    result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1})
+    moved = tmp_path / "elsewhere"
+    _, model, _, _, _, test = load_data_and_model(result["checkpoint"], {"artifact_dir": str(moved)})
+    assert not moved.exists()
+    batch = one_batch(test)
+    again = load_data_and_model(result["checkpoint"])[1]
+    assert torch.equal(model.rank(batch, 5).items, again.rank(batch, 5).items)
+    other = tmp_path / "other"
+    write_planted(other / "planted")
+    for file in (other / "planted").iterdir():
+        file.write_text(file.read_text().replace("i0_0", "new"))
+    with pytest.raises(UserError, match="another item catalogue"):
+        load_data_and_model(result["checkpoint"], {"data_path": str(other)})
 
 
 def test_ablations_by_one_key_train(planted_settings):
