@@ -1,0 +1,234 @@
+"""Single values: identifiers, times and texts, made fit for RecBole's reader without silent loss."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from html.entities import html5
+from typing import Any
+
+from dataset_adapters.errors import AdapterError, BadRow
+
+SECOND = 1_000_000
+SEPARATOR = "|"
+MAX_TEXT = 100_000
+# RecBole loads text through pandas.read_csv, which takes these cells for missing values, quoted or not.
+_NA = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null"
+NA_WORDS = frozenset(_NA.split("|"))
+_CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
+_ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_DIGITS = re.compile("[0-9]{1,20}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = 4_102_444_800 * SECOND  # the year 2100
+_SCALE = {"s": SECOND, "ms": 1_000, "us": 1}
+UNITS = ("auto", "s", "ms", "us", "iso", "order")
+
+
+def clean_id(value: Any, what: str) -> str:
+    """Turn a raw identifier into a RecBole token; leading zeros stay.
+
+    Args:
+        value: text or whole number from the file.
+        what: ``user`` or ``item``, for the message.
+
+    Raises:
+        BadRow: nothing is there, or RecBole could not read the token back.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a Parquet column of whole numbers with gaps arrives as floats
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise BadRow(
+            f"{what} id is {'missing' if value is None else type(value).__name__}, text or a whole "
+            f"number expected"
+        )
+    token = value.strip()
+    if not token:
+        raise BadRow(f"{what} id is missing")
+    if token in NA_WORDS or token == "[PAD]":
+        raise BadRow(f"{what} id is {token!r}, which RecBole reads as missing")
+    if _CONTROL.search(token):
+        raise BadRow(f"{what} id {token[:40]!r} holds a tab, line break or control character")
+    if len(token) > 1_000:
+        raise BadRow(f"{what} id is {len(token)} characters long")
+    try:
+        token.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{what} id {token[:40]!r} is not valid Unicode") from None
+    return token
+
+
+def number(value: Any, what: str) -> float:
+    """Read a finite number.
+
+    Raises:
+        BadRow: it is not one.
+    """
+    try:
+        result = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        result = math.nan
+    if not math.isfinite(result):
+        raise BadRow(f"{what} is {value!r}, a number expected")
+    return result
+
+
+class Clock:
+    """Reads times into whole microseconds since 1970 (UTC), or into plain positions.
+
+    Args:
+        unit: ``s``, ``ms``, ``us``, ``iso``, ``order`` (any whole number, not a date), or ``auto``: the first
+            good row decides and every later row must agree, or a mixed column would order events wrongly.
+        pattern: a ``strptime`` pattern that replaces the ISO reading.
+    """
+
+    def __init__(self, unit: str = "auto", pattern: str | None = None) -> None:
+        if unit not in UNITS:
+            raise AdapterError(f"unknown time unit {unit!r}; one of {', '.join(UNITS)}")
+        self.unit = "iso" if pattern else unit
+        self.pattern = pattern
+
+    @property
+    def scale(self) -> int:
+        """How many stored steps make one unit of the written column."""
+        return 1 if self.unit == "order" else SECOND
+
+    def __call__(self, value: Any) -> int:
+        """Return the time in microseconds (or the position).
+
+        Raises:
+            BadRow: not a time, out of range, or another unit than the rows before.
+        """
+        if self.unit == "iso":
+            return self._checked(self._date(value), value)
+        if self.unit == "auto":
+            return self._decide(value)
+        if self.unit in _SCALE and (type(value) is int or (type(value) is str and _DIGITS.fullmatch(value))):
+            return self._checked(int(value) * _SCALE[self.unit], value)
+        count = self._count(value)
+        if self.unit == "order":
+            if count < 0 or count != count.to_integral_value():
+                raise BadRow(f"position {value!r} is not a whole number from 0")
+            return int(count)
+        return self._checked(int(count * _SCALE[self.unit]), value)
+
+    def _decide(self, value: Any) -> int:
+        try:
+            size = self._count(value)
+        except BadRow:
+            time = self._checked(self._date(value), value)
+            self.unit = "iso"
+            return time
+        unit = "s" if size < 10**11 else "ms" if size < 10**14 else "us"
+        time = self._checked(int(size * _SCALE[unit]), value)
+        self.unit = unit
+        return time
+
+    def _checked(self, time: int, value: Any) -> int:
+        if time <= 0:
+            raise BadRow(f"time {value!r} is zero or negative, which usually stands for a missing time")
+        if time >= _LATEST:
+            hint = "; it looks like milliseconds in a column of seconds" if self.unit == "s" else ""
+            raise BadRow(f"time {value!r} lies after the year 2100{hint}")
+        # Seconds read as milliseconds land in 1970: no public log is that old.
+        if self.unit in ("ms", "us") and time < 3 * 365 * 86_400 * SECOND:
+            raise BadRow(f"time {value!r} looks like seconds in a column of {self.unit}")
+        return time
+
+    @staticmethod
+    def _count(value: Any) -> Decimal:
+        if isinstance(value, bool) or not isinstance(value, int | float | str) or "_" in str(value):
+            raise BadRow(f"time is {value!r}, a number expected")
+        try:
+            result = Decimal(str(value).strip())
+        except InvalidOperation:
+            raise BadRow(f"time is {value!r}, a number expected") from None
+        if not result.is_finite() or result.adjusted() > 20:
+            raise BadRow(f"time is {value!r}, a finite number expected")
+        return result
+
+    def _date(self, value: Any) -> int:
+        try:
+            text = value if isinstance(value, str) else ""
+            moment = (
+                datetime.strptime(text, self.pattern)
+                if self.pattern
+                else datetime.fromisoformat(text.strip())
+            )
+        except ValueError:
+            wanted = (
+                f"a date like {self.pattern!r}"
+                if self.pattern
+                else "an ISO date (2011-10-23 17:55:08) or a number"
+            )
+            raise BadRow(f"time is {value!r}, {wanted} expected") from None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _resolve(entity: re.Match[str]) -> str:
+    """Resolve a whole entity only: ``html.unescape`` alone would also take ``&not`` out of ``&notes;``."""
+    known = entity[1].startswith("#") or f"{entity[1]};" in html5
+    return html.unescape(entity[0]) if known else entity[0]
+
+
+class TextCleaner:
+    """Makes texts survive a tab-separated file; ``changes`` counts each kind of change for the card.
+
+    Args:
+        unescape: resolve HTML entities once (``&amp;`` becomes ``&``).
+    """
+
+    def __init__(self, unescape: bool) -> None:
+        self.unescape = unescape
+        self.changes: Counter[str] = Counter()
+
+    def text(self, value: Any, what: str = "text") -> str:
+        """Return one line of text, empty where nothing usable was given; double spaces stay.
+
+        Raises:
+            BadRow: the value is neither text nor a number.
+        """
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise BadRow(f"{what} is a {type(value).__name__}, text expected")
+            value = "" if isinstance(value, float) and math.isnan(value) else str(value)
+        if self.unescape and "&" in value:
+            value = self._note("html_entities_resolved", value, _ENTITY.sub(_resolve, value))
+        if not value.isascii():
+            sound = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            value = self._note("broken_unicode_replaced", value, sound)
+        if not value.isprintable():
+            value = self._note("control_characters_to_space", value, _CONTROL.sub(" ", value))
+        value = self._note("outer_blanks_removed", value, value.strip())
+        if len(value) > MAX_TEXT:
+            value = self._note("cut_at_100000_characters", value, value[:MAX_TEXT])
+        if value in NA_WORDS:
+            value = self._note("missing_value_words_emptied", value, "")
+        return value
+
+    def texts(self, values: Any, what: str = "text") -> list[str]:
+        """Clean a list of tokens; empty ones are dropped and a ``|`` inside one becomes ``/``.
+
+        Raises:
+            BadRow: the value is not a list.
+        """
+        if values is None or values == "":
+            return []
+        if not isinstance(values, list | tuple):
+            raise BadRow(f"{what} is a {type(values).__name__}, a list expected")
+        cleaned = (self.text(value, what) for value in values)
+        return [self._note("separator_in_token_to_slash", v, v.replace(SEPARATOR, "/")) for v in cleaned if v]
+
+    def _note(self, change: str, before: str, after: str) -> str:
+        if before != after:
+            self.changes[change] += 1
+        return after
