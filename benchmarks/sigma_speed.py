@@ -2,8 +2,8 @@
 
     python benchmarks/sigma_speed.py [--epochs 3] [--output speed.json] [--key=value ...]
 
-Prints next-item predictions per CPU-second (medians over epochs after a warm-up epoch), CPU seconds of one evaluation of
-all users, and the share of each part of a training step.
+Prints next-item predictions per CPU-second (medians over epochs after a warm-up epoch), CPU seconds of one
+evaluation of all users, and the share of each part of a training step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="SIGMA", help="SIGMA or PackedSASRec")
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs after one warm-up epoch")

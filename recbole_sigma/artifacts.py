@@ -21,7 +21,9 @@ FORMAT = "recbole-sigma-artifact-1"
 
 
 def fingerprint(**parts: Any) -> str:
-    """SHA-256 over named parts (arrays, strings, numbers, lists, dicts); equal parts give equal fingerprints."""
+    """SHA-256 over named parts (arrays, strings, numbers, lists, dicts); equal parts give equal
+    fingerprints.
+    """
     digest = hashlib.sha256()
     for name in sorted(parts):
         value = parts[name]
@@ -68,11 +70,17 @@ class ArtifactStore:
                 meta = handle.metadata() or {}
                 tensors = {name: handle.get_tensor(name) for name in handle.keys()}
         except (SafetensorError, OSError) as error:
-            raise UserError(f"the stored item data {path} cannot be read ({error}): delete the file and run again") from error
+            raise UserError(
+                f"the stored item data {path} cannot be read ({error}): delete the file and run again"
+            ) from error
         if meta.get("format") != FORMAT or meta.get("fingerprint") != key:
-            raise UserError(f"the stored item data {path} belongs to another preparation: delete the file and run again")
+            raise UserError(
+                f"the stored item data {path} belongs to another preparation: delete the file and run again"
+            )
         if meta.get("checksum") != _checksum(tensors, meta.get("header", "")):
-            raise UserError(f"the stored item data {path} is damaged (checksum differs): delete the file and run again")
+            raise UserError(
+                f"the stored item data {path} is damaged (checksum differs): delete the file and run again"
+            )
         return tensors, json.loads(meta["header"])
 
     def save(self, kind: str, key: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> Path:
@@ -89,12 +97,17 @@ class ArtifactStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, save(whole, metadata=meta))
         except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror}): free the space or set artifact_dir to another folder") from error
+            raise UserError(
+                f"cannot write {path} ({error.strerror}): free the space or set artifact_dir to another"
+                " folder"
+            ) from error
         return path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, flush to disk, rename: readers see the old file or the new one."""
+    """Write to a temporary name in the same folder, flush to disk, rename: readers see the old file or the
+    new one.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -110,4 +123,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _checksum(tensors: dict[str, Tensor], header: str) -> str:
-    return fingerprint(header=header, **{f"t_{name}": tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor for name, tensor in tensors.items()})
+    return fingerprint(
+        header=header,
+        **{
+            f"t_{name}": tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor
+            for name, tensor in tensors.items()
+        },
+    )

@@ -1,8 +1,8 @@
 """RecBole dataset for packed training: split first, then one row per window of a user's sequence.
 
-RecBole explodes a sequence of n events into n - 1 rows, each with a copy of its history. Here a training row is a whole
-window; the model takes a loss at every position, so the same targets cost one row per window instead of one per event.
-Validation and test rows are RecBole's own: a history and one target.
+RecBole explodes a sequence of n events into n - 1 rows, each with a copy of its history. Here a training row
+is a whole window; the model takes a loss at every position, so the same targets cost one row per window
+instead of one per event. Validation and test rows are RecBole's own: a history and one target.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from recbole_sigma.values import UserError
 class PackedDataset(ExactTime, SequentialDataset):
     """Packed rows for training, RecBole's rows for evaluation.
 
-    Every row has the fields of a RecBole sequential row: ``user_id``, ``item_id_list`` [W], ``item_length``, ``item_id``
-    and the time rank of ``item_id``. In a training row all of ``item_id_list[1:item_length]`` and ``item_id`` are targets.
+    Every row has the fields of a RecBole sequential row: ``user_id``, ``item_id_list`` [W], ``item_length``,
+    ``item_id`` and the time rank of ``item_id``. In a training row all of ``item_id_list[1:item_length]`` and
+    ``item_id`` are targets.
     """
 
     prepared_extra: dict[str, Any] | None = None
@@ -40,12 +41,14 @@ class PackedDataset(ExactTime, SequentialDataset):
         """Split the events by ``eval_args``, then build rows for [train, validation, test].
 
         Raises:
-            UserError: an order other than time, a split that this dataset does not know, or no training target.
+            UserError: an order other than time, a split that this dataset does not know, or no training
+                target.
         """
         if self.config["benchmark_filename"] is not None:
             raise UserError(
-                f"dataset '{self.dataset_name}' uses benchmark_filename (a published split), which packed training does "
-                "not read yet: use a dataset with one .inter file and eval_args split LS or RS"
+                f"dataset '{self.dataset_name}' uses benchmark_filename (a published split), which packed"
+                " training does not read yet: use a dataset with one .inter file and eval_args split LS"
+                " or RS"
             )
         if self.config["eval_args"]["order"] != "TO":
             raise UserError("eval_args: order must be TO (by time) for sequential and generative models")
@@ -61,11 +64,13 @@ class PackedDataset(ExactTime, SequentialDataset):
 
         window = self.max_item_list_len
         train = self.copy(self._rows(np.zeros((0, 2), dtype=np.int64), users, items, ranks))
-        train.packer = WindowPacker(users[part == 0], items[part == 0], ranks[part == 0], window, self.config["seed"])
+        train.packer = WindowPacker(
+            users[part == 0], items[part == 0], ranks[part == 0], window, self.config["seed"]
+        )
         if not len(train.packer):
             raise UserError(
-                f"dataset '{self.dataset_name}' leaves no training target after the split: every user needs at least two "
-                "training events; loosen the filters or check eval_args"
+                f"dataset '{self.dataset_name}' leaves no training target after the split: every user needs"
+                " at least two training events; loosen the filters or check eval_args"
             )
         datasets = [train]
         for which in (1, 2):
@@ -89,7 +94,9 @@ class PackedDataset(ExactTime, SequentialDataset):
         packer = self.packer
         self.inter_feat = self._rows(packer.draw(epoch), packer.users, packer.items, packer.ranks)
 
-    def _rows(self, spans: np.ndarray, users: np.ndarray, items: np.ndarray, ranks: np.ndarray) -> Interaction:
+    def _rows(
+        self, spans: np.ndarray, users: np.ndarray, items: np.ndarray, ranks: np.ndarray
+    ) -> Interaction:
         """Rows from spans [begin, target] (positions in the grouped event arrays, target inclusive)."""
         begin, target = spans[:, 0], spans[:, 1]
         length = target - begin
@@ -117,8 +124,8 @@ def split_events(users: np.ndarray, eval_args: dict[str, Any]) -> np.ndarray:
 
     Args:
         users: int [E], user of each event, in time order.
-        eval_args: RecBole's ``eval_args``; split ``LS`` (leave one out per user) or ``RS`` (ratio by time, over all events
-            when ``group_by`` is none, within each user when it is ``user``).
+        eval_args: RecBole's ``eval_args``; split ``LS`` (leave one out per user) or ``RS`` (ratio by time,
+            over all events when ``group_by`` is none, within each user when it is ``user``).
 
     Returns:
         int8 [E].
@@ -161,8 +168,8 @@ def split_events(users: np.ndarray, eval_args: dict[str, Any]) -> np.ndarray:
 class WindowPacker:
     """Cuts each user's training sequence into windows of at most ``window`` targets.
 
-    The number of windows per user is fixed, ceil(targets / window); their boundaries are redrawn every epoch, so that
-    every target is visited once per epoch with histories of varying length.
+    The number of windows per user is fixed, ceil(targets / window); their boundaries are redrawn every epoch,
+    so that every target is visited once per epoch with histories of varying length.
 
     Args:
         users, items, ranks: int64 [E] training events grouped by user, in time order inside a user.
@@ -170,9 +177,15 @@ class WindowPacker:
         seed: seed of the draws; epoch e always gives the same cut.
     """
 
-    def __init__(self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, window: int, seed: int) -> None:
+    def __init__(
+        self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, window: int, seed: int
+    ) -> None:
         self.users, self.items, self.ranks, self.window, self.seed = users, items, ranks, window, seed
-        starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]]) if len(users) else np.zeros(0, dtype=np.int64)
+        starts = (
+            np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+            if len(users)
+            else np.zeros(0, dtype=np.int64)
+        )
         targets = np.diff(np.r_[starts, len(users)]) - 1
         keep = targets > 0
         self.starts, self.targets = starts[keep], targets[keep]
@@ -195,7 +208,8 @@ class WindowPacker:
         place = np.arange(len(owner)) - first_row[owner]
         slack = (self.windows * self.window - self.targets)[owner]
         shift = np.where(place == 0, 0, rng.integers(0, slack + 1))
-        # Sorting (owner, shift) keeps each user's shifts together and ascending, and the first row's shift at 0.
+        # Sorting (owner, shift) keeps each user's shifts together and ascending, and the first row's shift at
+        # 0.
         shift = shift[np.lexsort((shift, owner))]
         cut = place * self.window - shift
         last = np.r_[place[1:] == 0, True] if len(place) else np.zeros(0, dtype=bool)
@@ -204,7 +218,9 @@ class WindowPacker:
         return np.stack([begin + cut, begin + end], axis=1)
 
 
-def packed_sequences(interaction: Interaction, list_field: str, length_field: str, item_field: str) -> tuple[Tensor, Tensor]:
+def packed_sequences(
+    interaction: Interaction, list_field: str, length_field: str, item_field: str
+) -> tuple[Tensor, Tensor]:
     """Append each row's target to its history.
 
     Returns:

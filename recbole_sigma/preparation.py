@@ -1,7 +1,8 @@
-"""The preprocessing hook between split and model: item text and TRAIN events -> item vectors, semantic IDs, prompt tokens.
+"""The preprocessing hook between split and model: item text and TRAIN events -> item vectors, semantic IDs,
+prompt tokens.
 
-Nothing here reads a validation or test interaction; ``tests/test_no_leak.py`` holds it to that. Results are cached under
-a fingerprint of everything that they depend on.
+Nothing here reads a validation or test interaction; ``tests/test_no_leak.py`` holds it to that. Results are
+cached under a fingerprint of everything that they depend on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_sigma.artifacts import ArtifactStore, fingerprint
 from recbole_sigma.data import PackedDataset
@@ -26,12 +26,15 @@ from recbole_sigma.grounding.text import encode_texts
 from recbole_sigma.grounding.views import PairView, collaborative_view, shared_value_view
 from recbole_sigma.instructions.prompts import encode_left_padded, profile_text, train_bpe
 from recbole_sigma.instructions.tasks import load_tasks
+from recbole_sigma.progress import Progress
 from recbole_sigma.settings import properties_dir
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, rq_kmeans
 from recbole_sigma.values import ItemCodes, ItemVectors, UserError
 
-CODE_VERSION = 1  # raise when a change here or in grounding/, tokenization/, instructions/ changes the results
+CODE_VERSION = (
+    1  # raise when a change here or in grounding/, tokenization/, instructions/ changes the results
+)
 VIEWS = ("collaborative", "taxonomy", "brand")
 
 
@@ -66,11 +69,15 @@ class PreparationOptions:
             raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
         levels, prefix = int(config["tokenizer_levels"]), int(config["tokenizer_prefix_length"])
         if not 0 <= prefix <= levels:
-            raise UserError(f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})")
+            raise UserError(
+                f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})"
+            )
         if config["grounding_teacher"] != "ppmi-svd":
             raise UserError(f"grounding_teacher: '{config['grounding_teacher']}' is unknown; use ppmi-svd")
         if config["tokenizer_quantizer"] != "rq-kmeans":
-            raise UserError(f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use rq-kmeans")
+            raise UserError(
+                f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use rq-kmeans"
+            )
         seed = int(config["seed"])
         return cls(
             text_encoder=str(config["grounding_text_encoder"]),
@@ -109,7 +116,8 @@ class Prepared:
         codes: semantic IDs of the prefix levels and below.
         tokenizer: BPE tokenizer with the semantic-ID tokens.
         profiles: int64 [n_users, P], left-padded tokens before the history; row 0 is RecBole's padding user.
-        instructions: int64 [n_templates, I], left-padded tokens of JustForYou; row 0 is the evaluation template.
+        instructions: int64 [n_templates, I], left-padded tokens of JustForYou; row 0 is the evaluation
+            template.
         report: JSON report: losses of the alignment, pair counts, code health, item fingerprint.
     """
 
@@ -165,14 +173,21 @@ def field_strings(dataset: Any, feature: Any, field: str, where: str) -> list[st
         UserError: the column is not there or is not text.
     """
     if feature is None or field not in feature.interaction:
-        known = [] if feature is None else [name for name in feature.interaction if name not in (dataset.uid_field, dataset.iid_field)]
+        known = (
+            []
+            if feature is None
+            else [name for name in feature.interaction if name not in (dataset.uid_field, dataset.iid_field)]
+        )
         raise UserError(
             f"{dataset.dataset_name}.{where} has no loaded column '{field}' (loaded: {known}): "
             f"add it to load_col.{where}, or change the key that names it in the property file"
         )
     tokens = dataset.field2id_token.get(field)
     if tokens is None:
-        raise UserError(f"{dataset.dataset_name}.{where}: column '{field}' is not of type token or token_seq, so it is no text")
+        raise UserError(
+            f"{dataset.dataset_name}.{where}: column '{field}' is not of type token or token_seq, so it is no"
+            " text"
+        )
     words = np.asarray([str(token) if index else "" for index, token in enumerate(tokens)], dtype=object)
     column = feature[field].numpy()
     if column.ndim == 1:
@@ -192,7 +207,9 @@ def user_profiles(dataset: Any, fields: Sequence[str]) -> list[str]:
     if not fields:
         return [profile_text({})] * dataset.user_num
     columns = {field: field_strings(dataset, dataset.user_feat, field, "user") for field in fields}
-    return [profile_text({field: column[u] for field, column in columns.items()}) for u in range(dataset.user_num)]
+    return [
+        profile_text({field: column[u] for field, column in columns.items()}) for u in range(dataset.user_num)
+    ]
 
 
 def prepare(dataset: PackedDataset, config: Any) -> Prepared:
@@ -200,7 +217,8 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
 
     Args:
         dataset: the train dataset that ``PackedDataset.build`` returned.
-        config: RecBole config with the keys of ``properties/model/SIGMA.yaml`` and the roles of the dataset's property file.
+        config: RecBole config with the keys of ``properties/model/SIGMA.yaml`` and the roles of the dataset's
+            property file.
 
     Raises:
         UserError: no text fields named, a named column missing, or an option out of range.
@@ -212,8 +230,8 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     fields = config["text_fields"]
     if not fields:
         raise UserError(
-            f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items have no text to ground; "
-            "add for example text_fields: [title] and load_col.item: [item_id, title]"
+            f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items have no text"
+            " to ground; add for example text_fields: [title] and load_col.item: [item_id, title]"
         )
     texts = item_texts(dataset, fields)
     labels = {
@@ -228,9 +246,16 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     order, _ = events.by_user
     users, items = events.users[order].numpy(), events.items[order].numpy()
     key = fingerprint(
-        version=CODE_VERSION, items=item_tokens, texts=texts, labels=labels, profiles=profiles, templates=list(templates),
-        users=users, train_items=items, options=asdict(options),
-    )  # fmt: skip
+        version=CODE_VERSION,
+        items=item_tokens,
+        texts=texts,
+        labels=labels,
+        profiles=profiles,
+        templates=list(templates),
+        users=users,
+        train_items=items,
+        options=asdict(options),
+    )
     store = ArtifactStore(config["artifact_dir"])
     stored = store.load("items", key)
     logger = logging.getLogger()
@@ -242,7 +267,9 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     codes = tokenize_items(vectors, options)
     health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
     logger.info(str(health))
-    tokenizer = train_bpe(texts[1:] + profiles + list(templates), options.bpe_size, codes.sizes[: codes.prefix_length])
+    tokenizer = train_bpe(
+        texts[1:] + profiles + list(templates), options.bpe_size, codes.sizes[: codes.prefix_length]
+    )
     report = {**report, "health": health.as_dict(), "items_sha256": fingerprint(items=item_tokens)}
     prepared = Prepared(
         vectors,
@@ -266,39 +293,57 @@ def from_checkpoint(extra: dict[str, Any], item_tokens: list[str], dataset_name:
     prepared = Prepared.restore(tensors, json.loads(extra["prepared_header"]))
     if prepared.report["items_sha256"] != fingerprint(items=item_tokens):
         raise UserError(
-            f"the checkpoint was trained on another item catalogue than dataset '{dataset_name}' has now "
-            f"({len(prepared.codes.codes) - 1} items then, {len(item_tokens) - 1} now): restore the dataset's files or train again"
+            f"the checkpoint was trained on another item catalogue than dataset '{dataset_name}' has now"
+            f" ({len(prepared.codes.codes) - 1} items then, {len(item_tokens) - 1} now): restore the"
+            " dataset's files or train again"
         )
     return prepared
 
 
 def ground_items(
-    users: np.ndarray, items: np.ndarray, texts: Sequence[str], labels: dict[str, list[str]], options: PreparationOptions,
+    users: np.ndarray,
+    items: np.ndarray,
+    texts: Sequence[str],
+    labels: dict[str, list[str]],
+    options: PreparationOptions,
     show_progress: bool,
-) -> tuple[ItemVectors, dict[str, Any]]:  # fmt: skip
+) -> tuple[ItemVectors, dict[str, Any]]:
     """Stage (a): text vectors, teacher vectors, relevance pairs, alignment.
 
     Args:
-        users, items: TRAIN events grouped by user, in time order.
+        users: int [E], users of the TRAIN events, grouped, in time order inside a user.
+        items: int [E], their items.
         texts: item texts, row 0 empty.
         labels: view name -> value per item, for the views made from metadata.
         options: see ``PreparationOptions``.
         show_progress: show a bar while the projection trains.
     """
     n = len(texts)
-    teacher = ppmi_svd(windowed_cooccurrence(users, items, n, options.teacher_window), options.teacher_dim, options.seed)
+    teacher = ppmi_svd(
+        windowed_cooccurrence(users, items, n, options.teacher_window), options.teacher_dim, options.seed
+    )
     text = encode_texts(texts, options.text_encoder, options.text_dim, options.seed)
-    report: dict[str, Any] = {"text_items": int((np.abs(text).sum(axis=1) > 0).sum()), "taught_items": int((np.abs(teacher).sum(axis=1) > 0).sum())}
+    report: dict[str, Any] = {
+        "text_items": int((np.abs(text).sum(axis=1) > 0).sum()),
+        "taught_items": int((np.abs(teacher).sum(axis=1) > 0).sum()),
+    }
     if not options.align:
-        return ItemVectors(torch.from_numpy(text), torch.from_numpy(teacher)), {**report, "views": {}, "losses": []}
+        return ItemVectors(torch.from_numpy(text), torch.from_numpy(teacher)), {
+            **report,
+            "views": {},
+            "losses": [],
+        }
     views: list[PairView] = []
     for name in options.views:
         if name == "collaborative":
             views.append(collaborative_view(windowed_cooccurrence(users, items, n, options.view_window)))
         elif labels.get(name):
             views.append(shared_value_view(name, labels[name], pairs_per_item=4, seed=options.seed))
-    bar = (lambda steps: tqdm(steps, desc="Grounding items", ncols=100)) if show_progress else None
-    grounded, losses = align_text(text, teacher, views, options.alignment, bar)
+    progress = Progress("Grounding items", options.alignment.steps, enabled=show_progress)
+    try:
+        grounded, losses = align_text(text, teacher, views, options.alignment, progress.advance)
+    finally:
+        progress.close()
     report |= {"views": {view.name: len(view) for view in views}, "losses": losses}
     return ItemVectors(torch.from_numpy(grounded), torch.from_numpy(teacher)), report
 
@@ -312,7 +357,9 @@ def tokenize_items(vectors: ItemVectors, options: PreparationOptions) -> ItemCod
     known = {"text": vectors.text, "collaborative": vectors.collaborative}
     unknown = [name for name in options.quantize if name not in known]
     if unknown or not options.quantize:
-        raise UserError(f"tokenizer_vectors: {list(options.quantize)} must name at least one of {list(known)}")
+        raise UserError(
+            f"tokenizer_vectors: {list(options.quantize)} must name at least one of {list(known)}"
+        )
     joined = torch.cat([known[name] for name in options.quantize], dim=1).numpy()[1:]
     size = options.codebook_size or auto_codebook_size(len(joined))
     sizes = (size,) * options.levels

@@ -13,8 +13,8 @@ _MAX_KEY_ELEMENTS = 1 << 23  # int64 keys of one chunk: 64 MB
 def order_keys(scores: Tensor) -> Tensor:
     """Keys whose integer order is the tie rule.
 
-    The float's bits, made order-preserving, fill the high half; the complement of the item id fills the low half, so equal
-    scores order by ascending id and no two keys of a row are equal.
+    The float's bits, made order-preserving, fill the high half; the complement of the item id fills the low
+    half, so equal scores order by ascending id and no two keys of a row are equal.
 
     Args:
         scores: float32 [B, N] without NaN.
@@ -32,7 +32,8 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     """Rank the catalogue by dense scores.
 
     Args:
-        scores: [B, N], any floating type; column 0 is the padding item and is never recommended. Left as it is.
+        scores: [B, N], any floating type; column 0 is the padding item and is never recommended. Left as it
+            is.
         k: list length; rows with fewer than k allowed items end in item 0 with score -inf.
         seen: (row int64 [nnz], item int64 [nnz]) pairs that must not be recommended, or None.
 
@@ -44,7 +45,9 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     """
     scores = scores.to(torch.float32, copy=True)
     if torch.isnan(scores).any():
-        raise ValueError("the model gave NaN scores: its training diverged; lower learning_rate or clip the gradient")
+        raise ValueError(
+            "the model gave NaN scores: its training diverged; lower learning_rate or clip the gradient"
+        )
     batch, n_items = scores.shape
     scores[:, 0] = -torch.inf
     if seen is not None:
@@ -53,7 +56,9 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     items = torch.zeros(batch, k, dtype=torch.int64, device=scores.device)
     rows = max(1, _MAX_KEY_ELEMENTS // n_items)
     for start in range(0, batch, rows):
-        items[start : start + rows, :width] = torch.topk(order_keys(scores[start : start + rows]), width, dim=1).indices
+        items[start : start + rows, :width] = torch.topk(
+            order_keys(scores[start : start + rows]), width, dim=1
+        ).indices
     values = torch.gather(scores, 1, items)
     empty = torch.isneginf(values)
     return RankedItems(items=items.masked_fill(empty, 0), scores=values.masked_fill(empty, -torch.inf))

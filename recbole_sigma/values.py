@@ -59,7 +59,9 @@ class RankedItems:
 
     def __post_init__(self) -> None:
         if self.items.shape != self.scores.shape or self.items.dim() != 2:
-            raise ValueError(f"items {tuple(self.items.shape)} and scores {tuple(self.scores.shape)} must be [B, K]")
+            raise ValueError(
+                f"items {tuple(self.items.shape)} and scores {tuple(self.scores.shape)} must be [B, K]"
+            )
         if self.items.dtype != torch.int64:
             raise ValueError(f"items must be int64, got {self.items.dtype}")
 

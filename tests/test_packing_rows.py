@@ -1,4 +1,6 @@
-"""Rows of the packed dataset: every target once per epoch, bounded windows, RecBole's own targets for evaluation."""
+"""Rows of the packed dataset: every target once per epoch, bounded windows, RecBole's own targets for
+evaluation.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ def grouped(lengths):
 
 
 @given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8), window=st.integers(1, 12), epoch=st.integers(0, 50)
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    window=st.integers(1, 12),
+    epoch=st.integers(0, 50),
 )
 def test_every_target_is_visited_once_and_windows_are_bounded(lengths, window, epoch):
     users, items, ranks = grouped(lengths)

@@ -13,8 +13,8 @@ SPREAD_FLOOR, SPREAD_CEILING = 0.05, 5.0
 def beam_spread(scores: Tensor, space: str = "logprob", reference: float = 1.0) -> Tensor:
     """sigma(phi_1..phi_K): population standard deviation of the beam scores of each row.
 
-    The paper leaves the space of phi and the case K = 1 open. Ours: log-probabilities by default; a row with a single
-    beam gets 1; the result is divided by ``reference`` and clipped to [0.05, 5].
+    The paper leaves the space of phi and the case K = 1 open. Ours: log-probabilities by default; a row with
+    a single beam gets 1; the result is divided by ``reference`` and clipped to [0.05, 5].
 
     Args:
         scores: float [B, W] log-probabilities of the prefixes in the beam; -inf marks an empty beam slot.

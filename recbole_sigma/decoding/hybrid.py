@@ -1,7 +1,7 @@
 """Steps 2 and 3 of SIGMA's generation: exact search inside each prefix of the beam, fusion, one global sort.
 
-P(item | prompt) = P(prefix | prompt) * P(item | prompt, prefix), the second factor a softmax over the items that carry
-the prefix. Every item has exactly one prefix, so the candidates of different beams never collide.
+P(item | prompt) = P(prefix | prompt) * P(item | prompt, prefix), the second factor a softmax over the items
+that carry the prefix. Every item has exactly one prefix, so the candidates of different beams never collide.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def fused_scores(
         buckets: the catalogue by prefix.
         temperature: tau.
         scale: float [B] factor on the item logits (sigma of APF, or 1).
-        seen: (row, item) pairs that are taken out before the softmax, so that each prefix's mass goes to what is left.
+        seen: (row, item) pairs that are taken out before the softmax, so that each prefix's mass goes to what
+            is left.
 
     Returns:
         float [B, N].
@@ -126,13 +127,15 @@ def prefix_beam(
         seen: (row, item) pairs that may not be recommended.
 
     Returns:
-        (prefix int64 [B, W], score float [B, W], best first; ties by prefix id). A row with fewer open prefixes than W ends
-        in slots of score -inf.
+        (prefix int64 [B, W], score float [B, W], best first; ties by prefix id). A row with fewer open
+        prefixes than W ends in slots of score -inf.
     """
     left = buckets.sizes.expand(len(log_probs), -1)
     if seen is not None:
         row, item = torch.unique(torch.stack([part[seen[1] > 0] for part in seen]), dim=1)
-        taken = torch.zeros_like(left).index_put((row, buckets.prefix[item]), torch.ones_like(item), accumulate=True)
+        taken = torch.zeros_like(left).index_put(
+            (row, buckets.prefix[item]), torch.ones_like(item), accumulate=True
+        )
         left = left - taken
     occupied = int((buckets.sizes > 0).sum())
     width = min(width or occupied, occupied)
@@ -165,7 +168,8 @@ def hybrid_search(
         temperature: tau of the item softmax.
         mode: ``apf``, ``fixed_temp`` or ``top1_prefix``.
         width: beams; 0 = every prefix (then the list is exact).
-        space, reference: see ``beam_spread``.
+        space: see ``beam_spread``.
+        reference: see ``beam_spread``.
         seen: (row, item) pairs that may not be recommended; the distribution is the one over the other items.
 
     Returns:
@@ -178,7 +182,9 @@ def hybrid_search(
     for begin in range(0, len(beam), rows):
         piece = slice(begin, begin + rows)
         own = _slice_seen(seen, begin, begin + rows)
-        dense = fused_scores(queries[piece], beam[piece], score[piece], items, buckets, temperature, scale[piece], own)
+        dense = fused_scores(
+            queries[piece], beam[piece], score[piece], items, buckets, temperature, scale[piece], own
+        )
         parts.append(top_k(dense, k))
     return RankedItems(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))
 

@@ -1,4 +1,6 @@
-"""Grounding losses and the trained projection: text vectors learn what users do (PAPER section 'multi-view grounding')."""
+"""Grounding losses and the trained projection: text vectors learn what users do (PAPER section 'multi-view
+grounding').
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,11 @@ class TextProjection(nn.Module):
     def __init__(self, d_in: int, hidden: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(d_in, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+            nn.Dropout(dropout),
+            nn.Linear(d_in, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, dim),
         )
         self.skip = nn.Linear(d_in, dim, bias=False)
 
@@ -57,8 +63,8 @@ class TextProjection(nn.Module):
 def similarity_logits(vectors: Tensor, items: Tensor, partner: Tensor, tau: float) -> Tensor:
     """In-batch similarity logits of 2B items.
 
-    The diagonal is excluded as in the paper. Copies of the same item elsewhere in the batch are excluded as well
-    (ours): they are neither negatives nor the partner.
+    The diagonal is excluded as in the paper. Copies of the same item elsewhere in the batch are excluded as
+    well (ours): they are neither negatives nor the partner.
 
     Args:
         vectors: [2B, d] unit rows.
@@ -97,7 +103,7 @@ def align_text(
     teacher: np.ndarray,
     views: Sequence[PairView],
     options: AlignmentOptions,
-    progress: Callable[[range], Sequence[int]] | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Train the projection on relevance pairs and project every item.
 
@@ -106,10 +112,11 @@ def align_text(
         teacher: float32 [N, d_c] frozen collaborative vectors; zero rows are unknown to the teacher.
         views: relevance pairs; each step draws the batch evenly from the non-empty views.
         options: see ``AlignmentOptions``.
-        progress: wraps the step range (a progress bar).
+        on_step: called after every optimiser step.
 
     Returns:
-        (float32 [N, dim] unit rows with zero rows where the text is zero, log of losses every 10th of the run).
+        (float32 [N, dim] unit rows with zero rows where the text is zero, log of losses every 10th of the
+        run).
     """
     active = [view for view in views if len(view) > 0]
     generator_state = torch.random.get_rng_state()
@@ -123,8 +130,7 @@ def align_text(
             rng = np.random.default_rng(options.seed)
             optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=1e-2)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-            steps = range(options.steps)
-            for step in progress(steps) if progress else steps:
+            for step in range(options.steps):
                 items = _draw_batch(active, options.batch_pairs, rng)
                 half = len(items) // 2
                 partner = torch.arange(len(items)).roll(half)
@@ -139,6 +145,8 @@ def align_text(
                 (loss_cl + options.kd_weight * loss_kd).backward()
                 optimizer.step()
                 schedule.step()
+                if on_step is not None:
+                    on_step()
                 if step % max(1, options.steps // 10) == 0 or step == options.steps - 1:
                     log.append({"step": step, "loss_cl": loss_cl.item(), "loss_kd": loss_kd.item()})
         model.eval()

@@ -1,4 +1,6 @@
-"""Sparse windowed co-occurrence of items in training sequences, and the collaborative vectors made from it."""
+"""Sparse windowed co-occurrence of items in training sequences, and the collaborative vectors made from
+it.
+"""
 
 from __future__ import annotations
 

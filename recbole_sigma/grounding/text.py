@@ -29,7 +29,8 @@ def tfidf_svd(texts: Sequence[str], dim: int, seed: int) -> np.ndarray:
     filled = [i for i, text in enumerate(texts) if i > 0 and text.strip()]
     if not filled:
         raise UserError(
-            "no item has any text: check `text_fields` in the property file against the header of the .item file"
+            "no item has any text: check `text_fields` in the property file against the header of the .item"
+            " file"
         )
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", strip_accents="unicode", min_df=1
@@ -85,5 +86,6 @@ def encode_texts(texts: Sequence[str], encoder: str, dim: int, seed: int) -> np.
     if kind == "sentence-transformers" and name:
         return sentence_transformer(texts, name)
     raise UserError(
-        f"grounding_text_encoder: '{encoder}' is unknown; use tfidf-svd or sentence-transformers:<name or folder>"
+        f"grounding_text_encoder: '{encoder}' is unknown; use tfidf-svd or sentence-transformers:<name or"
+        " folder>"
     )

@@ -80,5 +80,8 @@ def shared_value_view(name: str, values: Sequence[str], pairs_per_item: int, see
 def _view(name: str, left: np.ndarray, right: np.ndarray, weight: np.ndarray) -> PairView:
     total = weight.sum()
     return PairView(
-        name, left.astype(np.int64), right.astype(np.int64), weight / total if total > 0 else weight.astype(float)
+        name,
+        left.astype(np.int64),
+        right.astype(np.int64),
+        weight / total if total > 0 else weight.astype(float),
     )

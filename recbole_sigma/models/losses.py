@@ -45,10 +45,11 @@ def same_prefix_loss(
         buckets: the catalogue by prefix.
         inverse_temperature: scalar 1 / tau.
         negatives: same-prefix negatives drawn per step and prefix; 0 = all of them.
-        seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is ignored.
+        seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is
+            ignored.
 
     Returns:
-        Scalar mean over the M predictions.
+        float [M], one loss per prediction.
     """
     prefix = buckets.prefix[targets]
     by_prefix = torch.argsort(prefix, stable=True)
@@ -58,7 +59,7 @@ def same_prefix_loss(
     sorted_items = items[buckets.order]
     starts = buckets.start.tolist()
     hidden = None if seen is None else _seen_by_prefix(seen, targets, by_prefix, buckets)
-    total = queries.new_zeros(())
+    parts = []
     begin = 0
     for index, count in enumerate(counts):
         if count:
@@ -76,9 +77,11 @@ def same_prefix_loss(
             logits = queries[begin : begin + count] @ members.T
             if blocked is not None:
                 logits = logits.masked_fill(blocked, float("-inf"))
-            total = total + F.cross_entropy(logits, place, reduction="sum")
+            parts.append(F.cross_entropy(logits, place, reduction="none"))
         begin += count
-    return total / max(len(targets), 1)
+    slot_of = torch.empty_like(by_prefix)
+    slot_of[by_prefix] = torch.arange(len(by_prefix), device=by_prefix.device)
+    return torch.cat(parts)[slot_of]
 
 
 def _seen_by_prefix(
@@ -97,35 +100,59 @@ def _seen_by_prefix(
 
 
 def _sample(size: int, place: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
-    """Keep the targets of the step and ``negatives`` random others: (kept places, the targets' new places)."""
+    """Keep the targets of the step and ``negatives`` random others: (kept places, the targets' new
+    places).
+    """
     drawn = torch.randperm(size, device=place.device)[:negatives]
     kept = torch.unique(torch.cat([place, drawn]))
     return kept, torch.searchsorted(kept, place)
 
 
-def catalogue_loss(
-    queries: Tensor,
-    targets: Tensor,
-    items: Tensor,
-    inverse_temperature: Tensor,
-    seen: tuple[Tensor, Tensor] | None = None,
+def catalogue_logits(
+    queries: Tensor, items: Tensor, inverse_temperature: Tensor, seen: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Softmax of the target against every item of the catalogue (ours; the loss that makes SASRec strong).
+    """Logits over the whole catalogue, -inf where nothing may be recommended.
 
     Args:
         queries: float [M, d], not normalised.
-        targets: int64 [M] item ids.
-        items: float [N, d] unit rows; row 0 is padding and is left out.
+        items: float [N, d] unit rows; row 0 is padding.
         inverse_temperature: scalar 1 / tau.
-        seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is ignored.
+        seen: (query, item) pairs that are out, or None.
 
     Returns:
-        Scalar mean over the M predictions.
+        float [M, N].
     """
-    logits = F.normalize(queries, dim=-1) @ items.T * inverse_temperature
-    hide = torch.zeros_like(logits, dtype=torch.bool)
-    hide[:, 0] = True
+    return hide(F.normalize(queries, dim=-1) @ items.T * inverse_temperature, seen)
+
+
+def hide(logits: Tensor, seen: tuple[Tensor, Tensor] | None = None, targets: Tensor | None = None) -> Tensor:
+    """Logits [M, N] with -inf at the padding item and at seen items.
+
+    Args:
+        logits: float [M, N].
+        seen: (row, item) pairs, or None.
+        targets: int64 [M], items that stay open even when they are named as seen, or None.
+    """
+    closed = torch.zeros_like(logits, dtype=torch.bool)
+    closed[:, 0] = True
     if seen is not None:
-        hide[seen[0], seen[1]] = True
-        hide[torch.arange(len(targets), device=targets.device), targets] = False
-    return F.cross_entropy(logits.masked_fill(hide, float("-inf")), targets)
+        closed[seen[0], seen[1]] = True
+        if targets is not None:
+            closed[torch.arange(len(targets), device=targets.device), targets] = False
+    return logits.masked_fill(closed, float("-inf"))
+
+
+def pooled_log_scores(logits: Tensor, buckets: PrefixBuckets) -> Tensor:
+    """log of the catalogue scores summed under each prefix.
+
+    Args:
+        logits: float [M, N] from ``catalogue_logits``.
+        buckets: the catalogue by prefix.
+
+    Returns:
+        float [M, C]; very small, not -inf, where a prefix has nothing left.
+    """
+    top = logits.detach().amax(dim=1, keepdim=True).clamp_min(-1e4)
+    weight = (logits - top).exp()[:, buckets.order]
+    parts = weight.split(buckets.sizes.tolist(), dim=1)  # one backward for all slices
+    return torch.stack([part.sum(dim=1) for part in parts], dim=1).clamp_min(1e-30).log() + top

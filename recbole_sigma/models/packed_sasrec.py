@@ -15,14 +15,19 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
 from recbole_sigma.data import PackedDataset, packed_sequences
+from recbole_sigma.models.losses import hide, seen_pairs
+from recbole_sigma.models.packed_model import PackedModel
 
 
 class PackedSASRecDataset(PackedDataset):
     """The dataset RecBole picks for the model named PackedSASRec."""
 
 
-class PackedSASRec(SASRec):
+class PackedSASRec(PackedModel, SASRec):
     """See the module's docstring.
+
+    Where the protocol filters seen items, the items of a window's history are no negatives
+    (``sasrec_mask_seen``): the same lever that SIGMA's losses have.
 
     ``sasrec_score: dot`` scores by inner product as SASRec does; ``cosine`` by cosine times a learned scale.
     """
@@ -30,18 +35,9 @@ class PackedSASRec(SASRec):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.cosine = config["sasrec_score"] == "cosine"
+        self.mask_seen = bool(config["sasrec_mask_seen"]) and bool(config["filter_seen"])
         if self.cosine:
             self.scale = nn.Parameter(torch.tensor(1.0 / float(config["sasrec_temperature"])))
-
-    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
-        """Redraw the window boundaries."""
-        train_data._dataset.resample(epoch)
-
-    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Decay matrices only."""
-        decayed = [p for p in self.parameters() if p.dim() > 1]
-        free = [p for p in self.parameters() if p.dim() <= 1]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
     def states(self, item_seq: Tensor) -> Tensor:
         """SASRec's hidden states at every position: float [B, T] -> [B, T, d]."""
@@ -66,8 +62,8 @@ class PackedSASRec(SASRec):
         inputs, targets = items[:, :-1], items[:, 1:]
         inside = torch.arange(inputs.shape[1], device=items.device)[None] < (length - 1)[:, None]
         logits = self._logits(self.states(inputs)[inside], self.item_embedding.weight)
-        logits[:, 0] = -torch.inf
-        return F.cross_entropy(logits, targets[inside])
+        seen = seen_pairs(items, *inside.nonzero(as_tuple=True)) if self.mask_seen else None
+        return F.cross_entropy(hide(logits, seen, targets[inside]), targets[inside])
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, float [B, N]."""

@@ -1,7 +1,8 @@
-"""SIGMA: one causal language model, items as [semantic-ID prefix, continuous item token], generation in three steps.
+"""SIGMA: one causal language model, items as [semantic-ID prefix, continuous item token], generation in three
+steps.
 
-Method: SIGMA, arXiv 2602.22913. Which sentence of the paper lives in which function, and where we differ, is written in
-docs/paper_map.md.
+Method: SIGMA, arXiv 2602.22913. Which sentence of the paper lives in which function, and where we differ, is
+written in docs/paper_map.md.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ from recbole_sigma.decoding.hybrid import build_buckets, fused_scores, hybrid_se
 from recbole_sigma.instructions.prompts import END, PAD, START, code_offsets
 from recbole_sigma.models.backbone import build_backbone, hidden_states
 from recbole_sigma.models.fusion import ItemFusion
-from recbole_sigma.models.losses import catalogue_loss, same_prefix_loss, seen_pairs
+from recbole_sigma.models.losses import (
+    catalogue_logits,
+    pooled_log_scores,
+    same_prefix_loss,
+    seen_pairs,
+)
+from recbole_sigma.models.packed_model import PackedModel
 from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
 from recbole_sigma.preparation import Prepared, prepare
 from recbole_sigma.ranking import top_k
 from recbole_sigma.values import RankedItems, UserError
 
 
-class SIGMA(SequentialRecommender):
+class SIGMA(PackedModel, SequentialRecommender):
     """RecBole model SIGMA.
 
     Args:
@@ -99,28 +106,23 @@ class SIGMA(SequentialRecommender):
             float(config["fusion_dropout"]),
             bool(config["fusion_id_residual"]),
         )
+        self.instruction_gate = nn.Parameter(torch.zeros(d_model))
+        self.prefix_gate = nn.Parameter(torch.zeros(d_model))
+        self.pooling = bool(config["sigma_prefix_pooling"])
         start = math.log(1.0 / float(config["sigma_temperature"]))
         self.log_scale = nn.Parameter(torch.tensor([start, start]))
         self.decode_temperature = float(config["decode_temperature"])
         self.sigma_reference = float(config["decode_sigma_reference"])
         self.register_buffer("mean_spread", torch.ones(()))
 
-    # --- training -------------------------------------------------------------------------------------------------------
-
-    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
-        """Redraw the window boundaries of the packed rows."""
-        train_data._dataset.resample(epoch)
-
-    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Decay matrices only: norms, biases, temperatures and 'absent' vectors are left free."""
-        decayed = [p for p in self.parameters() if p.dim() > 1]
-        free = [p for p in self.parameters() if p.dim() <= 1]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    # --- training -------------------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Losses of one batch of packed rows: (L_NTP, gamma L_ID, catalogue term, label term), each weighted.
 
         The first three are taken at every history position, the last at the labels after the instruction.
+        Every prediction counts alike, a label ``sigma_label_weight`` times: a mean of few labels beside a
+        mean of many positions would drown the dense signal in noise.
         """
         items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
         users = interaction[self.USER_ID]
@@ -134,45 +136,60 @@ class SIGMA(SequentialRecommender):
         targets = items[:, 1:][valid]
         row, column = valid.nonzero(as_tuple=True)
         context = history[:, :-1, depth][valid]
-        queries = context + history[:, 1:, depth - 1][valid] if depth else context
-        losses = self._prediction_losses(context, queries, targets, unit, self._seen(items, row, column))
-        if after is None:
-            return (*losses, tokens.new_zeros(()))
-        label = torch.gather(items, 1, after + 1).reshape(-1)
-        context, queries = self._label_states(history, branches, after)
-        row = torch.arange(len(items), device=items.device).repeat_interleave(after.shape[1])
-        seen = self._seen(items, row, after.reshape(-1))
-        label_loss = torch.stack(self._prediction_losses(context, queries, label, unit, seen)).sum()
-        self._track_spread(context)
-        return (*losses, self.weights[3] * label_loss)
+        queries = context + self.prefix_gate * history[:, 1:, depth - 1][valid] if depth else context
+        dense = len(targets)
+        if after is not None:
+            label_context, label_queries = self._label_states(history, branches, after)
+            targets = torch.cat([targets, torch.gather(items, 1, after + 1).reshape(-1)])
+            label_row = torch.arange(len(items), device=items.device).repeat_interleave(after.shape[1])
+            row, column = torch.cat([row, label_row]), torch.cat([column, after.reshape(-1)])
+            context = torch.cat([context, label_context])
+            queries = torch.cat([queries, label_queries])
+        seen = None
+        if self.mask_seen:
+            prediction, item = seen_pairs(items, row, column)
+            other = item != targets[prediction]
+            seen = prediction[other], item[other]
+        losses = self._prediction_losses(context, queries, targets, unit, seen)
+        labels = len(targets) - dense
+        scale = 1.0 / (dense + self.weights[3] * labels)
+        label = sum((loss[dense:].sum() for loss in losses), start=unit.new_zeros(()))
+        return (*(loss[:dense].sum() * scale for loss in losses), self.weights[3] * scale * label)
 
     def _label_states(self, history: Tensor, branches: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Context and item query of each label.
 
-        The context is the state at the end of the instruction plus the state at the last history item: the instruction
-        corrects the prediction that the history alone makes. The query adds the state at the last prefix token.
+        The context is the state at the last history item plus the gated state at the end of the instruction:
+        the instruction corrects the prediction that the history alone makes, and with the gate shut (as it
+        starts) a label is exactly the prediction of its history position. The query adds the state at the
+        last prefix token.
 
         Args:
-            history: float [B, T, S, d]; branches: float [B, M, I + l, d]; after: int64 [B, M].
+            history: float [B, T, S, d].
+            branches: float [B, M, I + l, d].
+            after: int64 [B, M].
 
         Returns:
             (context, query), both float [B * M, d].
         """
         end = branches[:, :, self.layout.instruction - 1]
-        base = torch.gather(history[:, :, self.prefix_length], 1, after[:, :, None].expand(-1, -1, end.shape[-1]))
-        context = (end + base).flatten(0, 1)
+        base = torch.gather(
+            history[:, :, self.prefix_length], 1, after[:, :, None].expand(-1, -1, end.shape[-1])
+        )
+        context = (base + self.instruction_gate * end).flatten(0, 1)
         if not self.prefix_length:
             return context, context
-        return context, context + branches[:, :, -1].flatten(0, 1)
-
-    def _seen(self, items: Tensor, rows: Tensor, last: Tensor) -> tuple[Tensor, Tensor] | None:
-        """History of each prediction where the protocol filters seen items: what cannot be asked for is no negative."""
-        return seen_pairs(items, rows, last) if self.mask_seen else None
+        return context, context + self.prefix_gate * branches[:, :, -1].flatten(0, 1)
 
     def _prediction_losses(
-        self, context: Tensor, queries: Tensor, targets: Tensor, unit: Tensor, seen: tuple[Tensor, Tensor] | None
+        self,
+        context: Tensor,
+        queries: Tensor,
+        targets: Tensor,
+        unit: Tensor,
+        seen: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, ...]:
-        """L_NTP, L_ID and the catalogue term for M predictions.
+        """L_NTP, gamma L_ID and the weighted catalogue term of M predictions, each float [M].
 
         Args:
             context: float [M, d] states that precede the prefix; also the query over the whole catalogue.
@@ -181,18 +198,25 @@ class SIGMA(SequentialRecommender):
             unit: float [N, d] unit item tokens.
             seen: (prediction, item) pairs left out of the softmaxes over items, or None.
         """
-        zero = unit.new_zeros(())
-        prefix = F.cross_entropy(self._prefix_logits(context), self.buckets.prefix[targets]) if self.prefix_length else zero
+        zero = unit.new_zeros(len(targets))
+        _, gamma, catalogue, _ = self.weights
+        logits = whole = zero
+        if catalogue or self.pooling or not self.prefix_length:
+            logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen)
+            whole = F.cross_entropy(logits, targets, reduction="none")
+        if not self.prefix_length:
+            return zero, zero, whole
+        prefix_logits = self._prefix_logits(context)
+        if self.pooling:
+            prefix_logits = prefix_logits + pooled_log_scores(logits, self.buckets)
+        self._track_spread(prefix_logits[-256:].detach())
+        prefix = F.cross_entropy(prefix_logits, self.buckets.prefix[targets], reduction="none")
         item = zero
-        if self.weights[1] and self.prefix_length:
+        if gamma:
             item = same_prefix_loss(
                 queries, targets, unit, self.buckets, self.log_scale[0].exp(), self.negatives, seen
             )
-        whole = zero
-        if self.weights[2] or not self.prefix_length:
-            whole = catalogue_loss(context, targets, unit, self.log_scale[1].exp(), seen)
-        weight = self.weights[2] if self.prefix_length else 1.0
-        return self.weights[0] * prefix, self.weights[1] * item, weight * whole
+        return prefix, gamma * item, catalogue * whole
 
     def _draw_branches(self, length: Tensor) -> Tensor | None:
         """Random history positions (0-based item numbers) after which a label is attached: int64 [B, M]."""
@@ -226,7 +250,9 @@ class SIGMA(SequentialRecommender):
                 parts.append(self._embed(self._prefix_tokens(label)))
             block = torch.cat(parts, dim=2)
             allowed = branch_allowed(allowed, profile, text, self.pad, after, layout, layout.prefix)
-            positions = torch.cat([positions, branch_positions(after, layout, layout.prefix).reshape(batch, -1)], dim=1)
+            positions = torch.cat(
+                [positions, branch_positions(after, layout, layout.prefix).reshape(batch, -1)], dim=1
+            )
             rows = torch.cat([rows, block.reshape(batch, -1, rows.shape[2])], dim=1)
         states = hidden_states(self.backbone, rows, positions, allowed)
         history = states[:, layout.profile : width].reshape(batch, slots, layout.slot, -1)
@@ -234,15 +260,12 @@ class SIGMA(SequentialRecommender):
             return history, states[:, :0]
         return history, states[:, width:].reshape(batch, count, layout.instruction + layout.prefix, -1)
 
-    @torch.no_grad()
-    def _track_spread(self, context: Tensor) -> None:
-        """Running mean of the beam scores' spread over training labels, the reference of ``decode_sigma_reference: 0``."""
-        if self.prefix_length:
-            log_probs = self._prefix_logits(context).log_softmax(dim=-1)
-            _, scores = prefix_beam(log_probs, self.buckets, self.beam_width)
-            self.mean_spread.lerp_(beam_spread(scores, self.space).mean(), 0.01)
+    def _track_spread(self, prefix_logits: Tensor) -> None:
+        """Running mean of the beam spread in training: the reference of ``decode_sigma_reference: 0``."""
+        _, scores = prefix_beam(prefix_logits.log_softmax(dim=-1), self.buckets, self.beam_width)
+        self.mean_spread.lerp_(beam_spread(scores, self.space).mean(), 0.01)
 
-    # --- pieces shared by training and generation -----------------------------------------------------------------------
+    # --- pieces shared by training and generation -----------------------------------------------------------
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.backbone.get_input_embeddings()(ids)
@@ -264,14 +287,14 @@ class SIGMA(SequentialRecommender):
         begin = self.code_offset[0]
         return states @ self.backbone.get_output_embeddings().weight[begin : begin + self.code_size[0]].T
 
-    # --- generation -----------------------------------------------------------------------------------------------------
+    # --- generation -----------------------------------------------------------------------------------------
 
     def _prompt(self, interaction: Any) -> tuple[Tensor, Tensor, Any, Tensor, Tensor]:
         """Encode each user's prompt once.
 
         Returns:
-            (context [B, d] at the end of the instruction, unit items [N, d], the KV cache, readable columns bool
-            [B, S], position id of the next token int64 [B]).
+            (context [B, d] at the end of the instruction, unit items [N, d], the KV cache, readable columns
+            bool [B, S], position id of the next token int64 [B]).
         """
         from transformers import DynamicCache
 
@@ -288,26 +311,45 @@ class SIGMA(SequentialRecommender):
         allowed = branch_allowed(allowed, profile, text[:, None], self.pad, after, layout, 0)
         width = layout.history_end(slots)
         positions = torch.cat(
-            [torch.arange(width, device=items.device).expand(batch, -1), branch_positions(after, layout, 0)[:, 0]], dim=1
+            [
+                torch.arange(width, device=items.device).expand(batch, -1),
+                branch_positions(after, layout, 0)[:, 0],
+            ],
+            dim=1,
         )
         cache = DynamicCache(config=self.backbone.config)
         states = hidden_states(self.backbone, rows, positions, allowed, cache)
         last_item = layout.profile + length * layout.slot - 1
-        context = states[:, -1] + states[torch.arange(batch, device=items.device), last_item]
+        context = (
+            states[torch.arange(batch, device=items.device), last_item]
+            + self.instruction_gate * states[:, -1]
+        )
         readable = allowed[:, -1]
         return context, F.normalize(tokens, dim=-1), cache, readable, layout.profile + length * layout.slot
 
-    def _beam_queries(self, context: Tensor, beam: Tensor, cache: Any, readable: Tensor, position: Tensor) -> Tensor:
-        """One trunk step over the beam: unit item queries [B, W, d]; beams are query positions over one shared cache."""
+    def _beam_queries(
+        self, context: Tensor, beam: Tensor, cache: Any, readable: Tensor, position: Tensor
+    ) -> Tensor:
+        """One trunk step over the beam: unit item queries [B, W, d]; beams are query positions over one
+        shared cache.
+        """
         batch, width = beam.shape
         embeddings = self._embed(beam + self.code_offset[0])
         own = torch.eye(width, dtype=torch.bool, device=beam.device).expand(batch, -1, -1)
         allowed = torch.cat([readable[:, None, :].expand(-1, width, -1), own], dim=2)
         states = hidden_states(self.backbone, embeddings, position[:, None].expand(-1, width), allowed, cache)
-        return F.normalize(context[:, None] + states, dim=-1)
+        return F.normalize(context[:, None] + self.prefix_gate * states, dim=-1)
 
-    def _temperature(self, which: int) -> float:
-        return float(torch.exp(-self.log_scale[which])) * self.decode_temperature
+    def _prefix_log_probs(self, context: Tensor, unit: Tensor, seen: tuple[Tensor, Tensor] | None) -> Tensor:
+        """log P(code | prompt), float [B, C]."""
+        logits = self._prefix_logits(context)
+        if self.pooling:
+            whole = catalogue_logits(context, unit, self.log_scale[1].exp(), seen)
+            logits = logits + pooled_log_scores(whole, self.buckets)
+        return logits.log_softmax(dim=-1)
+
+    def _inverse_temperature(self, which: int) -> Tensor:
+        return self.log_scale[which].exp() / self.decode_temperature
 
     def _reference(self) -> float:
         return self.sigma_reference or float(self.mean_spread)
@@ -328,12 +370,12 @@ class SIGMA(SequentialRecommender):
             return top_k(self.full_sort_predict(interaction), k, seen)
         context, unit, cache, readable, position = self._prompt(interaction)
         return hybrid_search(
-            self._prefix_logits(context).log_softmax(dim=-1),
+            self._prefix_log_probs(context, unit, seen),
             lambda beam: self._beam_queries(context, beam, cache, readable, position),
             unit,
             self.buckets,
             k,
-            self._temperature(0),
+            1.0 / float(self._inverse_temperature(0)),
             self.mode,
             self.beam_width,
             self.space,
@@ -343,28 +385,33 @@ class SIGMA(SequentialRecommender):
 
     @torch.inference_mode()
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """log P(item | prompt) of every item: float [B, N], -inf for padding and for items outside the beam."""
+        """log P(item | prompt) of every item: float [B, N], -inf for padding and for items outside the
+        beam.
+        """
         context, unit, cache, readable, position = self._prompt(interaction)
         if self.mode == "id_only" or not self.prefix_length:
-            logits = F.normalize(context, dim=-1) @ unit.T / self._temperature(1)
-            logits[:, 0] = float("-inf")
-            return logits.log_softmax(dim=-1)
-        log_probs = self._prefix_logits(context).log_softmax(dim=-1)
+            return catalogue_logits(context, unit, self._inverse_temperature(1)).log_softmax(dim=-1)
+        log_probs = self._prefix_log_probs(context, unit, None)
         beam, score, scale = step_one(
             log_probs, self.buckets, self.mode, self.beam_width, self.space, self._reference()
         )
         queries = self._beam_queries(context, beam, cache, readable, position)
-        return fused_scores(queries, beam, score, unit, self.buckets, self._temperature(0), scale)
+        return fused_scores(
+            queries, beam, score, unit, self.buckets, 1.0 / float(self._inverse_temperature(0)), scale
+        )
 
     def predict(self, interaction: Any) -> Tensor:
         """log P of each row's own target item: float [B]."""
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
 
-    # --- checkpoints ----------------------------------------------------------------------------------------------------
+    # --- checkpoints ----------------------------------------------------------------------------------------
 
     def checkpoint_extra(self) -> dict[str, Any]:
         """Item preparation travels with the weights: vectors, codes, prompt tokens, tokenizer."""
-        return {**self.prepared.tensors(), "prepared_header": json.dumps(self.prepared.header(), ensure_ascii=False)}
+        return {
+            **self.prepared.tensors(),
+            "prepared_header": json.dumps(self.prepared.header(), ensure_ascii=False),
+        }
 
 
 def _choice(config: Any, key: str, allowed: tuple[str, ...]) -> str:

@@ -1,4 +1,6 @@
-"""Health of semantic IDs: is the codebook used, do items collide, is the prefix predictable and small enough?"""
+"""Health of semantic IDs: is the codebook used, do items collide, is the prefix predictable and small
+enough?
+"""
 
 from __future__ import annotations
 
@@ -55,12 +57,14 @@ class CodeHealth:
 
     def __str__(self) -> str:
         rows = [
-            f"  level {i + 1}: {level.used}/{level.size} codes used, perplexity {level.perplexity:.1f}, largest {level.largest}"
+            f"  level {i + 1}: {level.used}/{level.size} codes used, perplexity {level.perplexity:.1f},"
+            f" largest {level.largest}"
             for i, level in enumerate(self.levels)
         ]
         head = (
-            f"semantic IDs of {self.n_items} items: collision rate {self.collision_rate:.3f}, {self.prefixes} prefixes of "
-            f"length {self.prefix_length}, largest bucket {self.largest_bucket}, prefix entropy {self.prefix_entropy:.2f} nats"
+            f"semantic IDs of {self.n_items} items: collision rate {self.collision_rate:.3f}, {self.prefixes}"
+            f" prefixes of length {self.prefix_length}, largest bucket {self.largest_bucket}, prefix entropy"
+            f" {self.prefix_entropy:.2f} nats"
         )
         return "\n".join([head, *rows, *(f"  warning: {warning}" for warning in self.warnings)])
 
@@ -85,7 +89,8 @@ def code_health(codes: np.ndarray, sizes: tuple[int, ...], prefix_length: int) -
         levels.append(health)
         if health.used < 0.8 * min(size, n):
             warnings.append(
-                f"level {level + 1} uses {health.used} of {size} codes: a smaller tokenizer_codebook_size fits this catalogue"
+                f"level {level + 1} uses {health.used} of {size} codes: a smaller tokenizer_codebook_size"
+                " fits this catalogue"
             )
     _, count = np.unique(codes, axis=0, return_counts=True)
     collision = float(count[count > 1].sum() / n)
@@ -101,6 +106,12 @@ def code_health(codes: np.ndarray, sizes: tuple[int, ...], prefix_length: int) -
             "tokenizer_codebook_size or give items more text"
         )
     return CodeHealth(
-        n, tuple(levels), collision, prefix_length, len(bucket), float(-(share * np.log(share)).sum()), int(bucket.max()),
-        tuple(warnings),
-    )  # fmt: skip
+        n_items=n,
+        levels=tuple(levels),
+        collision_rate=collision,
+        prefix_length=prefix_length,
+        prefixes=len(bucket),
+        prefix_entropy=float(-(share * np.log(share)).sum()),
+        largest_bucket=int(bucket.max()),
+        warnings=tuple(warnings),
+    )

@@ -13,11 +13,20 @@ N, C, D, B = 30, 6, 4, 5
 
 def case(seed=0):
     g = torch.Generator().manual_seed(seed)
-    prefix = torch.cat([torch.zeros(1, dtype=torch.int64), torch.randint(C - 1, (N - 1,), generator=g)])  # code C-1 is empty
+    prefix = torch.cat(
+        [torch.zeros(1, dtype=torch.int64), torch.randint(C - 1, (N - 1,), generator=g)]
+    )  # code C-1 is empty
     items = F.normalize(torch.randn(N, D, generator=g), dim=1)
     log_probs = torch.randn(B, C, generator=g).log_softmax(1)
     table = F.normalize(torch.randn(B, C, D, generator=g), dim=2)
-    return prefix, items, build_buckets(prefix, C), log_probs, lambda beam: table[torch.arange(B)[:, None], beam], table
+    return (
+        prefix,
+        items,
+        build_buckets(prefix, C),
+        log_probs,
+        lambda beam: table[torch.arange(B)[:, None], beam],
+        table,
+    )
 
 
 def brute_force(prefix, items, log_probs, table, mode, width, tau, seen=()):
@@ -49,7 +58,9 @@ def test_scores_equal_the_formulas(mode, width):
     prefix, items, buckets, log_probs, query_of, table = case()
     beam, score, scale = step_one(log_probs, buckets, mode, width, "logprob", 1.0)
     got = fused_scores(query_of(beam), beam, score, items, buckets, 0.3, scale)
-    torch.testing.assert_close(got, brute_force(prefix, items, log_probs, table, mode, width, 0.3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        got, brute_force(prefix, items, log_probs, table, mode, width, 0.3), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("mode", ["apf", "fixed_temp"])
@@ -65,7 +76,9 @@ def test_probabilities_sum_to_one(mode, width):
 @pytest.mark.parametrize("mode", ["apf", "fixed_temp", "top1_prefix"])
 def test_list_equals_the_sorted_distribution_over_unseen_items(k, mode):
     prefix, items, buckets, log_probs, query_of, table = case(2)
-    whole_prefix = [i for i in range(1, N) if prefix[i] == prefix[3]]  # user 0 has seen everything under one prefix
+    whole_prefix = [
+        i for i in range(1, N) if prefix[i] == prefix[3]
+    ]  # user 0 has seen everything under one prefix
     seen = [(0, i) for i in whole_prefix] + [(0, 0), (1, 1), (4, 28), (4, 28)] + [(2, i) for i in range(1, N)]
     pairs = tuple(torch.tensor(column) for column in zip(*seen))
     ranked = hybrid_search(log_probs, query_of, items, buckets, k, 0.3, mode, 0, seen=pairs)
@@ -75,7 +88,9 @@ def test_list_equals_the_sorted_distribution_over_unseen_items(k, mode):
         order = [i for i in order if torch.isfinite(expected[b, i])]
         assert [int(i) for i in ranked.items[b] if i] == order[:k]
         assert int(ranked.short[b]) == max(0, k - len(order))
-        torch.testing.assert_close(ranked.scores[b, : len(order[:k])], expected[b, order[:k]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            ranked.scores[b, : len(order[:k])], expected[b, order[:k]], atol=1e-5, rtol=1e-5
+        )
     assert int(ranked.short[2]) == k and torch.isinf(ranked.scores[ranked.items == 0]).all()
 
 

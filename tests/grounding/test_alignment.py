@@ -66,7 +66,9 @@ def planted(seed=0, n=60, groups=6):
 
 def test_alignment_teaches_text_what_users_do():
     group, text, teacher, view = planted()
-    grounded, log = align_text(text, teacher, [view], AlignmentOptions(dim=16, hidden=64, steps=200, batch_pairs=32, dropout=0.0))
+    grounded, log = align_text(
+        text, teacher, [view], AlignmentOptions(dim=16, hidden=64, steps=200, batch_pairs=32, dropout=0.0)
+    )
     same = group[1:, None] == group[None, 1:]
     np.fill_diagonal(same, False)
 
@@ -90,7 +92,9 @@ def test_same_seed_same_vectors_and_the_global_generator_is_left_alone():
     assert torch.rand(1) == expected
     second, _ = align_text(text, teacher, [view], options)
     np.testing.assert_array_equal(first, second)
-    other, _ = align_text(text, teacher, [view], AlignmentOptions(dim=8, hidden=16, steps=5, batch_pairs=8, seed=4))
+    other, _ = align_text(
+        text, teacher, [view], AlignmentOptions(dim=8, hidden=16, steps=5, batch_pairs=8, seed=4)
+    )
     assert not np.array_equal(first, other)
 
 
@@ -98,7 +102,9 @@ def test_no_distillation_changes_the_vectors():
     _, text, teacher, view = planted()
     base = AlignmentOptions(dim=8, hidden=16, steps=20, batch_pairs=8)
     with_kd, _ = align_text(text, teacher, [view], base)
-    without, log = align_text(text, teacher, [view], AlignmentOptions(dim=8, hidden=16, steps=20, batch_pairs=8, kd_weight=0))
+    without, log = align_text(
+        text, teacher, [view], AlignmentOptions(dim=8, hidden=16, steps=20, batch_pairs=8, kd_weight=0)
+    )
     assert not np.allclose(with_kd, without) and log[-1]["loss_kd"] == 0
 
 
@@ -108,7 +114,9 @@ def test_views_hold_what_they_promise():
     counts = sp.csr_matrix(np.array([[0, 0, 0, 0], [0, 0, 4.0, 1.0], [0, 4.0, 0, 0], [0, 1.0, 0, 0]]))
     view = collaborative_view(counts)
     assert {(a, b) for a, b in zip(view.left, view.right)} == {(1, 2), (1, 3)}
-    assert view.weight.sum() == pytest.approx(1) and view.weight[view.right == 2] > view.weight[view.right == 3]
+    assert (
+        view.weight.sum() == pytest.approx(1) and view.weight[view.right == 2] > view.weight[view.right == 3]
+    )
     shared = shared_value_view("taxonomy", ["", "a", "a", "b", "", "a"], 3, seed=0)
     assert set(shared.left) == {1, 2, 5} and (shared.left != shared.right).all()
     assert len(shared_value_view("brand", ["", "x", "y"], 3, seed=0)) == 0

@@ -25,7 +25,9 @@ def write_planted(folder: Path, users: int = 80, length: int = 16, seed: int = 0
     rows = [
         f"i{g}_{c}\t{words[g]} thing number {c}\tkind {words[g]}" for g in range(GROUPS) for c in range(CYCLE)
     ]
-    (folder / f"{folder.name}.item").write_text("item_id:token\ttitle:token\tcategory:token\n" + "\n".join(rows) + "\n")
+    (folder / f"{folder.name}.item").write_text(
+        "item_id:token\ttitle:token\tcategory:token\n" + "\n".join(rows) + "\n"
+    )
     (folder / f"{folder.name}.user").write_text(
         "user_id:token\tage:token\n" + "\n".join(f"u{u}\t{20 + u % 3}" for u in range(users)) + "\n"
     )
@@ -47,7 +49,11 @@ def planted_settings(planted_root, tmp_path):
 def planted_config(root: Path, scratch: Path) -> dict:
     return {
         "data_path": str(root),
-        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title", "category"], "user": ["user_id", "age"]},
+        "load_col": {
+            "inter": ["user_id", "item_id", "timestamp"],
+            "item": ["item_id", "title", "category"],
+            "user": ["user_id", "age"],
+        },
         "text_fields": ["title", "category"],
         "category_field": "category",
         "brand_field": None,
@@ -70,4 +76,4 @@ def planted_config(root: Path, scratch: Path) -> dict:
         "tokenizer_bpe_size": 320,
         "train_warmup_epochs": 1,
         "seed": 7,
-    }  # fmt: skip
+    }

@@ -4,25 +4,38 @@ import torch.nn.functional as F
 
 from recbole_sigma.decoding.hybrid import build_buckets
 from recbole_sigma.models.fusion import ItemFusion
-from recbole_sigma.models.losses import catalogue_loss, same_prefix_loss, seen_pairs
+from recbole_sigma.models.losses import (
+    catalogue_logits,
+    hide,
+    pooled_log_scores,
+    same_prefix_loss,
+    seen_pairs,
+)
+
+
+def catalogue_loss(queries, targets, items, scale, seen=None):
+    logits = F.normalize(queries, dim=-1) @ items.T * scale
+    return F.cross_entropy(hide(logits, seen, targets), targets, reduction="none")
 
 
 def setup(n=12, d=5, prefixes=4):
     torch.manual_seed(0)
-    prefix = torch.cat([torch.zeros(1, dtype=torch.int64), torch.randint(prefixes - 1, (n - 1,))])  # the last code is unused
+    prefix = torch.cat(
+        [torch.zeros(1, dtype=torch.int64), torch.randint(prefixes - 1, (n - 1,))]
+    )  # the last code is unused
     items = F.normalize(torch.randn(n, d), dim=1)
     return prefix, items, build_buckets(prefix, prefixes), torch.randn(7, d), torch.randint(1, n, (7,))
 
 
 def test_same_prefix_loss_equals_a_loop_over_positions():
     prefix, items, buckets, queries, targets = setup()
-    expected = 0.0
+    each = []
     for q, y in zip(queries, targets):
         members = [i for i in range(1, 12) if prefix[i] == prefix[y]]
         logits = torch.stack([F.normalize(q, dim=0) @ items[i] * 3.0 for i in members])
-        expected += F.cross_entropy(logits, torch.tensor(members.index(int(y))))
+        each.append(F.cross_entropy(logits, torch.tensor(members.index(int(y)))))
     got = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0))
-    torch.testing.assert_close(got, expected / 7)
+    torch.testing.assert_close(got, torch.stack(each))
 
 
 def test_sampled_negatives_keep_the_target_and_bound_the_loss():
@@ -30,12 +43,12 @@ def test_sampled_negatives_keep_the_target_and_bound_the_loss():
     torch.manual_seed(1)
     few = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0), negatives=4)
     everything = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0))
-    assert 0 < few < everything
+    assert 0 < few.mean() < everything.mean()
 
 
 def test_catalogue_loss_leaves_the_padding_item_out():
     _, items, _, queries, targets = setup()
-    expected = F.cross_entropy(F.normalize(queries, dim=1) @ items[1:].T * 2.0, targets - 1)
+    expected = F.cross_entropy(F.normalize(queries, dim=1) @ items[1:].T * 2.0, targets - 1, reduction="none")
     torch.testing.assert_close(catalogue_loss(queries, targets, items, torch.tensor(2.0)), expected)
     changed = items.clone()
     changed[0] = 100.0
@@ -70,7 +83,9 @@ def test_seen_pairs_list_every_history_item():
 
 
 def test_seen_items_are_no_negatives():
-    """Both losses with seen pairs equal the losses on a catalogue without those items, prediction by prediction."""
+    """Both losses with seen pairs equal the losses on a catalogue without those items, prediction by
+    prediction.
+    """
     prefix, items, buckets, queries, targets = setup(n=20)
     seen = [(m, i) for m in range(7) for i in (2, 5, 11) if i != int(targets[m])] + [(3, int(targets[3]))]
     pairs = tuple(torch.tensor(column) for column in zip(*seen))
@@ -86,5 +101,33 @@ def test_seen_items_are_no_negatives():
             else:
                 local += loss
     scale = torch.tensor(3.0)
-    torch.testing.assert_close(catalogue_loss(queries, targets, items, scale, pairs), whole)
-    torch.testing.assert_close(same_prefix_loss(queries, targets, items, buckets, scale, 0, pairs), local)
+    torch.testing.assert_close(catalogue_loss(queries, targets, items, scale, pairs).mean(), whole)
+    torch.testing.assert_close(
+        same_prefix_loss(queries, targets, items, buckets, scale, 0, pairs).mean(), local
+    )
+
+
+def test_pooled_scores_are_the_sums_under_each_prefix():
+    prefix, items, buckets, queries, _ = setup()
+    seen = (torch.tensor([0, 0, 4]), torch.tensor([3, 7, 1]))
+    logits = catalogue_logits(queries, items, torch.tensor(3.0), seen)
+    assert torch.isinf(logits[:, 0]).all() and torch.isinf(logits[0, [3, 7]]).all()
+    pooled = pooled_log_scores(logits, buckets)
+    for m in range(7):
+        for c in range(4):
+            members = [i for i in range(1, 12) if prefix[i] == c]
+            expected = logits[m, members].exp().sum()
+            assert pooled[m, c].exp().item() == pytest.approx(float(expected), rel=1e-4, abs=1e-9)
+
+
+def test_with_gates_shut_the_hybrid_distribution_is_the_catalogue_softmax():
+    """Pooling makes the factorised distribution a refinement of the full softmax, equal to it at the start."""
+    from recbole_sigma.decoding.hybrid import fused_scores, prefix_beam
+
+    _, items, buckets, queries, _ = setup()
+    scale = torch.tensor(3.0)
+    logits = catalogue_logits(queries, items, scale)
+    beam, score = prefix_beam(pooled_log_scores(logits, buckets).log_softmax(1), buckets, 0)
+    unit = F.normalize(queries, dim=1)[:, None].expand(-1, beam.shape[1], -1)
+    fused = fused_scores(unit, beam, score, items, buckets, 1 / 3.0, torch.ones(7))
+    torch.testing.assert_close(fused, logits.log_softmax(1), atol=1e-5, rtol=1e-5)

@@ -35,7 +35,7 @@ def test_it_is_recboles_network(planted) -> None:
 
 @pytest.mark.parametrize("score", ["dot", "cosine"])
 def test_the_packed_loss_is_the_mean_of_the_prefix_losses(score, planted) -> None:
-    model, data = build(planted, sasrec_score=score)
+    model, data = build(planted, sasrec_score=score, sasrec_mask_seen=False)
     packed = next(iter(data.train))[torch.arange(4)]
     losses = []
     for row in range(len(packed)):
@@ -71,3 +71,21 @@ def test_it_learns_a_certain_next_item(planted) -> None:
     }
     result = run_sigma("PackedSASRec", "planted", config_dict=values, saved=False)
     assert result["test_result"]["hit@1"] >= 0.95
+
+
+def test_items_of_the_history_are_no_negatives(planted) -> None:
+    model, data = build(planted, filter_seen=True)
+    packed = next(iter(data.train))[torch.arange(2)]
+    losses = []
+    for row in range(2):
+        length = int(packed["item_length"][row])
+        items = [*packed["item_id_list"][row, :length].tolist(), int(packed["item_id"][row])]
+        for end in range(1, len(items)):
+            history = torch.tensor([items[:end] + [0] * (50 - end)])
+            logits = model._logits(model.forward(history, torch.tensor([end])), model.item_embedding.weight)[
+                0
+            ]
+            allowed = [i for i in range(1, model.n_items) if i == items[end] or i not in items[:end]]
+            place = torch.tensor(allowed.index(items[end]))
+            losses.append(torch.nn.functional.cross_entropy(logits[allowed], place))
+    torch.testing.assert_close(model.calculate_loss(packed), torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)

@@ -1,4 +1,6 @@
-"""Masks of packed rows against a token-by-token definition, and the trunk's states against unpacked prompts."""
+"""Masks of packed rows against a token-by-token definition, and the trunk's states against unpacked
+prompts.
+"""
 
 import pytest
 import torch
@@ -30,7 +32,9 @@ def test_attention_equals_the_definition(prefix):
     history = history_allowed(profile, PAD, length, 4, layout)
     allowed = branch_allowed(history, profile, instruction, PAD, after, layout, tail)
     for b in range(2):
-        columns = describe(layout, profile[b].tolist(), 4, length[b], after[b].tolist(), instruction[b].tolist(), tail)
+        columns = describe(
+            layout, profile[b].tolist(), 4, length[b], after[b].tolist(), instruction[b].tolist(), tail
+        )
         assert allowed.shape[1] == len(columns)
         for q, (kind, which, step, _) in enumerate(columns):
             for s, (other, where, place, real) in enumerate(columns):
@@ -72,7 +76,11 @@ def test_states_of_a_branch_equal_those_of_a_prompt_that_stops_there():
         single = branch_allowed(single, profile, text[:, m : m + 1], PAD, after[:, m : m + 1], layout, 0)
         prompt = torch.cat([embed(profile), slots[:, : items * layout.slot], embed(text[:, m])], dim=1)
         place = torch.cat(
-            [torch.arange(layout.history_end(items))[None], branch_positions(after[:, m : m + 1], layout, 0).flatten(1)], dim=1
+            [
+                torch.arange(layout.history_end(items))[None],
+                branch_positions(after[:, m : m + 1], layout, 0).flatten(1),
+            ],
+            dim=1,
         )
         alone = hidden_states(model, prompt, place, single)[0, -3:]
         torch.testing.assert_close(packed[m, -1], alone[-1], atol=1e-5, rtol=1e-5)

@@ -84,7 +84,9 @@ def test_one_user_alone_gets_the_list_of_the_batch(planted_settings):
 
 
 def test_cached_beam_step_equals_a_full_pass(planted_settings):
-    """The query of every prefix from the shared cache equals the one from a packed row that ends in that label."""
+    """The query of every prefix from the shared cache equals the one from a packed row that ends in that
+    label.
+    """
     _, data, model = build(planted_settings)
     model.eval()
     batch = one_batch(data.test)[:4]
@@ -98,7 +100,9 @@ def test_cached_beam_step_equals_a_full_pass(planted_settings):
             rows = torch.cat([items, torch.zeros(4, 1, dtype=torch.int64)], dim=1)
             rows[torch.arange(4), length] = label
             model.instructions = model.instructions[:1]
-            history, branches = model._packed_forward(batch["user_id"], rows, length + 1, model.fusion(), (length - 1)[:, None])
+            history, branches = model._packed_forward(
+                batch["user_id"], rows, length + 1, model.fusion(), (length - 1)[:, None]
+            )
             slow_context, slow_query = model._label_states(history, branches, (length - 1)[:, None])
             torch.testing.assert_close(slow_context, context, atol=1e-4, rtol=1e-4)
             slow = torch.nn.functional.normalize(slow_query, dim=-1)
@@ -108,7 +112,9 @@ def test_cached_beam_step_equals_a_full_pass(planted_settings):
 def test_same_seed_same_metrics_other_seed_others(planted_settings, tmp_path):
     short = {**planted_settings, "epochs": 2, "learning_rate": 0.002}
     first = run_sigma("SIGMA", "planted", config_dict=short, saved=False)
-    again = run_sigma("SIGMA", "planted", config_dict={**short, "artifact_dir": str(tmp_path / "fresh")}, saved=False)
+    again = run_sigma(
+        "SIGMA", "planted", config_dict={**short, "artifact_dir": str(tmp_path / "fresh")}, saved=False
+    )
     other = run_sigma("SIGMA", "planted", config_dict={**short, "seed": 8}, saved=False)
     assert first["test_result"] == again["test_result"]
     assert first["history"][-1]["train_loss"] == again["history"][-1]["train_loss"]
@@ -128,6 +134,7 @@ def training_view(root, scratch):
 
 def test_permuting_the_held_out_items_changes_nothing_that_training_sees(tmp_path):
     write_planted(tmp_path / "a" / "planted")
+
     def swap(user, step, item):  # another user's item of the same step, for validation and test only
         return f"i{(user + 1) % 4}_{(user + step) % 6}" if step >= 14 else item
 
@@ -148,7 +155,10 @@ def test_the_leak_test_can_fail(tmp_path):
     before, rows_before = training_view(tmp_path / "a", tmp_path / "sa")
     after, rows_after = training_view(tmp_path / "b", tmp_path / "sb")
     assert not torch.equal(before.vectors.collaborative, after.vectors.collaborative)
-    assert any(not torch.equal(one["item_id_list"], other["item_id_list"]) for one, other in zip(rows_before, rows_after))
+    assert any(
+        not torch.equal(one["item_id_list"], other["item_id_list"])
+        for one, other in zip(rows_before, rows_after)
+    )
 
 
 def test_prepared_items_survive_a_round_trip(planted_settings):
@@ -175,7 +185,9 @@ def test_artifacts_are_reused_and_damage_is_refused(planted_settings, tmp_path):
         build(planted_settings)
 
 
-def test_a_checkpoint_carries_its_preparation_and_refuses_another_catalogue(planted_settings, planted_root, tmp_path):
+def test_a_checkpoint_carries_its_preparation_and_refuses_another_catalogue(
+    planted_settings, planted_root, tmp_path
+):
     result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1})
     moved = tmp_path / "elsewhere"
     _, model, _, _, _, test = load_data_and_model(result["checkpoint"], {"artifact_dir": str(moved)})
@@ -203,11 +215,15 @@ def test_ablations_by_one_key_train(planted_settings):
         {"sigma_catalogue_weight": 0.0},
         {"sigma_id_weight": 0.0},
         {"sigma_negatives": 1},
+        {"sigma_prefix_pooling": False},
+        {"sigma_prefix_pooling": False, "sigma_catalogue_weight": 0.0},
         {"sigma_mask_seen": False, "filter_seen": True},
         {"task_labels_per_row": 0},
         {"decode_beam": 3, "topk": [1], "valid_metric": "NDCG@1"},
     ):
-        result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1, **change}, saved=False)
+        result = run_sigma(
+            "SIGMA", "planted", config_dict={**planted_settings, "epochs": 1, **change}, saved=False
+        )
         assert np.isfinite(result["best_valid_score"]), change
 
 

@@ -1,0 +1,20 @@
+"""What every model that trains on packed rows shares with the trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PackedModel:
+    """Mixin for RecBole models whose dataset is a ``PackedDataset``."""
+
+    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
+        """Redraw the window boundaries of the packed rows."""
+        train_data._dataset.resample(epoch)
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Decay matrices only: norms, biases, temperatures and gates are left free."""
+        parameters = list(self.parameters())  # type: ignore[attr-defined]
+        decayed = [p for p in parameters if p.dim() > 1]
+        free = [p for p in parameters if p.dim() <= 1]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

@@ -1,0 +1,70 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_sigma.artifacts import ArtifactStore, fingerprint, write_atomically
+from recbole_sigma.values import UserError
+
+
+def test_fingerprints_follow_every_part():
+    base = dict(a=np.arange(4), b="text", c={"x": 1})
+    assert fingerprint(**base) == fingerprint(**dict(reversed(list(base.items()))))
+    for change in (dict(a=np.arange(5)), dict(a=np.arange(4, dtype=np.int32)), dict(b="texT"), dict(c={"x": 2})):
+        assert fingerprint(**{**base, **change}) != fingerprint(**base)
+    assert fingerprint(a=np.zeros((2, 3))) != fingerprint(a=np.zeros((3, 2)))
+    assert fingerprint(ab="c") != fingerprint(a="bc")
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    store = ArtifactStore(tmp_path / "new" / "folder")
+    tensors = {"x": torch.randn(3, 2), "n": torch.arange(4), "b": torch.randn(2).to(torch.bfloat16)}
+    assert store.load("items", "k" * 64) is None
+    store.save("items", "k" * 64, tensors, {"note": "größe"})
+    loaded, header = store.load("items", "k" * 64)
+    assert header == {"note": "größe"} and all(torch.equal(loaded[name], value) for name, value in tensors.items())
+
+
+def test_a_file_under_another_fingerprint_is_refused(tmp_path):
+    store = ArtifactStore(tmp_path)
+    path = store.save("items", "a" * 64, {"x": torch.ones(2)}, {})
+    os.replace(path, store.path("items", "b" * 64))
+    with pytest.raises(UserError, match="another preparation.*delete"):
+        store.load("items", "b" * 64)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "pickle"])
+def test_damaged_files_are_refused_by_name(tmp_path, damage):
+    store = ArtifactStore(tmp_path)
+    path = store.save("items", "a" * 64, {"x": torch.arange(8.0)}, {"k": 1})
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-3] ^= 4
+    elif damage == "cut":
+        del content[-5:]
+    elif damage == "empty":
+        content.clear()
+    else:
+        torch.save({"x": 1}, path)
+        content = bytearray(path.read_bytes())
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="delete the file") as error:
+        store.load("items", "a" * 64)
+    assert path.name in str(error.value)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["f"]
+
+
+def test_an_unwritable_folder_gets_a_sentence(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(UserError, match="artifact_dir"):
+        ArtifactStore(blocked / "sub").save("items", "a" * 64, {"x": torch.ones(1)}, {})
