@@ -2,9 +2,11 @@
 
 Layout of a SIGMA prompt (paper figure 1c; the wording is ours)::
 
-    <|start|> user profile: age 24, gender m. recent items: | [<a_k> v_i] [<a_k> v_j] ... | instruction <|end|> | <a_y> <q>
+    <|start|> user profile: age 24, gender m. recent items: | [<a_k> v_i] [<a_k> v_j] ... | instruction
+    <|end|> | <a_y> <q>
 
-The history is not text: each item is its prefix tokens followed by one continuous token, see ``models.sigma``.
+The history is not text: each item is its prefix tokens followed by one continuous token, see
+``models.sigma``.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def train_bpe(texts: Sequence[str], vocab_size: int, code_sizes: Sequence[int]) 
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([code_token(level, code) for level, k in enumerate(code_sizes) for code in range(k)])
+    tokenizer.add_special_tokens(
+        [code_token(level, code) for level, k in enumerate(code_sizes) for code in range(k)]
+    )
     return tokenizer
 
 
@@ -72,7 +76,9 @@ def code_offsets(tokenizer: Tokenizer, code_sizes: Sequence[int]) -> list[int]:
         first = tokenizer.token_to_id(code_token(level, 0))
         last = tokenizer.token_to_id(code_token(level, size - 1))
         if first is None or last is None or last - first != size - 1:
-            raise ValueError(f"the tokenizer's tokens of semantic-ID level {level} do not match a codebook of {size}")
+            raise ValueError(
+                f"the tokenizer's tokens of semantic-ID level {level} do not match a codebook of {size}"
+            )
         offsets.append(first)
     return offsets
 

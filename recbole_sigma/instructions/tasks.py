@@ -57,9 +57,16 @@ def load_task(path: Path) -> Task:
         try:
             template.format(**dict.fromkeys(slots, ""))
         except (KeyError, IndexError, ValueError) as error:
-            raise UserError(f"{path}: templates: '{template}' uses a slot outside slots={list(slots)}") from error
+            raise UserError(
+                f"{path}: templates: '{template}' uses a slot outside slots={list(slots)}"
+            ) from error
     return Task(
-        str(raw["name"]), int(raw["version"]), float(raw["weight"]), slots, templates, int(raw["minimum_support"])
+        str(raw["name"]),
+        int(raw["version"]),
+        float(raw["weight"]),
+        slots,
+        templates,
+        int(raw["minimum_support"]),
     )
 
 
@@ -73,7 +80,9 @@ def load_tasks(folder: Path) -> dict[str, Task]:
     for path in sorted(folder.glob("*.yaml")):
         task = load_task(path)
         if task.name in tasks:
-            raise UserError(f"{path}: the task name '{task.name}' is already taken by another file in {folder}")
+            raise UserError(
+                f"{path}: the task name '{task.name}' is already taken by another file in {folder}"
+            )
         tasks[task.name] = task
     if not tasks:
         raise UserError(f"no task files (*.yaml) in {folder}")

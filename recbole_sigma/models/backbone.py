@@ -31,15 +31,17 @@ def build_backbone(
 ) -> nn.Module:
     """Build the causal language model named by ``backbone``.
 
-    ``scratch:<size>`` is a GPT-2 shape (pre-norm, learned positions, dropout everywhere: what small data needs) with
-    input and output embeddings untied.
+    ``scratch:<size>`` is a GPT-2 shape (pre-norm, learned positions, dropout everywhere: what small data
+    needs) with input and output embeddings untied.
 
     Args:
         name: ``scratch:tiny``, ``scratch:small`` or ``scratch:base``.
         vocab_size: size of the tokenizer, semantic-ID tokens included.
         max_positions: longest packed row or prompt.
         dropout: embedding, attention and residual dropout.
-        pad_id, start_id, end_id: special token ids.
+        pad_id: id of the padding token.
+        start_id: id of the start token.
+        end_id: id of the end token.
 
     Raises:
         UserError: unknown name.
@@ -71,7 +73,9 @@ def build_backbone(
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a boolean [B, Q, S] 'may attend' table into the additive 4-D mask [B, 1, Q, S] that sdpa and eager take."""
+    """Turn a boolean [B, Q, S] 'may attend' table into the additive 4-D mask [B, 1, Q, S] that sdpa and eager
+    take.
+    """
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min).unsqueeze(1)
 

@@ -1,19 +1,23 @@
-"""One continuous token per item: frozen vectors, trained projections, a small fusion MLP (paper: 'Proj & Fuse')."""
+"""One continuous token per item: frozen vectors, trained projections, a small fusion MLP (paper: 'Proj &
+Fuse').
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-RESIDUAL_STD = 0.3  # against unit variance per modality: small enough to start from content, large enough to move slowly
+RESIDUAL_STD = (
+    0.3  # against unit variance per modality: small enough to start from content, large enough to move slowly
+)
 
 
 class ItemFusion(nn.Module):
     """Fuse(W_id v_id; W_txt v_txt; W_img v_img) for every item of the catalogue.
 
-    The frozen inputs are buffers. Each modality is projected and layer-normalised; an item that lacks a modality gets
-    that modality's learned 'absent' vector. A trained per-item residual is added; the paper's fused vectors come from
-    frozen inputs alone, so the residual is ours (``id_residual=False`` removes it).
+    The frozen inputs are buffers. Each modality is projected and layer-normalised; an item that lacks a
+    modality gets that modality's learned 'absent' vector. A trained per-item residual is added; the paper's
+    fused vectors come from frozen inputs alone, so the residual is ours (``id_residual=False`` removes it).
 
     Args:
         modalities: name -> float32 [N, d_m] frozen vectors; zero rows mean 'absent'.
@@ -24,7 +28,12 @@ class ItemFusion(nn.Module):
     """
 
     def __init__(
-        self, modalities: dict[str, Tensor], d_model: int, hidden: int, dropout: float, id_residual: bool = True
+        self,
+        modalities: dict[str, Tensor],
+        d_model: int,
+        hidden: int,
+        dropout: float,
+        id_residual: bool = True,
     ) -> None:
         super().__init__()
         if not modalities and not id_residual:
@@ -36,7 +45,9 @@ class ItemFusion(nn.Module):
         for name, vectors in modalities.items():
             n_items = vectors.shape[0]
             self.register_buffer(f"frozen_{name}", vectors.float(), persistent=False)
-            self.projections[name] = nn.Sequential(nn.Linear(vectors.shape[1], d_model), nn.LayerNorm(d_model))
+            self.projections[name] = nn.Sequential(
+                nn.Linear(vectors.shape[1], d_model), nn.LayerNorm(d_model)
+            )
             self.absent[name] = nn.Parameter(torch.randn(d_model) * 0.02)
         self.mlp = (
             nn.Sequential(nn.Linear(len(self.names) * d_model, hidden), nn.SiLU(), nn.Linear(hidden, d_model))

@@ -1,11 +1,12 @@
 """Positions, attention and read-out columns of SIGMA's packed rows.
 
-A row is: profile text [P] | T item slots of S = l + 1 tokens (l prefix tokens, then the item token) | branches.
-A branch hangs off the history after item t: the instruction's text [I], then the l prefix tokens of the label. It sees the
-profile, items 0..t and itself; nothing sees it, so any number of labels shares one pass over the history.
+A row is: profile text [P] | T item slots of S = l + 1 tokens (l prefix tokens, then the item token) |
+branches. A branch hangs off the history after item t: the instruction's text [I], then the l prefix tokens of
+the label. It sees the profile, items 0..t and itself; nothing sees it, so any number of labels shares one
+pass over the history.
 
-A branch's label tokens take the position ids that the next item's slot has in the history. The trunk then meets the same
-situation in a label as at every history position, and both train one function.
+A branch's label tokens take the position ids that the next item's slot has in the history. The trunk then
+meets the same situation in a label as at every history position, and both train one function.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class RowLayout:
         return self.history_end(window + 1) + max(self.instruction, self.prefix)
 
 
-def history_allowed(profile_tokens: Tensor, pad: int, length: Tensor, items: int, layout: RowLayout) -> Tensor:
+def history_allowed(
+    profile_tokens: Tensor, pad: int, length: Tensor, items: int, layout: RowLayout
+) -> Tensor:
     """Causal attention inside profile and history, padding hidden.
 
     Args:
@@ -68,7 +71,13 @@ def history_allowed(profile_tokens: Tensor, pad: int, length: Tensor, items: int
 
 
 def branch_allowed(
-    history: Tensor, profile_tokens: Tensor, instruction_tokens: Tensor, pad: int, after: Tensor, layout: RowLayout, tail: int
+    history: Tensor,
+    profile_tokens: Tensor,
+    instruction_tokens: Tensor,
+    pad: int,
+    after: Tensor,
+    layout: RowLayout,
+    tail: int,
 ) -> Tensor:
     """Extend a history table by branches.
 
@@ -107,7 +116,9 @@ def branch_allowed(
 
 
 def branch_positions(after: Tensor, layout: RowLayout, tail: int) -> Tensor:
-    """Position ids of the branches: int64 [B, M, I + tail]; text counts on from the history, labels take the slot's ids."""
+    """Position ids of the branches: int64 [B, M, I + tail]; text counts on from the history, labels take the
+    slot's ids.
+    """
     base = layout.profile + (after + 1) * layout.slot
     text = torch.arange(layout.instruction, device=after.device)
     label = torch.arange(tail, device=after.device)

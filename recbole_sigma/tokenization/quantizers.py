@@ -41,11 +41,13 @@ def rq_kmeans(
     n, d = residual.shape
     if not np.isfinite(residual).all():
         bad = int(np.flatnonzero(~np.isfinite(residual).all(axis=1))[0])
-        raise UserError(f"item vectors hold NaN or infinity (first at item row {bad + 1}): rebuild them before quantizing")
+        raise UserError(
+            f"item vectors hold NaN or infinity (first at item row {bad + 1}): rebuild them before quantizing"
+        )
     if max(sizes) > n:
         raise UserError(
-            f"tokenizer_codebook_size: a codebook of {max(sizes)} needs at least as many items, there are {n}; "
-            f"use 0 (auto) or at most {n}"
+            f"tokenizer_codebook_size: a codebook of {max(sizes)} needs at least as many items, there are"
+            f" {n}; use 0 (auto) or at most {n}"
         )
     codes = np.zeros((n, len(sizes)), dtype=np.int64)
     centroids: list[np.ndarray] = []
@@ -65,7 +67,9 @@ def rq_kmeans(
 
 
 def _plus_plus(vectors: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """k-means++ seeds [size, d]; random seeds leave planted clusters merged. At most 64 candidates per seed are looked at."""
+    """k-means++ seeds [size, d]; random seeds leave planted clusters merged. At most 64 candidates per seed
+    are looked at.
+    """
     rng = np.random.default_rng(seed)
     limit = max(64 * size, 4096)
     if len(vectors) > limit:
