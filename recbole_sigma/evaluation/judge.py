@@ -12,6 +12,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Evaluator
+from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
 from recbole_sigma.chronology import Chronology
@@ -117,12 +118,12 @@ class Judge:
         """Lists of one batch, from ``model.rank`` or from dense scores."""
         if getattr(model, "generative", False):
             return model.rank(interaction, self.k, seen)
-        try:
-            scores = model.full_sort_predict(interaction)
-        except NotImplementedError:
+        if (
+            type(model).full_sort_predict is AbstractRecommender.full_sort_predict
+        ):  # which only raises
             scores = self._predict_all(model, interaction, n_items, loader)
-        if scores.is_inference():  # top_k writes into the scores
-            scores = scores.clone()
+        else:
+            scores = model.full_sort_predict(interaction)
         return top_k(scores.view(-1, n_items), self.k, seen)
 
     def _predict_all(self, model: Any, interaction: Interaction, n_items: int, loader: Any) -> Tensor:
