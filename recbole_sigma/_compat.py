@@ -55,8 +55,7 @@ def stand_in_for_ray() -> bool:
     """Put an empty ``ray``/``ray.tune`` in ``sys.modules`` where the real ray cannot be imported.
 
     reason:  recbole.quick_start imports ray.tune at its top, though only its hyper-parameter search uses it;
-        ray 2.6.3
-             needs ``pkg_resources``, which setuptools 82 removed, and has no build past CPython 3.11.
+             ray 2.6.3 needs ``pkg_resources``, which setuptools 82 removed, and has none past Python 3.11.
     bound:   ray absent, or setuptools >= 82 beside ray <= 2.6.3.
     remove:  when RecBole imports ray lazily.
 
@@ -80,9 +79,8 @@ def stand_in_for_ray() -> bool:
 def quiet_known_warnings() -> None:
     """Silence, by exact message, warnings of RecBole's own code that a user of this package cannot act on.
 
-    reason:  RecBole 1.2.1 calls torch.cuda.amp.GradScaler, pandas' chained fillna, and numpy arrays that are
-        not
-             writable; each would print once per run.
+    reason:  RecBole 1.2.1 calls torch.cuda.amp.GradScaler, pandas' chained fillna, and makes tensors of numpy
+             arrays that are not writable; each would print once per run.
     bound:   recbole 1.2.1.
     remove:  with the call that warns.
     """
@@ -116,9 +114,8 @@ def repaired_model(model_class: type) -> type:
     """RecBole's Pop counting every train interaction; any other class as it is.
 
     reason:  RecBole 1.2.1's Pop counts an item once per training *batch* (an indexed assignment does not
-        accumulate) and
-             counts the sampled negatives of the point-wise loader as well, so its ranking depends on the
-             batch size.
+             accumulate) and counts the sampled negatives of the point-wise loader as well, so its ranking
+             depends on the batch size.
     bound:   recbole 1.2.1; used by our runner only, RecBole's own runner keeps RecBole's Pop.
     remove:  when Pop.calculate_loss accumulates.
     """

@@ -220,9 +220,9 @@ def _hook_trainer(module: types.ModuleType) -> None:
 def merge_internal(config: Any, original: Callable[..., None], model_class: type, dataset: str) -> None:
     """Run Config._load_internal_config_dict with our property files at RecBole's own precedence.
 
-    Order: RecBole's overall, ours; RecBole's model, its ancestors' and ours; sample; RecBole's dataset,
-        ours; then RecBole's
-    quick-start file of the model type. Files, dictionaries and the command line outrank all of these.
+    Order: RecBole's overall, ours; RecBole's model, its ancestors' and ours; sample; RecBole's dataset, ours;
+    then RecBole's quick-start file of the model type. Files, dictionaries and the command line outrank all of
+    these.
     """
     load = config._update_internal_config_dict
     here = properties_dir()

@@ -3,9 +3,8 @@
 Two events of a user at most ``knn_window`` steps apart add 1/sqrt(gap) to their pair of items, in both
 directions. The similarity of items i and j is C_ij / (sqrt(n_i n_j) + knn_shrink), n the items' train
 counts: a cosine with shrinkage. A candidate's score is the sum of its similarities to the user's last
-    ``knn_last`` events, each
-weighted knn_decay^age (the newest event has age 0). RecBole's ItemKNN is another model: it knows neither
-order nor recency.
+``knn_last`` events, each weighted knn_decay^age (the newest event has age 0). RecBole's ItemKNN is another
+model: it knows neither order nor recency.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from scipy import sparse
 from torch import Tensor, nn
+
+from recbole_sigma.grounding.cooccurrence import windowed_cooccurrence
 
 
 def window_similarity(
@@ -35,13 +36,7 @@ def window_similarity(
     Returns:
         float64 [N, N], symmetric, zero diagonal.
     """
-    pairs = sparse.csr_matrix((n_items, n_items))
-    for gap in range(1, min(window, len(items) - 1) + 1):
-        same = (users[gap:] == users[:-gap]) & (items[gap:] != items[:-gap])
-        earlier, later = items[:-gap][same], items[gap:][same]
-        weight = np.full(len(earlier), gap**-0.5)
-        pairs = pairs + sparse.coo_matrix((weight, (earlier, later)), shape=(n_items, n_items)).tocsr()
-    pairs = (pairs + pairs.T).tocoo()
+    pairs = windowed_cooccurrence(users, items, n_items, window).tocoo()
     count = np.bincount(items, minlength=n_items).astype(np.float64)
     value = pairs.data / (np.sqrt(count[pairs.row] * count[pairs.col]) + shrink)
     return sparse.csr_matrix((value, (pairs.row, pairs.col)), shape=(n_items, n_items))
