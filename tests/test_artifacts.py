@@ -9,9 +9,14 @@ from recbole_sigma.values import UserError
 
 
 def test_fingerprints_follow_every_part():
-    base = dict(a=np.arange(4), b="text", c={"x": 1})
+    base = {"a": np.arange(4), "b": "text", "c": {"x": 1}}
     assert fingerprint(**base) == fingerprint(**dict(reversed(list(base.items()))))
-    for change in (dict(a=np.arange(5)), dict(a=np.arange(4, dtype=np.int32)), dict(b="texT"), dict(c={"x": 2})):
+    for change in (
+        dict(a=np.arange(5)),
+        dict(a=np.arange(4, dtype=np.int32)),
+        dict(b="texT"),
+        dict(c={"x": 2}),
+    ):
         assert fingerprint(**{**base, **change}) != fingerprint(**base)
     assert fingerprint(a=np.zeros((2, 3))) != fingerprint(a=np.zeros((3, 2)))
     assert fingerprint(ab="c") != fingerprint(a="bc")
@@ -23,7 +28,9 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert store.load("items", "k" * 64) is None
     store.save("items", "k" * 64, tensors, {"note": "größe"})
     loaded, header = store.load("items", "k" * 64)
-    assert header == {"note": "größe"} and all(torch.equal(loaded[name], value) for name, value in tensors.items())
+    assert header == {"note": "größe"} and all(
+        torch.equal(loaded[name], value) for name, value in tensors.items()
+    )
 
 
 def test_a_file_under_another_fingerprint_is_refused(tmp_path):
@@ -57,7 +64,9 @@ def test_damaged_files_are_refused_by_name(tmp_path, damage):
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "f"
     write_atomically(path, b"old")
-    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["f"]

@@ -118,9 +118,7 @@ class Judge:
         """Lists of one batch, from ``model.rank`` or from dense scores."""
         if getattr(model, "generative", False):
             return model.rank(interaction, self.k, seen)
-        if (
-            type(model).full_sort_predict is AbstractRecommender.full_sort_predict
-        ):  # which only raises
+        if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:  # which only raises
             scores = self._predict_all(model, interaction, n_items, loader)
         else:
             scores = model.full_sort_predict(interaction)

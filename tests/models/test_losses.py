@@ -121,7 +121,7 @@ def test_pooled_scores_are_the_sums_under_each_prefix():
 
 
 def test_with_gates_shut_the_hybrid_distribution_is_the_catalogue_softmax():
-    """Pooling makes the factorised distribution a refinement of the full softmax, equal to it at the start."""
+    """Pooling makes the factorised distribution a refinement of the full softmax, equal at the start."""
     from recbole_sigma.decoding.hybrid import fused_scores, prefix_beam
 
     _, items, buckets, queries, _ = setup()
