@@ -1,0 +1,120 @@
+"""Keys and values of beams without moving them: one pool per user plus a table of who descends from whom.
+
+A beam search that keeps one cache row per beam must copy the whole history whenever beams change places. Here
+all beams of a user share one cache row: the history's keys and values lie in it once, each decoding step
+appends the keys and values of its new positions, and a boolean table says which of them every beam may attend
+to (itself and its ancestors). Beams are query positions. Changing places is then a gather in that small
+table.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """What one forward pass hands to the search.
+
+    Attributes:
+        hidden: [B, W, d], the last hidden state of every query position (what the output head reads).
+        logits: [B, W, V] if the model computed them on its own, else None (the decoder's head computes them
+            on demand).
+    """
+
+    hidden: Tensor
+    logits: Tensor | None
+
+
+class Ancestry:
+    """Which pooled positions each beam descends from.
+
+    Args:
+        batch: number of users B.
+        root: number of positions that every beam descends from (1 for an encoder-decoder's start token, 0
+            otherwise).
+        device: where the table lives.
+    """
+
+    def __init__(self, batch: int, root: int, device: torch.device) -> None:
+        self.root = root
+        self.depth = 0
+        self.visible = torch.ones(batch, 1, root, dtype=torch.bool, device=device)
+        self.positions = torch.zeros(root, dtype=torch.int64, device=device)
+
+    @property
+    def size(self) -> int:
+        """Positions in the pool."""
+        return self.positions.numel()
+
+    def branch(self, parents: Tensor) -> tuple[Tensor, Tensor]:
+        """Let new beams grow from the current ones.
+
+        Args:
+            parents: int64 [B, W], for every new beam the current beam it extends.
+
+        Returns:
+            visible bool [B, W, P + W] over the pool and the W new positions, and the depth of these P + W
+            positions.
+        """
+        batch, width = parents.shape
+        inherited = self.visible.gather(1, parents[:, :, None].expand(-1, -1, self.size))
+        itself = torch.eye(width, dtype=torch.bool, device=parents.device).expand(batch, -1, -1)
+        new = self.positions.new_full((width,), self.depth + 1)
+        return torch.cat([inherited, itself], dim=2), torch.cat([self.positions, new])
+
+    def commit(self, visible: Tensor, positions: Tensor) -> None:
+        """Make the beams of the last :meth:`branch` the current ones."""
+        self.visible, self.positions = visible, positions
+        self.depth += 1
+
+    def paths(self, number: int, length: int) -> tuple[Tensor, Tensor]:
+        """Mask for ``number`` token paths of ``length`` that each continue the root, fed side by side.
+
+        Returns:
+            visible bool [1, M * T, P + M * T] (the root, and causal within a path; other paths and current
+            beams are hidden), and the depth of these P + M * T key positions.
+        """
+        device = self.positions.device
+        path = torch.arange(number * length, device=device) // length
+        depth = torch.arange(number * length, device=device) % length
+        within = (path[:, None] == path[None]) & (depth[None] <= depth[:, None])
+        pool = torch.zeros(number * length, self.size, dtype=torch.bool, device=device)
+        pool[:, : self.root] = True
+        return torch.cat([pool, within], dim=1)[None], torch.cat([self.positions, depth + 1])
+
+
+class Pool:
+    """Keys and values [B, H, P, d] of one layer in a buffer that grows in place."""
+
+    def __init__(self, reserve: int) -> None:
+        self.reserve = reserve
+        self.length = 0
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new positions behind the current length; returns views of everything including them."""
+        start, stop = self.length, self.length + keys.shape[2]
+        if self.keys is None or self.keys.shape[2] < stop:
+            self._grow(keys, values, max(stop, start + self.reserve))
+        self.keys[:, :, start:stop] = keys
+        self.values[:, :, start:stop] = values
+        self.length = stop
+        return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+    def _grow(self, keys: Tensor, values: Tensor, capacity: int) -> None:
+        old_keys, old_values = self.keys, self.values
+        self.keys = keys.new_empty(*keys.shape[:2], capacity, keys.shape[3])
+        self.values = values.new_empty(*values.shape[:2], capacity, values.shape[3])
+        if old_keys is not None:
+            self.keys[:, :, : self.length] = old_keys[:, :, : self.length]
+            self.values[:, :, : self.length] = old_values[:, :, : self.length]
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where attention is allowed, the most negative finite number of ``dtype`` elsewhere."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)

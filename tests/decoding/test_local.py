@@ -1,0 +1,205 @@
+"""Item search inside prefixes: brute-force equality, certificate, ties, seen items, prefixes of any
+length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_sigma.decoding import local
+from recbole_sigma.decoding.beam import SeenItems, search_prefixes
+from recbole_sigma.decoding.local import search_in_prefixes, sort_items
+from recbole_sigma.values import UserError
+
+
+def catalogue(prefix, vectors):
+    """SortedItems from the prefix of every item id (row 0 is padding)."""
+    order = torch.argsort(prefix[1:], stable=True) + 1
+    counts = torch.bincount(prefix[1:], minlength=int(prefix.max()) + 1)
+    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return sort_items(vectors, order, start)
+
+
+def brute_force(queries, prefix, vectors, log_p, scale, seen, keep_mass=True):
+    """[B, N] by its definition; ``queries`` [B, C, d] and ``log_p`` [B, C] by prefix."""
+    batch, count = queries.shape[0], len(prefix)
+    scores = torch.full((batch, count), -torch.inf, dtype=torch.float64)
+    for row in range(batch):
+        for p in prefix[1:].unique().tolist():
+            members = (prefix == p).nonzero().flatten()
+            members = members[members > 0]
+            logits = (vectors[members] @ queries[row, p] * scale[row]).double()
+            if not keep_mass:
+                own = seen[1][seen[0] == row]
+                logits = logits.masked_fill(torch.isin(members, own), -torch.inf)
+            scores[row, members] = logits.log_softmax(0) + log_p[row, p]
+    scores[seen] = -torch.inf
+    return scores.masked_fill(scores.isnan(), -torch.inf)
+
+
+@st.composite
+def cases(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    items, codes, batch = draw(st.integers(1, 40)), draw(st.integers(1, 9)), draw(st.integers(1, 4))
+    prefix = torch.randint(0, codes, (items + 1,), generator=generator)
+    # Small integers make equal scores common and exact.
+    vectors = torch.randint(-1, 2, (items + 1, 3), generator=generator).float()
+    queries = torch.randint(-1, 2, (batch, codes, 3), generator=generator).float()
+    log_p = torch.randint(-3, 0, (batch, codes), generator=generator).float()
+    number = draw(st.integers(0, 30))
+    seen = (
+        torch.randint(0, batch, (number,), generator=generator),
+        torch.randint(0, items + 1, (number,), generator=generator),
+    )
+    return prefix, vectors, queries, log_p, seen
+
+
+@settings(max_examples=120, deadline=None)
+@given(cases(), st.integers(1, 12), st.integers(1, 10), st.booleans())
+def test_lists_equal_brute_force_whatever_the_rounds(case, k, chunk, keep_mass):
+    prefix, vectors, queries, log_p, seen = case
+    batch, codes = log_p.shape
+    scale = torch.linspace(0.5, 2.0, batch)
+    present = torch.zeros(codes, dtype=torch.bool).index_fill_(0, prefix[1:].unique(), True)
+    shown = log_p.masked_fill(~present, -torch.inf)
+    scores, beam = shown.sort(dim=1, descending=True, stable=True)
+    beam = beam.masked_fill(scores == -torch.inf, -1)
+    rows = torch.arange(batch)[:, None]
+    got, used = search_in_prefixes(
+        lambda columns, part: queries[rows, part],
+        beam,
+        scores,
+        catalogue(prefix, vectors),
+        k,
+        scale,
+        seen,
+        chunk,
+    )
+    truth = brute_force(queries, prefix, vectors, log_p, scale, seen)
+    value, item = truth.sort(dim=1, descending=True, stable=True)
+    kept = min(k, truth.shape[1])
+    real = value[:, :kept] > -torch.inf
+    assert torch.equal(got.items[:, :kept] > 0, real)
+    assert torch.allclose(got.scores[:, :kept][real].double(), value[:, :kept][real], atol=1e-5)
+    assert used <= codes
+    for row in range(batch):
+        listed = got.items[row][got.items[row] > 0].tolist()
+        assert len(set(listed)) == len(listed)
+        for one, two in zip(listed[:-1], listed[1:], strict=True):
+            if prefix[one] == prefix[two] and torch.equal(vectors[one], vectors[two]):
+                assert one < two
+
+
+def test_the_certificate_stops_early_and_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    prefix = torch.randint(0, 60, (2001,), generator=generator)
+    vectors = torch.randn(2001, 8, generator=generator)
+    queries = torch.randn(3, 60, 8, generator=generator) * 3
+    scores, beam = (torch.randn(3, 60, generator=generator) * 4).log_softmax(1).sort(dim=1, descending=True)
+    rows = torch.arange(3)[:, None]
+    items = catalogue(prefix, vectors)
+    calls = []
+
+    def query_of(columns, part):
+        calls.append(len(columns))
+        return queries[rows, part]
+
+    whole, all_used = search_in_prefixes(query_of, beam, scores, items, 5, chunk=60)
+    early, used = search_in_prefixes(query_of, beam, scores, items, 5, chunk=4)
+    assert all_used == 60 and used < 40
+    assert sum(calls) == 60 + used
+    assert torch.equal(whole.items, early.items)
+    assert torch.allclose(whole.scores, early.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_prefixes_of_any_length_end_in_the_exact_distribution(shop, models, depth):
+    """Trie beam over all prefixes of a depth, then items: equal to the definition, one plain forward pass at
+    a time."""
+    model, (ids, mask) = models["llama"], shop.prompts(batch=2)
+    vectors = torch.randn(301, 32, generator=shop.generator)
+    items = sort_items(vectors, shop.trie.item_of_leaf, shop.trie.first_leaf[depth])
+    seen = shop.seen(batch=2, number=60)
+    decoder = shop.decoder(model, ids, mask)
+    beams = search_prefixes(decoder, shop.trie, shop.tokens, 600, depth, SeenItems(shop.trie, *seen, 2))
+
+    def query_of(columns, _):
+        return decoder.advance(beams.tokens[:, columns], beams.parents[:, columns], keep=False).hidden
+
+    got, _ = search_in_prefixes(query_of, beams.nodes, beams.scores, items, 20, seen=seen, chunk=33)
+    truth = torch.full((2, 301), -torch.inf)
+    for row in range(2):
+        prompt = ids[row][mask[row].bool()]
+        paths = torch.unique(shop.paths[:, :depth], dim=0)
+        sequence = torch.cat([prompt.expand(len(paths), -1), paths], dim=1)
+        with torch.no_grad():
+            out = model(sequence, output_hidden_states=True)
+        steps = out.logits[:, len(prompt) - 1 : -1].log_softmax(-1).gather(2, paths[..., None])[..., 0].sum(1)
+        for path, weight, query in zip(paths, steps, out.hidden_states[-1][:, -1], strict=True):
+            members = (shop.paths[:, :depth] == path).all(dim=1).nonzero().flatten() + 1
+            truth[row, members] = (vectors[members] @ query).log_softmax(0) + weight
+    truth[seen] = -torch.inf
+    value, item = truth.sort(dim=1, descending=True, stable=True)
+    assert torch.allclose(got.scores, value[:, :20], atol=3e-4)
+    clear = (value[:, :20] - value[:, 1:21]).abs() > 1e-3
+    clear[:, 1:] &= clear[:, :-1]
+    assert torch.equal(got.items[clear], item[:, :20][clear])
+
+
+def test_blocks_of_any_size_give_the_same_lists(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    prefix = torch.randint(0, 12, (300,), generator=generator)
+    vectors = torch.randn(300, 4, generator=generator)
+    queries = torch.randn(5, 12, 4, generator=generator)
+    scores, beam = torch.randn(5, 12, generator=generator).log_softmax(1).sort(dim=1, descending=True)
+    rows = torch.arange(5)[:, None]
+    seen = (
+        torch.randint(0, 5, (200,), generator=generator),
+        torch.randint(1, 300, (200,), generator=generator),
+    )
+
+    def run():
+        return search_in_prefixes(
+            lambda columns, part: queries[rows, part], beam, scores, catalogue(prefix, vectors), 9, None, seen
+        )[0]
+
+    usual = run()
+    monkeypatch.setattr(local, "_CELLS", 1)
+    small = run()
+    assert torch.equal(usual.items, small.items)
+    assert torch.allclose(usual.scores, small.scores, atol=1e-5)
+    usual.scores[:, 0] = 0.0  # an ordinary tensor: callers may write to it
+
+
+def test_empty_beams_and_everything_seen_give_empty_lists():
+    prefix = torch.tensor([0, 0, 1, 1])
+    items = catalogue(prefix, torch.ones(4, 2))
+    beam, scores = torch.tensor([[1, 0], [-1, -1]]), torch.tensor([[-0.5, -1.0], [-torch.inf, -torch.inf]])
+    seen = (torch.tensor([0, 0, 0]), torch.tensor([1, 2, 3]))
+    ones = lambda columns, part: torch.ones(2, len(columns), 2)  # noqa: E731
+    got, _ = search_in_prefixes(ones, beam, scores, items, 3, None, seen)
+    assert got.short.tolist() == [3, 3]
+    got, _ = search_in_prefixes(ones, beam, scores, items, 3, None, None)
+    assert got.items.tolist() == [[1, 2, 3], [0, 0, 0]]
+    assert got.short.tolist() == [0, 3]
+
+
+def test_a_prefix_without_items_in_the_beam_does_no_harm():
+    items = catalogue(torch.tensor([0, 0, 2]), torch.ones(3, 2))
+    got, _ = search_in_prefixes(
+        lambda c, p: torch.ones(1, len(c), 2),
+        torch.tensor([[1, 0, 2]]),
+        torch.tensor([[-0.1, -0.5, -2.0]]),
+        items,
+        3,
+    )
+    assert got.items.tolist() == [[1, 2, 0]]
+    assert got.scores[0, :2].tolist() == pytest.approx([-0.5, -2.0])
+
+
+def test_nan_is_refused():
+    items = catalogue(torch.tensor([0, 0, 0]), torch.full((3, 2), torch.nan))
+    with pytest.raises(UserError, match="NaN"):
+        search_in_prefixes(lambda c, p: torch.ones(1, 1, 2), torch.tensor([[0]]), torch.zeros(1, 1), items, 1)
