@@ -1,0 +1,370 @@
+"""TIGER (Rajput et al. 2023, arXiv 2305.05065): a T5 that reads and writes semantic IDs.
+
+An item is its residual-quantization code plus a digit that tells items with equal codes apart (section 3.1).
+A history is the sequence of these tokens, optionally behind a hashed user token (section 3.2). Lists come
+from constrained beam search over a trie of the catalogue, so every recommended item exists; the paper decodes
+without constraint and drops what does not. properties/recipes/ holds the published settings with their
+sources.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+from tqdm import tqdm
+from transformers import T5Config, T5ForConditionalGeneration
+
+from recbole_sigma.artifacts import ArtifactStore, fingerprint
+from recbole_sigma.data import PackedDataset
+from recbole_sigma.decoding.beam import beam_search
+from recbole_sigma.decoding.exact import exact_top_k, prefix_survival
+from recbole_sigma.decoding.t5 import T5Decoder
+from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
+from recbole_sigma.grounding.text import encode_texts
+from recbole_sigma.preparation import item_texts
+from recbole_sigma.tokenization.health import code_health
+from recbole_sigma.tokenization.import_codes import items_fingerprint, read_codes
+from recbole_sigma.tokenization.quantizers import rq_kmeans
+from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
+from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens, deduplicate
+from recbole_sigma.values import ItemCodes, RankedItems, UserError
+
+SAMPLES = ("all", "one")
+QUANTIZERS = ("rq-kmeans", "rq-vae", "file:<path>")
+PAD = 0
+_CHUNK = 64  # rows of similar length that share one forward pass in training
+_CODE_VERSION = 1
+
+
+class PrefixPacker:
+    """Training rows of TIGER: a history of at most ``window`` items and its next item.
+
+    Args:
+        users, items, ranks: int64 [E] training events grouped by user, in time order inside a user.
+        window: longest history.
+        seed: seed of the draws; epoch e always gives the same rows.
+        every: one row per event with a history; otherwise one random such row per user, redrawn every epoch.
+    """
+
+    def __init__(
+        self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, window: int, seed: int, every: bool
+    ) -> None:
+        self.users, self.items, self.ranks = users, items, ranks
+        self.window, self.seed, self.every = window, seed, every
+        starts = (
+            np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+            if len(users)
+            else np.zeros(0, dtype=np.int64)
+        )
+        targets = np.diff(np.r_[starts, len(users)]) - 1
+        self.starts, self.targets = starts[targets > 0], targets[targets > 0]
+
+    def __len__(self) -> int:
+        """Rows per epoch."""
+        return int(self.targets.sum()) if self.every else len(self.starts)
+
+    def draw(self, epoch: int) -> np.ndarray:
+        """Spans [rows, 2] of one epoch: first event of the history and the target, in event positions."""
+        if self.every:
+            start = np.repeat(self.starts, self.targets)
+            place = np.arange(len(start)) - np.repeat(np.cumsum(self.targets) - self.targets, self.targets)
+        else:
+            start = self.starts
+            place = np.random.default_rng((self.seed, epoch)).integers(0, self.targets)
+        target = start + 1 + place
+        return np.stack([np.maximum(start, target - self.window), target], axis=1)
+
+
+class TIGERDataset(PackedDataset):
+    """RecBole's rows for evaluation; training rows are drawn per epoch (``tiger_samples``)."""
+
+    prepared: ItemCodes | None = None
+
+    def build(self) -> list[Any]:
+        """Split and build rows, see :meth:`PackedDataset.build`."""
+        parts = super().build()
+        train, samples = parts[0], str(self.config["tiger_samples"])
+        if samples not in SAMPLES:
+            raise UserError(f"tiger_samples: '{samples}' is unknown; use one of {', '.join(SAMPLES)}")
+        packer = train.packer
+        train.packer = PrefixPacker(
+            packer.users, packer.items, packer.ranks, packer.window, packer.seed, every=samples == "all"
+        )
+        train.resample(0)
+        return parts
+
+    def use_prepared(self, extra: dict[str, Any]) -> None:
+        """Take the semantic IDs from a checkpoint instead of making them again.
+
+        Raises:
+            UserError: the checkpoint's codes belong to other items.
+        """
+        header = json.loads(extra["codes_header"])
+        if header["items_sha256"] != items_fingerprint(_item_tokens(self)[1:]):
+            raise UserError(
+                f"the checkpoint's semantic IDs belong to other items than dataset '{self.dataset_name}' has "
+                "now: its files or filters changed since training"
+            )
+        self.prepared = ItemCodes(extra["codes"].long(), tuple(header["sizes"]), 0)
+
+
+class TIGER(SequentialRecommender):
+    """RecBole model TIGER.
+
+    Args:
+        config: RecBole config with the keys of ``properties/model/TIGER.yaml``.
+        dataset: the train part of a built :class:`TIGERDataset`.
+
+    Raises:
+        UserError: an option out of range, items without text, or codes that do not fit the dataset.
+    """
+
+    input_type = InputType.POINTWISE
+    generative = True
+    loss_names = ("code",)
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.codes = dataset.prepared or prepare_codes(dataset, config)
+        self.items_sha256 = items_fingerprint(_item_tokens(dataset)[1:])
+        self.beam = int(config["decode_beam"])
+        self.user_tokens = int(config["tiger_user_tokens"])
+        offset = 1 + self.user_tokens
+        self.level_tokens = contiguous_tokens(self.codes.sizes, offset)
+        self._trie = build_trie(self.codes.codes, self.codes.sizes)
+        vocabulary = offset + sum(self.codes.sizes)
+        columns = [tokens[self.codes.codes[:, level]] for level, tokens in enumerate(self.level_tokens)]
+        item_tokens = torch.stack(columns, dim=1)
+        item_tokens[0] = PAD
+        self.register_buffer("item_tokens", item_tokens, persistent=False)
+        self.t5 = T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=vocabulary,
+                d_model=int(config["tiger_d_model"]),
+                d_kv=int(config["tiger_d_kv"]),
+                num_heads=int(config["tiger_heads"]),
+                d_ff=int(config["tiger_d_ff"]),
+                num_layers=int(config["tiger_layers"]),
+                num_decoder_layers=int(config["tiger_decoder_layers"]),
+                dropout_rate=float(config["tiger_dropout"]),
+                pad_token_id=PAD,
+                decoder_start_token_id=PAD,
+                eos_token_id=None,
+            )
+        )
+
+    # --- training
+    # -----------------------------------------------------------------------------------------------------
+
+    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
+        """Redraw the training rows."""
+        train_data._dataset.resample(epoch)
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Decay matrices only: norms are left free."""
+        decayed = [p for p in self.parameters() if p.dim() > 1]
+        free = [p for p in self.parameters() if p.dim() <= 1]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Cross-entropy of the next item's tokens, the mean over rows and levels."""
+        ids, mask = self._prompt(interaction)
+        labels = self.item_tokens[interaction[self.ITEM_ID]]
+        # Rows of similar length share a pass: the same sum of losses with less padding.
+        order = mask.sum(dim=1).argsort(descending=True)
+        total = self.t5.shared.weight.new_zeros(())
+        for rows in order.split(_CHUNK):
+            width = int(mask[rows[0]].sum())
+            logits = self.t5(
+                input_ids=ids[rows, :width], attention_mask=mask[rows, :width], labels=labels[rows]
+            ).logits
+            total = total + F.cross_entropy(logits.flatten(0, 1), labels[rows].flatten(), reduction="sum")
+        return total / labels.numel()
+
+    def _prompt(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """Token ids and mask [B, S] of the histories, right-padded: user token, then every item's tokens."""
+        ids = self.item_tokens[interaction[self.ITEM_SEQ]].flatten(1)
+        if self.user_tokens:
+            # A multiplicative hash (Knuth), so that neighbouring user ids do not share a token by
+            # construction.
+            hashed = (interaction[self.USER_ID] * 2654435761 % 2**32) * self.user_tokens // 2**32
+            ids = torch.cat([1 + hashed[:, None], ids], dim=1)
+        return ids, (ids != PAD).long()
+
+    # --- generation
+    # ---------------------------------------------------------------------------------------------------
+
+    def rank(self, interaction: Any, k: int, seen: tuple[Tensor, Tensor] | None = None) -> RankedItems:
+        """Recommend by constrained beam search.
+
+        Args:
+            interaction: rows with a history (``item_id_list``, ``item_length``, ``user_id``).
+            k: list length, at most ``decode_beam``.
+            seen: (row, item) pairs that must not be recommended, or None.
+
+        Returns:
+            ``RankedItems`` [B, k]; scores are log P(code | history).
+        """
+        return beam_search(
+            self._decoder(interaction), self._catalogue(), self._level_tokens(), k, self.beam, seen
+        )
+
+    def prefix_survival(self, interaction: Any, k: int, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Share of each user's exact top k that the beam search returned, float [B]; slow."""
+        kept = self.rank(interaction, k, seen)
+        exact = exact_top_k(
+            self._decoder(interaction), self._catalogue(), self._level_tokens(), k, kept.scores[:, -1], seen
+        )
+        return prefix_survival(exact, kept)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """The beam's items in dense scores [B, N], ``-inf`` elsewhere; for RecBole's own tools."""
+        ranked = self.rank(interaction, min(self.beam, self.n_items - 1))
+        scores = torch.full((len(ranked.items), self.n_items), -torch.inf, device=ranked.scores.device)
+        scores.scatter_(1, ranked.items, ranked.scores)
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def predict(self, interaction: Any) -> Tensor:
+        """log P of each row's own target item, float [B]."""
+        ids, mask = self._prompt(interaction)
+        labels = self.item_tokens[interaction[self.ITEM_ID]]
+        log_probs = self.t5(input_ids=ids, attention_mask=mask, labels=labels).logits.log_softmax(dim=-1)
+        return log_probs.gather(2, labels[..., None]).sum(dim=(1, 2))
+
+    def _decoder(self, interaction: Any) -> T5Decoder:
+        return T5Decoder(self.t5, *self._prompt(interaction))
+
+    def _catalogue(self) -> Trie:
+        if self._trie.item_of_leaf.device != self.item_tokens.device:
+            self._trie = self._trie.to(self.item_tokens.device)
+        return self._trie
+
+    def _level_tokens(self) -> list[Tensor]:
+        return [tokens.to(self.item_tokens.device) for tokens in self.level_tokens]
+
+    # --- checkpoints
+    # --------------------------------------------------------------------------------------------------
+
+    def checkpoint_extra(self) -> dict[str, Any]:
+        """The semantic IDs travel with the weights."""
+        header = {"sizes": list(self.codes.sizes), "items_sha256": self.items_sha256}
+        return {"codes": self.codes.codes, "codes_header": json.dumps(header)}
+
+
+def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
+    """Make or load the semantic IDs of a dataset, de-duplication digit included.
+
+    Args:
+        dataset: the train part of a built dataset.
+        config: RecBole config with the keys of ``properties/model/TIGER.yaml``.
+
+    Returns:
+        codes of all levels; nothing but item metadata and train events went into them.
+
+    Raises:
+        UserError: an unknown quantizer or vector, or what the quantizer itself refuses.
+    """
+    quantizer, logger = str(config["tokenizer_quantizer"]), logging.getLogger()
+    tokens = _item_tokens(dataset)
+    kind, _, path = quantizer.partition(":")
+    if kind == "file" and path:
+        codes = read_codes(path, tokens)
+        sizes = (int(codes.max()) + 1,) * codes.shape[1]
+        logger.info("%s", code_health(codes[1:].numpy(), sizes, codes.shape[1]))
+        if len(torch.unique(codes[1:], dim=0)) == len(codes) - 1:
+            return ItemCodes(codes, sizes, 0)
+        unique, digits = deduplicate(codes)
+        return ItemCodes(unique, (*sizes, digits), 0)
+    if quantizer not in QUANTIZERS[:2]:
+        raise UserError(f"tokenizer_quantizer: '{quantizer}' is unknown; use one of {', '.join(QUANTIZERS)}")
+    levels, size = int(config["tokenizer_levels"]), int(config["tokenizer_codebook_size"])
+    if levels < 1 or size < 1:
+        raise UserError(
+            f"tokenizer_levels and tokenizer_codebook_size must be at least 1, not {levels} and {size}"
+        )
+    vectors = _item_vectors(dataset, config)
+    options = RQVAEOptions(
+        latent=int(config["rqvae_latent"]),
+        hidden=tuple(int(width) for width in config["rqvae_hidden"]),
+        epochs=int(config["rqvae_epochs"]),
+        batch=int(config["rqvae_batch"]),
+        learning_rate=float(config["rqvae_learning_rate"]),
+        weight_decay=float(config["rqvae_weight_decay"]),
+        seed=int(config["seed"]),
+    )
+    used = (
+        {"seed": options.seed}
+        if quantizer == "rq-kmeans"
+        else vars(options) | {"hidden": list(options.hidden)}
+    )
+    key = fingerprint(
+        version=_CODE_VERSION,
+        items=tokens,
+        vectors=vectors,
+        quantizer=quantizer,
+        levels=levels,
+        size=size,
+        options=used,
+    )
+    store = ArtifactStore(config["artifact_dir"])
+    stored = store.load("tiger-codes", key)
+    if stored is not None:
+        logger.info("Semantic IDs read from %s", store.path("tiger-codes", key))
+        return ItemCodes(stored[0]["codes"], tuple(stored[1]["sizes"]), 0)
+    if quantizer == "rq-vae":
+        bar = (lambda epochs: tqdm(epochs, desc="RQ-VAE", ncols=100)) if config["show_progress"] else None
+        raw, _ = rq_vae(vectors, (size,) * levels, options, bar)
+    else:
+        raw, _ = rq_kmeans(vectors, (size,) * levels, options.seed)
+    logger.info("%s", code_health(raw, (size,) * levels, levels))
+    padded = torch.cat([torch.zeros(1, levels, dtype=torch.int64), torch.from_numpy(raw)])
+    unique, digits = deduplicate(padded)
+    sizes = (*(size,) * levels, digits)
+    store.save("tiger-codes", key, {"codes": unique}, {"sizes": list(sizes)})
+    return ItemCodes(unique, sizes, 0)
+
+
+def _item_vectors(dataset: Any, config: Any) -> np.ndarray:
+    """Vectors to quantize [N - 1, d]: item text (the paper's), train co-occurrence, or both."""
+    parts = []
+    seed = int(config["seed"])
+    for name in config["tokenizer_vectors"] or ():
+        if name == "text":
+            if not config["text_fields"]:
+                raise UserError(
+                    f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items "
+                    "have no text to quantize; add for example text_fields: [title], or set "
+                    "tokenizer_vectors: [collaborative]"
+                )
+            texts = item_texts(dataset, config["text_fields"])
+            parts.append(
+                encode_texts(
+                    texts, str(config["grounding_text_encoder"]), int(config["grounding_text_dim"]), seed
+                )
+            )
+        elif name == "collaborative":
+            events = dataset.train_events()
+            order, _ = events.by_user
+            counts = windowed_cooccurrence(
+                events.users[order].numpy(), events.items[order].numpy(), dataset.item_num,
+                int(config["grounding_teacher_window"]),
+            )  # fmt: skip
+            parts.append(ppmi_svd(counts, int(config["grounding_teacher_dim"]), seed))
+        else:
+            raise UserError(f"tokenizer_vectors: '{name}' is unknown; use text, collaborative or both")
+    if not parts:
+        raise UserError("tokenizer_vectors names no vectors: use [text], [collaborative] or both")
+    return np.ascontiguousarray(np.concatenate(parts, axis=1)[1:], dtype=np.float32)
+
+
+def _item_tokens(dataset: Any) -> list[str]:
+    return [str(token) for token in dataset.field2id_token[dataset.iid_field]]
