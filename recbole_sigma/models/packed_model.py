@@ -6,10 +6,10 @@ from typing import Any
 
 
 class PackedModel:
-    """Mixin for RecBole models whose dataset is a ``PackedDataset``."""
+    """Mixin for RecBole models whose dataset redraws its rows every epoch (``PackedDataset`` and its kin)."""
 
     def on_epoch_start(self, epoch: int, train_data: Any) -> None:
-        """Redraw the window boundaries of the packed rows."""
+        """Redraw the training rows."""
         train_data._dataset.resample(epoch)
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:

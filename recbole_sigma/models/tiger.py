@@ -29,6 +29,7 @@ from recbole_sigma.decoding.exact import exact_top_k, prefix_survival
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.text import encode_texts
+from recbole_sigma.models.packed_model import PackedModel
 from recbole_sigma.preparation import item_texts
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.import_codes import items_fingerprint, read_codes
@@ -116,7 +117,7 @@ class TIGERDataset(PackedDataset):
         self.prepared = ItemCodes(extra["codes"].long(), tuple(header["sizes"]), 0)
 
 
-class TIGER(SequentialRecommender):
+class TIGER(PackedModel, SequentialRecommender):
     """RecBole model TIGER.
 
     Args:
@@ -163,16 +164,6 @@ class TIGER(SequentialRecommender):
 
     # --- training
     # -----------------------------------------------------------------------------------------------------
-
-    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
-        """Redraw the training rows."""
-        train_data._dataset.resample(epoch)
-
-    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Decay matrices only: norms are left free."""
-        decayed = [p for p in self.parameters() if p.dim() > 1]
-        free = [p for p in self.parameters() if p.dim() <= 1]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Cross-entropy of the next item's tokens, the mean over rows and levels."""
