@@ -29,8 +29,8 @@ $(STAMP): constraints.txt setup.cfg pyproject.toml
 demo: $(STAMP)  ## train SIGMA next to baselines on ml-100k and print the table (under 10 minutes on 2 cores)
 	$(BIN)/python run_recbole_sigma.py demo
 
-# One thread: torch and faiss bring an OpenMP pool each, and two pools on few cores slow one another down.
-test test-all: export OMP_NUM_THREADS := 1
+# One thread: torch and faiss bring an OpenMP pool each, and on a busy machine two threads are slower than one.
+demo test test-all: export OMP_NUM_THREADS := 1
 
 test: $(STAMP)  ## run the tests, except those marked slow; options: make test ARGS="-k trie"
 	$(BIN)/python -m pytest $(ARGS)

@@ -76,6 +76,7 @@ def run_table(
         "cells": [],
         "failed": [],
     }
+    write_json(path, record)
     show = bool(values.get("show_progress", True))
     overall = Progress("All models", len(cells), enabled=show and len(cells) > 1)
     try:
@@ -166,12 +167,16 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
 
 def _result_path(folder: Path, name: str, dataset: str) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = folder / f"{name}-{dataset}-{stamp}.json"
+    folder.mkdir(parents=True, exist_ok=True)
     count = 1
-    while path.exists():
-        count += 1
-        path = folder / f"{name}-{dataset}-{stamp}-{count}.json"
-    return path
+    while True:
+        path = folder / f"{name}-{dataset}-{stamp}{f'-{count}' if count > 1 else ''}.json"
+        try:
+            path.touch(exist_ok=False)  # reserves the name: two runs may start in one second
+        except FileExistsError:
+            count += 1
+        else:
+            return path
 
 
 def commit() -> str | None:

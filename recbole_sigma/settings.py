@@ -64,7 +64,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_negatives": (0, 1 << 30),
     "sigma_temperature": (1e-3, 1e3),
     "task_labels_per_row": (0, 1 << 10),
-    "tokenizer_bpe_size": (260, 1 << 20),
+    "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
     "knn_window": (1, 1_000_000),

@@ -100,7 +100,7 @@ class CausalDecoder:
         dtype = next(self.model.parameters()).dtype
         self.prompt_bias = additive(self.mask, dtype)[:, None, None]
         places = pack(self.lengths - 1)
-        if int(places[0].max()) + 1 < self.batch:
+        if prompt.shape[1] > 1 and int(places[0].max()) + 1 < self.batch:
             self._run_packed(prompt[:, :-1], embedded, *places)
             return self._call(prompt[:, -1:], embedded, self.prompt_bias, self.lengths[:, None] - 1)
         positions = (self.mask.long().cumsum(dim=1) - 1).clamp_min_(0)
