@@ -151,13 +151,20 @@ def shop_factory():
 
 
 @pytest.fixture(scope="session")
-def shop():
+def built_shop():
     return Shop(300)
 
 
+@pytest.fixture
+def shop(built_shop):
+    """The shop with its generator set back, so that a test's prompts do not depend on the tests before it."""
+    built_shop.generator.manual_seed(1)
+    return built_shop
+
+
 @pytest.fixture(scope="session")
-def models(shop):
-    return {family: tiny_model(family, shop.vocabulary) for family in FAMILIES}
+def models(built_shop):
+    return {family: tiny_model(family, built_shop.vocabulary) for family in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)

@@ -282,3 +282,10 @@ def test_packed_prompts_equal_unpacked_ones(shop, models, monkeypatch):
             plain = shop.search(models[family], ids, mask, 10, 20, seen=seen)
         assert torch.equal(packed.items, plain.items)
         assert torch.allclose(packed.scores, plain.scores, atol=1e-5)
+
+
+def test_prompts_of_one_token_have_nothing_to_pack(shop, model):
+    ids, mask = shop.prompts(batch=3, length=4)
+    got = shop.search(model, ids[:, :1], mask[:, :1], 10, 20)
+    truth = shop.brute_force(model, ids[:, :1], mask[:, :1])
+    assert torch.allclose(got.scores, truth.gather(1, got.items), atol=3e-4)

@@ -90,22 +90,24 @@ def test_a_padded_batch_equals_single_users(shop, model):
         assert torch.allclose(together.scores[row], alone.scores[0], atol=1e-5)
 
 
-def test_history_runs_once_and_the_last_code_is_never_fed(shop, model):
-    ids, mask = shop.prompts()
-    decoder = shop.decoder(model, ids, mask)
+@pytest.mark.parametrize("lengths", [(12, 12, 12, 12), (12, 6, 4, 3)])
+def test_history_runs_once_and_the_last_code_is_never_fed(shop, model, lengths):
+    ids, _ = shop.prompts()
+    mask = (torch.arange(12) < torch.tensor(lengths)[:, None]).long()
     encoder_calls = []
-    hook = None
     if model.config.is_encoder_decoder:
         feed_forward = model.encoder.block[0].layer[-1]
-        hook = feed_forward.register_forward_hook(lambda *_: encoder_calls.append(1))
-        decoder = shop.decoder(model, ids, mask)
+        hook = feed_forward.register_forward_hook(lambda _, args, __: encoder_calls.append(args[0].shape))
+        expected = [1]
+    else:
+        # Prompts of differing length are packed into fewer rows, then each prompt's last token follows.
+        expected = [12] if len(set(lengths)) == 1 else [11, 1]
+    decoder = shop.decoder(model, ids, mask)
     beam_search(decoder, shop.trie, shop.tokens, 10, 20)
-    if hook is not None:
+    if model.config.is_encoder_decoder:
         hook.remove()
-        assert len(encoder_calls) == 1
-    assert decoder.forwarded[-3:] == [8, 20, 20]
-    # Before them: the start token, or the prompts packed into fewer rows and then each prompt's last token.
-    assert decoder.forwarded[:-3] == ([1] if model.config.is_encoder_decoder else [ids.shape[1] - 1, 1])
+        assert encoder_calls == [(sum(lengths), 32)]
+    assert decoder.forwarded == [*expected, 8, 20, 20]
 
 
 def test_no_tensor_of_the_search_holds_a_history_per_beam(shop, model):
