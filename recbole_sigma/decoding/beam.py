@@ -262,7 +262,7 @@ def candidates_of(
     if trie.dense[level] is not None:
         child = trie.dense[level][safe]
         values = (logits[..., tokens] if score == "vocab" else logits) + base
-        return Candidates(values.masked_fill_(child < 0, -torch.inf), start, child)
+        return Candidates(values.masked_fill_(child < 0, -torch.inf), start, start[..., None] + child)
     width = int(torch.where(nodes >= 0, degree, 1).max())
     offset = torch.arange(width, device=nodes.device)
     codes = trie.tokens[level][(start[..., None] + offset).clamp_max_(trie.n_nodes(level + 1) - 1)].long()

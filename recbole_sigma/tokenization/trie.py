@@ -42,7 +42,8 @@ class Trie:
         item_of_leaf: int32 [n_items]; leaf -> item id.
         leaf_of_item: int32 [N]; item id -> leaf, -1 for ids that are not in the catalogue (0, the padding
             item, always).
-        dense: per level, either int32 [nodes(l), K_l] child tables (-1 = no such child) or None.
+        dense: per level, None or [nodes(l), K_l], int16 (int32 for codebooks beyond 32,767): which of its
+            parent's children a code leads to, -1 where there is none.
     """
 
     sizes: tuple[int, ...]
@@ -328,9 +329,9 @@ def _token_dtype(size: int) -> torch.dtype:
 
 def _dense_table(pointer: Tensor, token: Tensor, size: int) -> Tensor:
     nodes = pointer.numel() - 1
-    table = torch.full((nodes, size), -1, dtype=torch.int32)
+    table = torch.full((nodes, size), -1, dtype=torch.int16 if size < 2**15 else torch.int32)
     parent = torch.repeat_interleave(torch.arange(nodes), (pointer[1:] - pointer[:-1]).long())
-    table[parent, token.long()] = torch.arange(len(token), dtype=torch.int32)
+    table[parent, token.long()] = (torch.arange(len(token)) - pointer[parent]).to(table.dtype)
     return table
 
 

@@ -69,7 +69,7 @@ def test_children_parents_and_dense_tables_agree(table):
             kids = torch.arange(int(start[node]), int(start[node] + degree[node]))
             assert trie.parent(level + 1, kids).tolist() == [node] * len(kids)
             row = torch.full((size,), -1)
-            row[trie.tokens[level][kids].long()] = kids
+            row[trie.tokens[level][kids].long()] = kids - start[node]
             assert table[node].tolist() == row.tolist()
         leaves = torch.arange(trie.n_items)
         first, count = trie.leaves(level, nodes)
