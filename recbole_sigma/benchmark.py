@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.artifacts import write_atomically
 from recbole_sigma.values import UserError
 
 DEMO_MODELS = ("Pop", "WindowItemKNN", "SIGMA")
@@ -63,7 +64,7 @@ def run_table(
         preflight.check_files(config, config.model_class)
         once = getattr(config.model_class, "training_free", False) or config.model_class.__name__ == "Pop"
         cells += [(model, seed) for seed in (seeds[:1] if once else seeds)]
-    path = _result_path(Path(output), name, dataset)
+    path = result_path(Path(output), name, dataset)
     record: dict[str, Any] = {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -157,15 +158,11 @@ def format_table(rows: list[dict[str, Any]], style: str = "simple") -> str:
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write plain values to a temporary file and put it in place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _result_path(folder: Path, name: str, dataset: str) -> Path:
+def result_path(folder: Path, name: str, dataset: str) -> Path:
+    """Reserve a file of its own for a record: ``<name>-<dataset>-<time>.json`` in ``folder``."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     count = 1

@@ -128,8 +128,15 @@ def _train(own: dict[str, str], rest: list[str]) -> int:
     if "quiet" not in own:
         shared["config_dict"]["state"] = "INFO"
     shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
-    from recbole_sigma.benchmark import _result_path as result_path
-    from recbole_sigma.benchmark import cell, commit, format_table, machine, summarize, write_json
+    from recbole_sigma.benchmark import (
+        cell,
+        commit,
+        format_table,
+        machine,
+        result_path,
+        summarize,
+        write_json,
+    )
     from recbole_sigma.quick_start import run_sigma, unreachable_sentence
 
     result = run_sigma(own.get("model"), own.get("dataset"), arguments=rest, **shared)

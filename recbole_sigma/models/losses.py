@@ -58,7 +58,9 @@ def same_prefix_loss(
     places = buckets.place[targets][by_prefix]
     sorted_items = items[buckets.order]
     starts = buckets.start.tolist()
-    hidden = None if seen is None else _seen_by_prefix(seen, targets, by_prefix, buckets)
+    slot_of = torch.empty_like(by_prefix)
+    slot_of[by_prefix] = torch.arange(len(by_prefix), device=by_prefix.device)
+    hidden = None if seen is None else _seen_by_prefix(seen, targets, slot_of, buckets)
     parts = []
     begin = 0
     for index, count in enumerate(counts):
@@ -79,20 +81,16 @@ def same_prefix_loss(
                 logits = logits.masked_fill(blocked, float("-inf"))
             parts.append(F.cross_entropy(logits, place, reduction="none"))
         begin += count
-    slot_of = torch.empty_like(by_prefix)
-    slot_of[by_prefix] = torch.arange(len(by_prefix), device=by_prefix.device)
     return torch.cat(parts)[slot_of]
 
 
 def _seen_by_prefix(
-    seen: tuple[Tensor, Tensor], targets: Tensor, by_prefix: Tensor, buckets: PrefixBuckets
+    seen: tuple[Tensor, Tensor], targets: Tensor, slot_of: Tensor, buckets: PrefixBuckets
 ) -> list[tuple[Tensor, Tensor]]:
     """For each prefix, the (slot in the sorted predictions, place in the bucket) pairs to hide."""
     prediction, item = seen
     prefix = buckets.prefix[item]
     keep = (prefix == buckets.prefix[targets[prediction]]) & (item != targets[prediction]) & (item > 0)
-    slot_of = torch.empty_like(by_prefix)
-    slot_of[by_prefix] = torch.arange(len(by_prefix), device=by_prefix.device)
     prefix, slot, member = prefix[keep], slot_of[prediction[keep]], buckets.place[item[keep]]
     order = torch.argsort(prefix, stable=True)
     sizes = torch.bincount(prefix, minlength=buckets.n_prefixes).tolist()
@@ -109,7 +107,11 @@ def _sample(size: int, place: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
 
 
 def catalogue_logits(
-    queries: Tensor, items: Tensor, inverse_temperature: Tensor, seen: tuple[Tensor, Tensor] | None = None
+    queries: Tensor,
+    items: Tensor,
+    inverse_temperature: Tensor,
+    seen: tuple[Tensor, Tensor] | None = None,
+    targets: Tensor | None = None,
 ) -> Tensor:
     """Logits over the whole catalogue, -inf where nothing may be recommended.
 
@@ -118,11 +120,12 @@ def catalogue_logits(
         items: float [N, d] unit rows; row 0 is padding.
         inverse_temperature: scalar 1 / tau.
         seen: (query, item) pairs that are out, or None.
+        targets: see ``hide``.
 
     Returns:
         float [M, N].
     """
-    return hide(F.normalize(queries, dim=-1) @ items.T * inverse_temperature, seen)
+    return hide(F.normalize(queries, dim=-1) @ items.T * inverse_temperature, seen, targets)
 
 
 def hide(logits: Tensor, seen: tuple[Tensor, Tensor] | None = None, targets: Tensor | None = None) -> Tensor:

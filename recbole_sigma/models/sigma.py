@@ -65,12 +65,9 @@ class SIGMA(PackedModel, SequentialRecommender):
         self.labels_per_row = int(config["task_labels_per_row"])
         self.negatives = int(config["sigma_negatives"])
         self.mask_seen = bool(config["sigma_mask_seen"]) and bool(config["filter_seen"])
-        self.weights = (
-            1.0,
-            float(config["sigma_id_weight"]),
-            float(config["sigma_catalogue_weight"]),
-            float(config["sigma_label_weight"]),
-        )
+        self.id_weight = float(config["sigma_id_weight"])
+        self.catalogue_weight = float(config["sigma_catalogue_weight"])
+        self.label_weight = float(config["sigma_label_weight"])
         self.window = int(config["MAX_ITEM_LIST_LENGTH"])
         self.pad = tokenizer.token_to_id(PAD)
 
@@ -81,7 +78,6 @@ class SIGMA(PackedModel, SequentialRecommender):
         self.register_buffer("instructions", self.prepared.instructions, persistent=False)
         sizes = codes.sizes[: self.prefix_length]
         self.code_offset = code_offsets(tokenizer, sizes)
-        self.code_size = list(sizes)
         prefix = codes.codes[:, 0] if self.prefix_length else torch.zeros(self.n_items, dtype=torch.int64)
         self.buckets = build_buckets(prefix, sizes[0] if sizes else 1)
 
@@ -145,16 +141,12 @@ class SIGMA(PackedModel, SequentialRecommender):
             row, column = torch.cat([row, label_row]), torch.cat([column, after.reshape(-1)])
             context = torch.cat([context, label_context])
             queries = torch.cat([queries, label_queries])
-        seen = None
-        if self.mask_seen:
-            prediction, item = seen_pairs(items, row, column)
-            other = item != targets[prediction]
-            seen = prediction[other], item[other]
+        seen = seen_pairs(items, row, column) if self.mask_seen else None
         losses = self._prediction_losses(context, queries, targets, unit, seen)
         labels = len(targets) - dense
-        scale = 1.0 / (dense + self.weights[3] * labels)
+        scale = 1.0 / (dense + self.label_weight * labels)
         label = sum((loss[dense:].sum() for loss in losses), start=unit.new_zeros(()))
-        return (*(loss[:dense].sum() * scale for loss in losses), self.weights[3] * scale * label)
+        return (*(loss[:dense].sum() * scale for loss in losses), self.label_weight * scale * label)
 
     def _label_states(self, history: Tensor, branches: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Context and item query of each label.
@@ -199,10 +191,9 @@ class SIGMA(PackedModel, SequentialRecommender):
             seen: (prediction, item) pairs left out of the softmaxes over items, or None.
         """
         zero = unit.new_zeros(len(targets))
-        _, gamma, catalogue, _ = self.weights
         logits = whole = zero
-        if catalogue or self.pooling or not self.prefix_length:
-            logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen)
+        if self.catalogue_weight or self.pooling or not self.prefix_length:
+            logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen, targets)
             whole = F.cross_entropy(logits, targets, reduction="none")
         if not self.prefix_length:
             return zero, zero, whole
@@ -212,15 +203,15 @@ class SIGMA(PackedModel, SequentialRecommender):
         self._track_spread(prefix_logits[-256:].detach())
         prefix = F.cross_entropy(prefix_logits, self.buckets.prefix[targets], reduction="none")
         item = zero
-        if gamma:
+        if self.id_weight:
             item = same_prefix_loss(
                 queries, targets, unit, self.buckets, self.log_scale[0].exp(), self.negatives, seen
             )
-        return prefix, gamma * item, catalogue * whole
+        return prefix, self.id_weight * item, self.catalogue_weight * whole
 
     def _draw_branches(self, length: Tensor) -> Tensor | None:
         """Random history positions (0-based item numbers) after which a label is attached: int64 [B, M]."""
-        if not self.labels_per_row or not self.weights[3]:
+        if not self.labels_per_row or not self.label_weight:
             return None
         share = torch.rand(len(length), self.labels_per_row, device=length.device)
         return (share * (length - 1)[:, None]).long()
@@ -235,30 +226,60 @@ class SIGMA(PackedModel, SequentialRecommender):
         """
         batch, slots = items.shape
         layout = self.layout
+        text = label = None
+        if after is not None:
+            text = self.instructions[torch.randint(len(self.instructions), after.shape, device=items.device)]
+            label = torch.gather(items, 1, after + 1)
+        rows, positions, allowed, width = self._assemble(users, items, length, tokens, after, text, label)
+        states = hidden_states(self.backbone, rows, positions, allowed)
+        history = states[:, layout.profile : width].reshape(batch, slots, layout.slot, -1)
+        if after is None:
+            return history, states[:, :0]
+        shape = (batch, after.shape[1], layout.instruction + layout.prefix, -1)
+        return history, states[:, width:].reshape(shape)
+
+    def _assemble(
+        self,
+        users: Tensor,
+        items: Tensor,
+        length: Tensor,
+        tokens: Tensor,
+        after: Tensor | None,
+        text: Tensor | None,
+        label: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Rows as the trunk reads them: profile, history, and a branch per label.
+
+        Args:
+            users: int64 [B].
+            items: int64 [B, T], right-padded histories.
+            length: int64 [B].
+            tokens: float [N, d] fused item tokens.
+            after: int64 [B, M], the item that each branch follows, or None for rows without branches.
+            text: int64 [B, M, I], instruction tokens of the branches.
+            label: int64 [B, M], items whose prefix tokens end the branches; None ends them after the text.
+
+        Returns:
+            (embeddings [B, Q, d], position ids [B, Q], attention bool [B, Q, Q], columns before branches).
+        """
+        batch, slots = items.shape
+        layout = self.layout
         profile = self.profiles[users]
         rows = torch.cat([self._embed(profile), self._item_slots(items, tokens)], dim=1)
         width = rows.shape[1]
         positions = torch.arange(width, device=items.device).expand(batch, -1)
         allowed = history_allowed(profile, self.pad, length, slots, layout)
-        if after is not None:
-            count = after.shape[1]
-            template = torch.randint(len(self.instructions), after.shape, device=items.device)
-            text = self.instructions[template]
-            label = torch.gather(items, 1, after + 1)
-            parts = [self._embed(text)]
-            if layout.prefix:
-                parts.append(self._embed(self._prefix_tokens(label)))
-            block = torch.cat(parts, dim=2)
-            allowed = branch_allowed(allowed, profile, text, self.pad, after, layout, layout.prefix)
-            positions = torch.cat(
-                [positions, branch_positions(after, layout, layout.prefix).reshape(batch, -1)], dim=1
-            )
-            rows = torch.cat([rows, block.reshape(batch, -1, rows.shape[2])], dim=1)
-        states = hidden_states(self.backbone, rows, positions, allowed)
-        history = states[:, layout.profile : width].reshape(batch, slots, layout.slot, -1)
-        if after is None:
-            return history, states[:, :0]
-        return history, states[:, width:].reshape(batch, count, layout.instruction + layout.prefix, -1)
+        if after is None or text is None:
+            return rows, positions, allowed, width
+        parts, tail = [self._embed(text)], 0
+        if label is not None and layout.prefix:
+            parts.append(self._embed(self._prefix_tokens(label)))
+            tail = layout.prefix
+        block = torch.cat(parts, dim=2)
+        rows = torch.cat([rows, block.reshape(batch, -1, rows.shape[2])], dim=1)
+        positions = torch.cat([positions, branch_positions(after, layout, tail).reshape(batch, -1)], dim=1)
+        allowed = branch_allowed(allowed, profile, text, self.pad, after, layout, tail)
+        return rows, positions, allowed, width
 
     def _track_spread(self, prefix_logits: Tensor) -> None:
         """Running mean of the beam spread in training: the reference of ``decode_sigma_reference: 0``."""
@@ -285,7 +306,9 @@ class SIGMA(PackedModel, SequentialRecommender):
     def _prefix_logits(self, states: Tensor) -> Tensor:
         """Logits of the level's semantic-ID tokens: the rows of the output embedding that belong to it."""
         begin = self.code_offset[0]
-        return states @ self.backbone.get_output_embeddings().weight[begin : begin + self.code_size[0]].T
+        return (
+            states @ self.backbone.get_output_embeddings().weight[begin : begin + self.buckets.n_prefixes].T
+        )
 
     # --- generation -----------------------------------------------------------------------------------------
 
@@ -300,23 +323,11 @@ class SIGMA(PackedModel, SequentialRecommender):
 
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         items = items[:, : max(int(length.max()), 1)]
-        batch, slots = items.shape
-        layout = self.layout
+        batch, layout = len(items), self.layout
         tokens = self.fusion()
-        profile = self.profiles[interaction[self.USER_ID]]
-        text = self.instructions[:1].expand(batch, -1)
-        after = (length - 1)[:, None]
-        rows = torch.cat([self._embed(profile), self._item_slots(items, tokens), self._embed(text)], dim=1)
-        allowed = history_allowed(profile, self.pad, length, slots, layout)
-        allowed = branch_allowed(allowed, profile, text[:, None], self.pad, after, layout, 0)
-        width = layout.history_end(slots)
-        positions = torch.cat(
-            [
-                torch.arange(width, device=items.device).expand(batch, -1),
-                branch_positions(after, layout, 0)[:, 0],
-            ],
-            dim=1,
-        )
+        text = self.instructions[:1].expand(batch, 1, -1)
+        users, after = interaction[self.USER_ID], (length - 1)[:, None]
+        rows, positions, allowed, _ = self._assemble(users, items, length, tokens, after, text, None)
         cache = DynamicCache(config=self.backbone.config)
         states = hidden_states(self.backbone, rows, positions, allowed, cache)
         last_item = layout.profile + length * layout.slot - 1

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import T5Config, T5ForConditionalGeneration
 
 from recbole_sigma.artifacts import ArtifactStore, fingerprint
-from recbole_sigma.data import PackedDataset
+from recbole_sigma.data import PackedDataset, WindowPacker
 from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.exact import exact_top_k, prefix_survival
 from recbole_sigma.decoding.t5 import T5Decoder
@@ -45,7 +45,7 @@ _CHUNK = 64  # rows of similar length that share one forward pass in training
 _CODE_VERSION = 1
 
 
-class PrefixPacker:
+class PrefixPacker(WindowPacker):
     """Training rows of TIGER: a history of at most ``window`` items and its next item.
 
     Args:
@@ -58,15 +58,8 @@ class PrefixPacker:
     def __init__(
         self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, window: int, seed: int, every: bool
     ) -> None:
-        self.users, self.items, self.ranks = users, items, ranks
-        self.window, self.seed, self.every = window, seed, every
-        starts = (
-            np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
-            if len(users)
-            else np.zeros(0, dtype=np.int64)
-        )
-        targets = np.diff(np.r_[starts, len(users)]) - 1
-        self.starts, self.targets = starts[targets > 0], targets[targets > 0]
+        super().__init__(users, items, ranks, window, seed)
+        self.every = every
 
     def __len__(self) -> int:
         """Rows per epoch."""
