@@ -21,7 +21,7 @@ from recbole_sigma.values import UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "filter_seen": (True, False),
-    "train_schedule": ("constant", "cosine"),
+    "train_schedule": ("constant", "cosine", "inverse_sqrt"),
     "decode_mode": ("apf", "fixed_temp", "top1_prefix", "id_only"),
     "decode_space": ("logprob", "prob"),
     "grounding_teacher": ("ppmi-svd",),

@@ -42,24 +42,52 @@ def score_items(
     Returns:
         float32 [B, N]; ``-inf`` for ids that are not in the catalogue (column 0 among them).
     """
+    everyone = trie.item_of_leaf.long()
+    result = torch.full((decoder.batch, len(trie.leaf_of_item)), -torch.inf, device=everyone.device)
+    result[:, everyone] = score_candidates(
+        decoder, trie, level_tokens, everyone.expand(decoder.batch, -1), score, chunk
+    )
+    return result
+
+
+def score_candidates(
+    decoder: Decoder,
+    trie: Trie,
+    level_tokens: Sequence[Tensor],
+    items: Tensor,
+    score: str = "vocab",
+    chunk: int = 64,
+) -> Tensor:
+    """Log-probability of each user's own candidates by teacher forcing their whole codes.
+
+    Args:
+        decoder: a fresh back end over B users.
+        trie: the catalogue.
+        level_tokens: per level, int64 [K_l] vocabulary ids.
+        items: int64 [B, M], item ids; repeats do no harm.
+        score: ``"vocab"`` or ``"level"``, see :func:`recbole_sigma.decoding.beam.beam_search`.
+        chunk: candidates per user and forward pass.
+
+    Returns:
+        float32 [B, M]; ``-inf`` for ids that are not in the catalogue (0, the padding item, among them).
+    """
     with torch.inference_mode():
-        everyone = torch.arange(trie.n_items, device=trie.item_of_leaf.device)
-        codes = trie.codes_of(trie.depth, everyone)
-        tokens = torch.stack([level_tokens[level][codes[:, level]] for level in range(trie.depth)], dim=1)
-        result = torch.full((decoder.batch, len(trie.leaf_of_item)), -torch.inf, device=tokens.device)
+        known = (items > 0) & (items < len(trie.leaf_of_item))
+        leaves = trie.leaf_of_item[torch.where(known, items, 0)].long()
+        known &= leaves >= 0
+        codes = trie.codes_of(trie.depth, leaves.clamp_min(0))
+        tokens = torch.stack([level_tokens[level][codes[..., level]] for level in range(trie.depth)], dim=2)
         first = _log_probs(decoder, decoder.first(), level_tokens[0][: trie.sizes[0]], score)[:, 0]
-        for start in range(0, trie.n_items, chunk):
+        total = first.gather(1, codes[..., 0])
+        for start in range(0, items.shape[1] if trie.depth > 1 else 0, chunk):
             part = slice(start, start + chunk)
-            total = first[:, codes[part, 0]]
-            if trie.depth > 1:
-                forced = decoder.force(tokens[part, :-1].expand(decoder.batch, -1, -1))
-                for level in range(1, trie.depth):
-                    step = Step(forced.hidden[:, :, level - 1], _at(forced.logits, level - 1))
-                    table = _log_probs(decoder, step, level_tokens[level][: trie.sizes[level]], score)
-                    wanted = codes[part, level].expand(decoder.batch, -1)[..., None]
-                    total = total + table.gather(2, wanted)[..., 0]
-            result[:, trie.item_of_leaf[part].long()] = total
-    return result.clone()
+            forced = decoder.force(tokens[:, part, :-1])
+            for level in range(1, trie.depth):
+                step = Step(forced.hidden[:, :, level - 1], _at(forced.logits, level - 1))
+                table = _log_probs(decoder, step, level_tokens[level][: trie.sizes[level]], score)
+                total[:, part] += table.gather(2, codes[:, part, level, None])[..., 0]
+        total = total.masked_fill(~known, -torch.inf)
+    return total.clone()
 
 
 def exact_top_k(

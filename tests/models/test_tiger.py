@@ -77,6 +77,21 @@ def test_predict_is_the_score_of_the_target(tiger_settings):
     assert torch.allclose(dense[listed], truth[listed], atol=3e-4)
 
 
+def test_scores_of_given_candidates_are_those_of_the_lists(tiger_settings):
+    _, data, model = build(tiger_settings, decode_beam=24)
+    batch = one_batch(data.test)[:6]
+    dense = model.full_sort_predict(batch)
+    generator = torch.Generator().manual_seed(0)
+    items = torch.randint(0, model.n_items, (6, 70), generator=generator)  # more than one chunk, with repeats
+    items[:, 3] = 0
+    got = model.score_candidates(batch, items)
+    assert got.shape == (6, 70) and bool((got[:, 3] == -torch.inf).all())
+    real = items > 0
+    assert torch.allclose(got[real], dense.gather(1, items)[real], atol=3e-4)
+    assert bool((got[~real] == -torch.inf).all())
+    got += 1.0  # an ordinary tensor: callers may write to it
+
+
 def test_loss_does_not_depend_on_how_rows_are_grouped(tiger_settings, monkeypatch):
     _, data, model = build(tiger_settings)
     batch = next(iter(data.train))
