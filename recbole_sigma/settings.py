@@ -26,7 +26,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "decode_space": ("logprob", "prob"),
     "grounding_teacher": ("ppmi-svd",),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "memory": ("none", "validation", "fixed"),
     "sasrec_score": ("dot", "cosine"),
+    "sigma_objective": ("paper", "global"),
+    "sigma_slot": ("tokens", "sum"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 """Key -> allowed values (text is compared without case)."""
@@ -67,6 +70,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
+    "memory_weight": (0.0, 1e6),
+    "memory_window": (1, 1_000_000),
+    "memory_shrink": (0.0, 1e9),
+    "memory_last": (1, 1_000_000),
+    "memory_decay": (0.0, 1.0),
+    "memory_floor": (1e-12, 1e6),
     "knn_window": (1, 1_000_000),
     "knn_shrink": (0.0, 1e9),
     "knn_last": (1, 1_000_000),
@@ -75,6 +84,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "attn_dropout_prob": (0.0, 1.0),
 }
 """Key -> (least, greatest) value."""
+
+WORDS: dict[str, tuple[str, ...]] = {"tokenizer_prefix_length": ("all",)}
+"""Key -> words that are allowed in place of a value of the key's type."""
 
 # Keys that RecBole 1.2.1's code reads but that none of its lists or property files declares.
 UNDECLARED = frozenset(
@@ -299,6 +311,8 @@ def wrong_value(key: str, value: Any, default: Any) -> str | None:
         value: what the user gave.
         default: the key's default in our property files (None: any type).
     """
+    if value in WORDS.get(key, ()):
+        return None
     if default is not None and value is not None:
         kind = type(default)
         fits = {
