@@ -94,7 +94,8 @@ def test_several_processes_judge_like_one(processes, write_dataset, tmp_path) ->
         torch.load(tmp_path / f"answer{rank}.pt", weights_only=False)  # written by this very test
         for rank in range(processes)
     ]
-    for at, (one, model, _) in enumerate(alone):
+    model = alone[-1][1]
+    for at, (one, _, _) in enumerate(alone):
         assert len(one.users) == 25 or cases[at][2] is ratio
         for found, _ in answers:
             metrics, users, targets, places, unreachable = found[at]
