@@ -46,6 +46,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train_clip_norm": (0.0, 1e9),
     "MAX_ITEM_LIST_LENGTH": (1, 1_000_000),
     "metric_decimal_place": (1, 17),
+    "prefix_survival_users": (0, 1 << 40),
     "seed": (0, 2**32 - 1),
     "backbone_dropout": (0.0, 0.99),
     "decode_beam": (0, 1 << 30),

@@ -270,7 +270,13 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
     tokens = _item_tokens(dataset)
     kind, _, path = quantizer.partition(":")
     if kind == "file" and path:
-        codes = read_codes(path, tokens)
+        numbering, fields = config["tokenizer_codes_numbering"], config["text_fields"]
+        codes = read_codes(
+            path,
+            tokens,
+            None if numbering is None else str(numbering),
+            (lambda: item_texts(dataset, fields)) if fields else None,
+        )
         sizes = (int(codes.max()) + 1,) * codes.shape[1]
         logger.info("%s", code_health(codes[1:].numpy(), sizes, codes.shape[1]))
         if len(torch.unique(codes[1:], dim=0)) == len(codes) - 1:
