@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ usage: {program} [VERB] --model=NAME --dataset=NAME [--config_files="a.yaml b.ya
 verbs
   (none)      train and test one model
   demo        Pop, WindowItemKNN and SIGMA on the MovieLens-100K inside RecBole, then a table
-  benchmark   a table of --models=A,B,C with --seeds=1,2,3
+  benchmark   a table of --models=A,B,C with --seeds=1,2,3; run it again to continue after an interruption
 
 examples
   {program} demo
@@ -24,10 +25,14 @@ examples
   {program} --model=SASRec --dataset=ml-100k --learning_rate=1e-3 --epochs=50
   {program} --model=SIGMA --dataset=my-data --data_path=dataset/ --config_files="my.yaml"
   {program} benchmark --models=Pop,WindowItemKNN,PackedSASRec,SIGMA --dataset=ml-100k --seeds=2024,2025,2026
+  {program} benchmark --models="SIGMA,SIGMA-*,SASRec-BCE,mine.yaml" --dataset=ml-100k --filter=both
+  {program} benchmark --models=list
   {program} --help --model=SIGMA
 
 options
-  --output=FOLDER   where the JSON of the results goes (saved/results)
+  --output=FOLDER   where results go (saved/results; saved/benchmark/DATASET for benchmark)
+  --filter=POLICY   benchmark: filtered, unfiltered or both (seen items)
+  --force           benchmark: do finished cells again
   --quiet           no progress, only the table and the path of the JSON
   --version         print the version
   --help            this text; with --model=NAME the keys of that model too
@@ -82,8 +87,11 @@ def _dispatch(words: list[str]) -> int:
     return VERBS[verb](own, rest)
 
 
-OWN = ("model", "models", "dataset", "seeds", "config_files", "output", "quiet", "help", "version")
-_SWITCHES = ("quiet", "help", "version")
+OWN = (
+    "model", "models", "dataset", "seeds", "config_files", "output", "quiet", "help", "version",
+    "filter", "force",
+)  # fmt: skip
+_SWITCHES = ("quiet", "help", "version", "force")
 
 
 def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -123,24 +131,18 @@ def _shared(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(own: dict[str, str], rest: list[str]) -> int:
-    shared = _shared(own, ("models", "seeds"))
+    shared = _shared(own, ("models", "seeds", "filter", "force"))
     output = shared.pop("output")
     if "quiet" not in own:
         shared["config_dict"]["state"] = "INFO"
     shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
-    from recbole_sigma.benchmark import (
-        cell,
-        commit,
-        format_table,
-        machine,
-        result_path,
-        summarize,
-        write_json,
-    )
+    from recbole_sigma.benchmark.cells import commit, machine
+    from recbole_sigma.benchmark.folder import write_json
+    from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
     from recbole_sigma.quick_start import run_sigma, unreachable_sentence
 
     result = run_sigma(own.get("model"), own.get("dataset"), arguments=rest, **shared)
-    plain = cell(result)
+    plain = single_record(result)
     rows = summarize([plain])
     path = result_path(Path(output), result["model"], result["dataset"])
     write_json(
@@ -176,35 +178,51 @@ def _let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, An
     return {key: value for key, value in values.items() if key not in named}
 
 
-def _table(
-    own: dict[str, str], rest: list[str], models: Sequence[str], dataset: str, seeds: Sequence[int], name: str
-) -> int:
-    from recbole_sigma.benchmark import format_table, run_table
+def _table(own: dict[str, str], rest: list[str], models: Sequence[str], dataset: str, folder: Path) -> int:
+    from recbole_sigma.benchmark import format_table, run_benchmark
 
     shared = _shared(own, ("model",))
     shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
-    record, path = run_table(models, dataset, seeds, arguments=rest, name=name, **shared)
+    shared["output"] = folder
+    record = run_benchmark(
+        models, dataset, _seeds(own), own.get("filter"), arguments=rest, force="force" in own, **shared
+    )
     if record["cells"]:
-        print(protocol_line(record["protocol"]))
+        print(protocol_line(record["cells"][0]["protocol"]))
         print(format_table(record["table"]))
-    for failure in record["failed"]:
-        print(f"failed: {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
-    print(f"results: {path}")
-    return 1 if record["failed"] else 0
+    for note in record["notes"]:
+        print(f"note: {note}")
+    outcome = record["outcome"]
+    if outcome["kept"]:
+        print(f"kept from before: {len(outcome['kept'])} cells (--force does them again)")
+    for label in outcome["elsewhere"]:
+        print(f"left to another process: {label}")
+    for label in outcome["failed"]:
+        print(f"failed: {label}", file=sys.stderr)
+    print(f"results: {folder / 'results.json'}")
+    return 1 if outcome["failed"] else 0
 
 
 def _demo(own: dict[str, str], rest: list[str]) -> int:
     from recbole_sigma.benchmark import DEMO_MODELS
 
     models = own["models"].split(",") if "models" in own else DEMO_MODELS
-    return _table(own, rest, models, own.get("dataset", "ml-100k"), _seeds(own), "demo")
+    dataset = own.get("dataset", "ml-100k")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(own.get("output", "saved/results")) / f"demo-{dataset}-{stamp}"
+    return _table(own, rest, models, dataset, folder)
 
 
 def _benchmark(own: dict[str, str], rest: list[str]) -> int:
+    if own.get("models") == "list":
+        from recbole_sigma.benchmark.variants import list_text
+
+        print(list_text())
+        return 0
     if "models" not in own or "dataset" not in own:
         raise UserError("benchmark needs --models=A,B,C and --dataset=NAME")
-    models = [name.strip() for name in own["models"].split(",") if name.strip()]
-    return _table(own, rest, models, own["dataset"], _seeds(own), "benchmark")
+    folder = Path(own.get("output") or f"saved/benchmark/{own['dataset']}")
+    return _table(own, rest, own["models"].split(","), own["dataset"], folder)
 
 
 def _seeds(own: dict[str, str]) -> list[int]:

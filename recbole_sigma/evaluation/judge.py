@@ -36,6 +36,7 @@ class Judgement:
         places: int64 [P], its 1-based place in the list, 0 when not among the first K.
         unreachable: number of targets that the seen-item filter forbids.
         seconds: wall seconds of the pass.
+        lists: int64 [rows, K], what was recommended, 0 in slots that count for nothing.
     """
 
     metrics: OrderedDict[str, float]
@@ -44,6 +45,7 @@ class Judgement:
     places: np.ndarray
     unreachable: int
     seconds: float
+    lists: np.ndarray
 
 
 class Judge:
@@ -102,7 +104,8 @@ class Judge:
         bar.close()
         if not places:
             raise UserError("the evaluation set is empty: no user has enough events for this split")
-        result = self.evaluator.evaluate(self.collector.get_data_struct())
+        collected = self.collector.get_data_struct()
+        result = self.evaluator.evaluate(collected)
         return Judgement(
             metrics=OrderedDict((name, float(value)) for name, value in result.items()),
             users=torch.cat(users).numpy(),
@@ -110,6 +113,7 @@ class Judge:
             places=torch.cat(places).numpy(),
             unreachable=unreachable,
             seconds=time.perf_counter() - started,
+            lists=collected.get("rec.items").numpy(),
         )
 
     def rank(
