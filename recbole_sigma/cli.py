@@ -18,6 +18,7 @@ verbs
   (none)      train and test one model
   demo        Pop, WindowItemKNN and SIGMA on the MovieLens-100K inside RecBole, then a table
   benchmark   a table of --models=A,B,C with --seeds=1,2,3; run it again to continue after an interruption
+  report      the tables, plots and report.html of a benchmark's --output folder, made again
 
 examples
   {program} demo
@@ -33,6 +34,7 @@ options
   --output=FOLDER   where results go (saved/results; saved/benchmark/DATASET for benchmark)
   --filter=POLICY   benchmark: filtered, unfiltered or both (seen items)
   --force           benchmark: do finished cells again
+  --reference=ROW   benchmark, report: compare with this row, not with the best baseline
   --quiet           no progress, only the table and the path of the JSON
   --version         print the version
   --help            this text; with --model=NAME the keys of that model too
@@ -89,7 +91,7 @@ def _dispatch(words: list[str]) -> int:
 
 OWN = (
     "model", "models", "dataset", "seeds", "config_files", "output", "quiet", "help", "version",
-    "filter", "force",
+    "filter", "force", "reference",
 )  # fmt: skip
 _SWITCHES = ("quiet", "help", "version", "force")
 
@@ -131,7 +133,7 @@ def _shared(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(own: dict[str, str], rest: list[str]) -> int:
-    shared = _shared(own, ("models", "seeds", "filter", "force"))
+    shared = _shared(own, ("models", "seeds", "filter", "force", "reference"))
     output = shared.pop("output")
     if "quiet" not in own:
         shared["config_dict"]["state"] = "INFO"
@@ -185,7 +187,14 @@ def _table(own: dict[str, str], rest: list[str], models: Sequence[str], dataset:
     shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
     shared["output"] = folder
     record = run_benchmark(
-        models, dataset, _seeds(own), own.get("filter"), arguments=rest, force="force" in own, **shared
+        models,
+        dataset,
+        _seeds(own),
+        own.get("filter"),
+        arguments=rest,
+        force="force" in own,
+        reference=own.get("reference"),
+        **shared,
     )
     if record["cells"]:
         print(protocol_line(record["cells"][0]["protocol"]))
@@ -199,7 +208,7 @@ def _table(own: dict[str, str], rest: list[str], models: Sequence[str], dataset:
         print(f"left to another process: {label}")
     for label in outcome["failed"]:
         print(f"failed: {label}", file=sys.stderr)
-    print(f"results: {folder / 'results.json'}")
+    print(f"results: {folder / 'results.json'}; open {folder / 'report.html'} in a browser")
     return 1 if outcome["failed"] else 0
 
 
@@ -225,6 +234,20 @@ def _benchmark(own: dict[str, str], rest: list[str]) -> int:
     return _table(own, rest, own["models"].split(","), own["dataset"], folder)
 
 
+def _report(own: dict[str, str], rest: list[str]) -> int:
+    from recbole_sigma.benchmark import format_table, rebuild_report
+
+    if "output" not in own or rest:
+        raise UserError("report needs --output=FOLDER of a benchmark, and takes --reference=ROW besides")
+    record = rebuild_report(own["output"], own.get("reference"))
+    if record["cells"]:
+        print(format_table(record["table"]))
+    for note in record["notes"]:
+        print(f"note: {note}")
+    print(f"report: {Path(own['output']) / 'report.html'}")
+    return 0
+
+
 def _seeds(own: dict[str, str]) -> list[int]:
     text = own.get("seeds", "2020")
     try:
@@ -240,6 +263,7 @@ VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "": _train,
     "demo": _demo,
     "benchmark": _benchmark,
+    "report": _report,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_sigma.benchmark.command import run_benchmark
+from recbole_sigma.benchmark.command import rebuild_report, run_benchmark
 from recbole_sigma.benchmark.folder import RunFolder, write_json
 from recbole_sigma.benchmark.plan import make_plan
 from recbole_sigma.benchmark.results import collect, format_table, summarize
@@ -18,6 +18,7 @@ __all__ = [
     "collect",
     "format_table",
     "make_plan",
+    "rebuild_report",
     "rows_of",
     "run_benchmark",
     "run_plan",

@@ -160,7 +160,7 @@ def test_the_demo_has_three_models_and_ends_with_the_path(capsys, scratch: Path,
     out = capsys.readouterr().out
     for column in ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@10", "NDCG@20", "seconds"):
         assert column in out
-    assert out.rstrip().endswith("results.json") and "saved/results/demo-ml-100k-" in out
+    assert out.rstrip().endswith("in a browser") and "saved/results/demo-ml-100k-" in out
 
 
 def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
