@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ verbs
   (none)      train and test one model
   demo        Pop, WindowItemKNN and SIGMA on the MovieLens-100K inside RecBole, then a table
   benchmark   a table of --models=A,B,C with --seeds=1,2,3; run it again to continue after an interruption
+  tune        search --models on validation, --trials=N each; best settings become property files
   report      the tables, plots and report.html of a benchmark's --output folder, made again
 
 examples
@@ -34,6 +34,9 @@ options
   --output=FOLDER   where results go (saved/results; saved/benchmark/DATASET for benchmark)
   --filter=POLICY   benchmark: filtered, unfiltered or both (seen items)
   --force           benchmark: do finished cells again
+  --trials=N        tune: trials per model, the shipped settings among them (20)
+  --budget=SECONDS  tune: CPU seconds per model after which no new trial starts
+  --sampler=NAME    tune: random, or tpe (needs hyperopt); --space=FILE.yaml replaces the shipped search space
   --reference=ROW   benchmark, report: compare with this row, not with the best baseline
   --quiet           no progress, only the table and the path of the JSON
   --version         print the version
@@ -91,8 +94,10 @@ def _dispatch(words: list[str]) -> int:
 
 OWN = (
     "model", "models", "dataset", "seeds", "config_files", "output", "quiet", "help", "version",
-    "filter", "force", "reference",
+    "filter", "force", "reference", "trials", "budget", "sampler", "space",
 )  # fmt: skip
+OF_SEARCH = ("trials", "budget", "sampler", "space")
+OF_TABLES = ("models", "seeds", "filter", "force", "reference", *OF_SEARCH)
 _SWITCHES = ("quiet", "help", "version", "force")
 
 
@@ -120,7 +125,8 @@ def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return own, rest
 
 
-def _shared(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
+def shared_options(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
+    """Config files, defaults and output folder; options that another verb owns are refused."""
     for name in refused:
         if name in own:
             raise UserError(f"--{name} does not belong to this verb; --help shows examples")
@@ -133,11 +139,11 @@ def _shared(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(own: dict[str, str], rest: list[str]) -> int:
-    shared = _shared(own, ("models", "seeds", "filter", "force", "reference"))
+    shared = shared_options(own, OF_TABLES)
     output = shared.pop("output")
     if "quiet" not in own:
         shared["config_dict"]["state"] = "INFO"
-    shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
+    shared["config_dict"] = let_words_win(shared["config_dict"], shared["config_file_list"])
     from recbole_sigma.benchmark.cells import commit, machine
     from recbole_sigma.benchmark.folder import write_json
     from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
@@ -170,7 +176,7 @@ def _train(own: dict[str, str], rest: list[str]) -> int:
     return 0
 
 
-def _let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+def let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
     """Drop a default of the command line that a config file sets."""
     from recbole_sigma.settings import load_yaml
 
@@ -180,90 +186,23 @@ def _let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, An
     return {key: value for key, value in values.items() if key not in named}
 
 
-def _table(own: dict[str, str], rest: list[str], models: Sequence[str], dataset: str, folder: Path) -> int:
-    from recbole_sigma.benchmark import format_table, run_benchmark
+def _of_tables(name: str) -> Callable[[dict[str, str], list[str]], int]:
+    """A verb of `benchmark.verbs`, imported when it is used."""
 
-    shared = _shared(own, ("model",))
-    shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
-    shared["output"] = folder
-    record = run_benchmark(
-        models,
-        dataset,
-        _seeds(own),
-        own.get("filter"),
-        arguments=rest,
-        force="force" in own,
-        reference=own.get("reference"),
-        **shared,
-    )
-    if record["cells"]:
-        print(protocol_line(record["cells"][0]["protocol"]))
-        print(format_table(record["table"]))
-    for note in record["notes"]:
-        print(f"note: {note}")
-    outcome = record["outcome"]
-    if outcome["kept"]:
-        print(f"kept from before: {len(outcome['kept'])} cells (--force does them again)")
-    for label in outcome["elsewhere"]:
-        print(f"left to another process: {label}")
-    for label in outcome["failed"]:
-        print(f"failed: {label}", file=sys.stderr)
-    print(f"results: {folder / 'results.json'}; open {folder / 'report.html'} in a browser")
-    return 1 if outcome["failed"] else 0
+    def verb(own: dict[str, str], rest: list[str]) -> int:
+        from recbole_sigma.benchmark import verbs
 
+        return getattr(verbs, name)(own, rest)
 
-def _demo(own: dict[str, str], rest: list[str]) -> int:
-    from recbole_sigma.benchmark import DEMO_MODELS
-
-    models = own["models"].split(",") if "models" in own else DEMO_MODELS
-    dataset = own.get("dataset", "ml-100k")
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(own.get("output", "saved/results")) / f"demo-{dataset}-{stamp}"
-    return _table(own, rest, models, dataset, folder)
-
-
-def _benchmark(own: dict[str, str], rest: list[str]) -> int:
-    if own.get("models") == "list":
-        from recbole_sigma.benchmark.variants import list_text
-
-        print(list_text())
-        return 0
-    if "models" not in own or "dataset" not in own:
-        raise UserError("benchmark needs --models=A,B,C and --dataset=NAME")
-    folder = Path(own.get("output") or f"saved/benchmark/{own['dataset']}")
-    return _table(own, rest, own["models"].split(","), own["dataset"], folder)
-
-
-def _report(own: dict[str, str], rest: list[str]) -> int:
-    from recbole_sigma.benchmark import format_table, rebuild_report
-
-    if "output" not in own or rest:
-        raise UserError("report needs --output=FOLDER of a benchmark, and takes --reference=ROW besides")
-    record = rebuild_report(own["output"], own.get("reference"))
-    if record["cells"]:
-        print(format_table(record["table"]))
-    for note in record["notes"]:
-        print(f"note: {note}")
-    print(f"report: {Path(own['output']) / 'report.html'}")
-    return 0
-
-
-def _seeds(own: dict[str, str]) -> list[int]:
-    text = own.get("seeds", "2020")
-    try:
-        seeds = [int(word) for word in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds must be integers separated by commas, not {text!r}") from None
-    if any(not 0 <= seed < 2**32 for seed in seeds):
-        raise UserError(f"--seeds must lie in 0..{2**32 - 1}, not {text!r}")
-    return seeds
+    return verb
 
 
 VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "": _train,
-    "demo": _demo,
-    "benchmark": _benchmark,
-    "report": _report,
+    "demo": _of_tables("demo"),
+    "benchmark": _of_tables("benchmark"),
+    "tune": _of_tables("tune"),
+    "report": _of_tables("report"),
 }
 
 

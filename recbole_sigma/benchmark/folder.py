@@ -130,7 +130,7 @@ class RunFolder:
             UserError: if the file system has no locks.
         """
         path = self.path / "locks" / f"{key[:16]}.lock"
-        stream = _locked(path)
+        stream = try_lock(path)
         if stream is None:
             yield False
             return
@@ -171,7 +171,7 @@ def property_file(record: dict[str, Any]) -> str:
     )
 
 
-def _locked(path: Path) -> IO[str] | None:
+def try_lock(path: Path) -> IO[str] | None:
     """The lock file, open and locked, or None when another process has it.
 
     A holder deletes the file on leaving, so a lock on a deleted file counts for nothing: try the new one.
