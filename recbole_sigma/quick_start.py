@@ -52,7 +52,7 @@ def run_sigma(
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
         ``test_result``) plus ``valid`` and ``test`` `Judgement`s, ``history``, ``best_epoch``, ``seconds``,
-        ``protocol``, ``config``, ``parameters`` and ``checkpoint``.
+        ``protocol``, ``config``, ``parameters``, ``checkpoint`` and ``loaders``.
 
     Raises:
         UserError: for anything in the settings or the data that makes the run impossible, before training.
@@ -64,17 +64,17 @@ def run_sigma(
     logger = getLogger()
     logger.info(config, extra=_FILE_ONLY)
     data = load_data(config, model_class)
-    prepared = time.perf_counter()
+    prepared, cpu_data = time.perf_counter(), time.process_time()
     network = build_model(config, model_class, data.train)
     trainer = build_trainer(config, network)
     logger.info(network, extra=_FILE_ONLY)
     say_protocol(config, logger)
-    built = time.perf_counter()
+    built, cpu_model = time.perf_counter(), time.process_time()
     trainer.judge.collector.data_collect(data.train)
     best_score, best_result = trainer.fit(
         data.train, data.valid, saved=saved, show_progress=bool(config["show_progress"])
     )
-    trained = time.perf_counter()
+    trained, cpu_train = time.perf_counter(), time.process_time()
     if saved:
         trainer.load(trainer.saved_model_file)
     test = trainer.judge.judge(trainer.model, data.test, progress=bool(config["show_progress"]), label="Test")
@@ -104,12 +104,17 @@ def run_sigma(
             "train": trained - built,
             "test": test.seconds,
             "cpu": time.process_time() - cpu,
+            "cpu_data": cpu_data - cpu,
+            "cpu_model": cpu_model - cpu_data,
+            "cpu_train": cpu_train - cpu_model,
+            "cpu_test": time.process_time() - cpu_train,
         },
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "protocol": config.protocol(),
         "config": config.requested,
         "versions": files.library_versions(),
         "checkpoint": trainer.saved_model_file if saved else None,
+        "loaders": data,
     }
 
 

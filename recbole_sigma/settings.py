@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "grounding_teacher": ("ppmi-svd",),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "memory": ("none", "validation", "fixed"),
+    "sasrec_loss": ("CE", "BCE"),
     "sasrec_score": ("dot", "cosine"),
     "sigma_objective": ("paper", "global"),
     "sigma_slot": ("tokens", "sum"),
@@ -255,7 +256,9 @@ def declared_keys() -> frozenset[str]:
         keys.update(getattr(stock, name))
     for root in (recbole_properties(), properties_dir()):
         for path in root.rglob("*.yaml"):
-            if path.name not in ("url.yaml", "kg_url.yaml") and "tasks" not in path.parts:
+            # these folders hold other things than keys with their defaults
+            other = {"tasks", "variants", "tune"} & set(path.parts)
+            if path.name not in ("url.yaml", "kg_url.yaml") and not other:
                 keys |= _yaml_keys(path)
     return frozenset(keys)
 

@@ -169,6 +169,7 @@ class SigmaTrainer:
     # --- evaluation ---
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+        cpu = time.process_time()
         score, result = super()._valid_epoch(valid_data)  # type: ignore[misc]
         better = (
             score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
@@ -176,6 +177,7 @@ class SigmaTrainer:
         if self.history:
             self.history[-1]["valid"] = dict(result)
             self.history[-1]["valid_seconds"] = self.judgement.seconds if self.judgement else None
+            self.history[-1]["valid_cpu_seconds"] = time.process_time() - cpu
         if self._progress is not None:
             best = score if better else self.best_valid_score
             epoch = self.history[-1]["epoch"] + 1

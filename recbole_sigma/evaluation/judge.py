@@ -38,6 +38,7 @@ class Judgement:
         places: int64 [P], its 1-based place in the list, 0 when not among the first K.
         unreachable: number of targets that the seen-item filter forbids.
         seconds: wall seconds of the pass.
+        lists: int64 [rows, K], what was recommended, 0 in slots that count for nothing.
     """
 
     metrics: OrderedDict[str, float]
@@ -46,6 +47,7 @@ class Judgement:
     places: np.ndarray
     unreachable: int
     seconds: float
+    lists: np.ndarray
 
 
 class Judge:
@@ -122,7 +124,8 @@ class Judge:
         bar.close()
         if not found:
             raise UserError("the evaluation set is empty: no user has enough events for this split")
-        result = self.evaluator.evaluate(self.collector.get_data_struct(shard))
+        collected = self.collector.get_data_struct(shard)
+        result = self.evaluator.evaluate(collected)
         whole = {name: torch.cat(parts) for name, parts in found.items()}
         whole = shard.merge(whole["rows"], whole)
         return Judgement(
@@ -132,6 +135,7 @@ class Judge:
             places=whole["places"].numpy(),
             unreachable=int(whole["closed"].sum()),
             seconds=time.perf_counter() - started,
+            lists=collected.get("rec.items").numpy(),
         )
 
     def _survival(self, model: Any, interaction: Interaction, seen: Pairs | None, sampled: Tensor) -> Tensor:
