@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -20,11 +21,13 @@ from recbole.sampler import KGSampler
 from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_sigma import checkpoint as files
-from recbole_sigma import plugin, preflight
+from recbole_sigma import distributed, plugin, preflight
 from recbole_sigma._compat import repaired_model
+from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.chronology import exact
-from recbole_sigma.config import SigmaConfig, rebuild_config
+from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.runs import RunFolder, run_id
 from recbole_sigma.training import make_trainer
 from recbole_sigma.values import UserError
 
@@ -63,10 +66,13 @@ def run_sigma(
     start_log(config)
     logger = getLogger()
     logger.info(config, extra=_FILE_ONLY)
+    run = open_run(config, saved)
     data = load_data(config, model_class)
     prepared = time.perf_counter()
     network = build_model(config, model_class, data.train)
     trainer = build_trainer(config, network)
+    if run is not None:
+        continue_run(trainer, run, data)
     logger.info(network, extra=_FILE_ONLY)
     say_protocol(config, logger)
     built = time.perf_counter()
@@ -81,6 +87,9 @@ def run_sigma(
     if best_result is None and len(data.valid._dataset):  # no validation during training (eval_step: 0)
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
         best_score = best_result[str(config["valid_metric"]).lower()]
+    trainer.finish()
+    if run is not None:
+        run.close()
     logger.info(f"best valid: {dict(best_result or {})}")
     logger.info(f"test result: {dict(test.metrics)}")
     if test.unreachable:
@@ -206,6 +215,86 @@ def build_model(config: Any, model_class: type, train: Any) -> Any:
 def build_trainer(config: Any, model: Any) -> Any:
     """The trainer that RecBole would choose, with our evaluator and checkpoints."""
     return make_trainer(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+
+
+# --- continuing ---
+
+
+def open_run(config: Any, saved: bool) -> RunFolder | None:
+    """Take the folder of this run's state; with ``resume`` the state in it too.
+
+    Raises:
+        UserError: ``resume`` without checkpoints, a damaged state, or a run that is still going.
+    """
+    if not saved:
+        if config["resume"]:
+            raise UserError("resume: nothing is stored with saved=False, so nothing can be continued")
+        return None
+    name = run_id(requested_values(config), distributed.current().size)
+    run = RunFolder(config["checkpoint_dir"], name, bool(config["resume"]))
+    logger = getLogger()
+    if config["resume"] and run.stored is None:
+        logger.info(f"resume: no state of this command is stored in {run.root}; it starts from the beginning")
+    run.announce(logger)
+    return run
+
+
+def continue_run(trainer: Any, run: RunFolder, data: Loaders) -> None:
+    """Go on where the stored state ends, if there is one, and keep the state of this run from now on.
+
+    Raises:
+        UserError: the state was written for other data or other item preparation, the model's training loop
+            cannot be continued, or the best weights are gone.
+    """
+    trainer.run, trainer.origin = run, origin(trainer.model, data)
+    saved = run.stored
+    if saved is None:
+        if trainer.config["resume"] and not trainer.exact:
+            raise UserError(
+                f"resume: {trainer.config['model']} has a training loop of its own in RecBole, which cannot "
+                "be continued exactly: run the command without --resume"
+            )
+        return
+    for what, digest in trainer.origin.items():
+        if saved.meta["origin"].get(what) != digest:
+            raise UserError(
+                f"resume: the {what} changed since {saved.path} was written: restore it, or run the command "
+                "without --resume to start anew"
+            )
+    best = Path(trainer.config["checkpoint_dir"]) / saved.meta["best_file"]
+    if saved.meta["best_epoch"] is not None and not best.is_file():
+        raise UserError(
+            f"resume: {best}, which holds the best weights so far, is gone: run the command without --resume"
+        )
+    trainer.saved_model_file = str(best)
+    if saved.meta.get("finished"):
+        trainer.accept_finished(saved)
+        getLogger().info(f"the run is finished; its weights are tested again: {best}")
+    else:
+        trainer.continue_from(saved)
+        trainer.trained = bool(saved.meta["trained"])
+
+
+def origin(model: Any, data: Loaders) -> dict[str, str]:
+    """Digests of what a run learns from: the events and names of the dataset, and the prepared items."""
+    dataset = data.train._dataset
+    events = dataset.chronology
+    names = {
+        field: list(map(str, dataset.field2id_token[field]))
+        for field in (dataset.uid_field, dataset.iid_field)
+    }
+    found = {
+        "dataset": fingerprint(
+            users=events.users, items=events.items, times=events.times, names=names, held=dataset.held_out
+        )
+    }
+    if hasattr(model, "checkpoint_extra"):
+        extra = model.checkpoint_extra()
+        # text is JSON, whose keys come in another order from the cache
+        found["item preparation"] = fingerprint(
+            **{name: json.loads(value) if isinstance(value, str) else value for name, value in extra.items()}
+        )
+    return found
 
 
 # --- reloading ---
