@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
-import re
-import sys
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -27,6 +22,7 @@ from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.chronology import exact
 from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
 from recbole_sigma.runs import RunFolder, run_id
 from recbole_sigma.training import make_trainer
 from recbole_sigma.values import UserError
@@ -65,15 +61,15 @@ def run_sigma(
     model_class = repaired_model(config.model_class)
     start_log(config)
     logger = getLogger()
-    logger.info(config, extra=_FILE_ONLY)
-    run = open_run(config, saved)
+    logger.info(config, extra=FILE_ONLY)
     data = load_data(config, model_class)
     prepared = time.perf_counter()
+    run = open_run(config, saved)
     network = build_model(config, model_class, data.train)
     trainer = build_trainer(config, network)
     if run is not None:
         continue_run(trainer, run, data)
-    logger.info(network, extra=_FILE_ONLY)
+    logger.info(network, extra=FILE_ONLY)
     say_protocol(config, logger)
     built = time.perf_counter()
     trainer.judge.collector.data_collect(data.train)
@@ -144,7 +140,7 @@ def load_data(config: Any, model_class: type) -> Loaders:
     init_seed(config["seed"], config["reproducibility"])
     with _recbole_words(config):
         dataset = make_dataset_class(model_class)(config)
-    getLogger().info(dataset, extra=_FILE_ONLY)
+    getLogger().info(dataset, extra=FILE_ONLY)
     preflight.check_dataset(config, dataset)
     with _recbole_words(config):
         parts = dataset.build()
@@ -351,77 +347,6 @@ def evaluate_checkpoint(
     judge = Judge(config, filter_seen)
     judge.collector.data_collect(train)
     return judge.judge(model, test if phase == "test" else valid)
-
-
-# --- log ---
-
-
-def start_log(config: Any) -> Path:
-    """One log file per run, and the console at level ``state``; handlers of an earlier run are replaced."""
-    folder = Path(config["log_dir"] or "log") / config["model"]
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    path = folder / f"{config['model']}-{config['dataset']}-{stamp}-{os.getpid()}.log"
-    root = getLogger()
-    for handler in [h for h in root.handlers if getattr(h, "_recbole_sigma", False)]:
-        root.removeHandler(handler)
-        handler.close()
-    level = getattr(logging, str(config["state"] or "INFO").upper())
-    form = "%(asctime)s %(levelname)s %(message)s"
-    for handler, handler_level in (
-        (logging.FileHandler(path, encoding="utf-8"), logging.INFO),
-        (logging.StreamHandler(), level),
-    ):
-        handler._recbole_sigma = True  # type: ignore[union-attr]
-        handler.setLevel(handler_level)
-        to_file = isinstance(handler, logging.FileHandler)
-        handler.setFormatter(
-            _PlainFormatter(form) if to_file or not sys.stderr.isatty() else logging.Formatter(form)
-        )
-        if not to_file:
-            handler.addFilter(_brief)
-        root.addHandler(handler)
-    root.setLevel(min(level, logging.INFO))
-    getLogger("faiss").setLevel(logging.WARNING)  # it announces which SIMD build it loads
-    return path
-
-
-_FILE_ONLY = {"file_only": True}
-
-
-def _brief(record: logging.LogRecord) -> bool:
-    """Whether a record belongs on the console."""
-    return not getattr(record, "file_only", False)
-
-
-class _PlainFormatter(logging.Formatter):
-    """Text without terminal colours, for files and pipes."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return _COLOUR.sub("", super().format(record))
-
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-def say_protocol(config: Any, logger: logging.Logger) -> None:
-    """One line that a reader needs before any number."""
-    args = config["eval_args"]
-    logger.info(
-        f"protocol: split {args['split']}, order {args['order']}, full catalogue, filter_seen "
-        f"{bool(config['filter_seen'])}, "
-        f"history {config['MAX_ITEM_LIST_LENGTH']}, ties by item id"
-    )
-
-
-def unreachable_sentence(judgement: Judgement) -> str:
-    """How many targets the filter makes impossible, in words."""
-    total = len(judgement.targets)
-    return (
-        f"{judgement.unreachable} of {total} test targets ({judgement.unreachable / max(1, total):.1%}) "
-        "repeat an item the user "
-        f"had met before, so filter_seen makes them unreachable for every model"
-    )
 
 
 __all__ = ["evaluate_checkpoint", "load_data", "load_data_and_model", "run_sigma"]
