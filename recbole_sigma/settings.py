@@ -21,7 +21,7 @@ from recbole_sigma.values import UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "filter_seen": (True, False),
-    "train_schedule": ("constant", "cosine"),
+    "train_schedule": ("constant", "cosine", "inverse_sqrt"),
     "decode_mode": ("apf", "fixed_temp", "top1_prefix", "id_only"),
     "decode_space": ("logprob", "prob"),
     "grounding_teacher": ("ppmi-svd",),
@@ -43,6 +43,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train_clip_norm": (0.0, 1e9),
     "MAX_ITEM_LIST_LENGTH": (1, 1_000_000),
     "metric_decimal_place": (1, 17),
+    "prefix_survival_users": (0, 1 << 40),
     "seed": (0, 2**32 - 1),
     "checkpoint_steps": (0, 1_000_000_000),
     "backbone_dropout": (0.0, 0.99),
