@@ -100,6 +100,7 @@ def run_sigma(
         "test_result": dict(test.metrics),
         "test": test,
         "unreachable_targets": test.unreachable,
+        "memory_weight": trainer.judge.recall.weight,
         "history": trainer.history,
         "best_epoch": trainer.best_epoch,
         "seconds": {

@@ -126,6 +126,7 @@ class SigmaTrainer(StoredRun):
         self._train_data = train_data
         self._keep_best_in_memory = not saved
         if self.trained:  # a run that was cut off between its last epoch and its end
+            self._choose_memory(valid_data)
             return self.best_valid_score, self.best_valid_result
         # RecBole's SINE switches autograd's anomaly mode on for the whole process when its package is
         # imported, as every sequential model does: each operation then formats a stack trace
@@ -140,7 +141,19 @@ class SigmaTrainer(StoredRun):
             self.model.load_other_parameter(self._best_state["other"])
         self.trained = True
         self.store(self.history[-1]["epoch"] if self.history else -1)
+        self._choose_memory(valid_data)
         return result
+
+    def _choose_memory(self, valid_data: Any) -> None:
+        """Let validation weigh the collaborative memory beside the best weights; the checkpoint keeps it."""
+        if self.config["memory"] != "validation" or not valid_data:
+            return
+        if not self._keep_best_in_memory:
+            self.load(self.saved_model_file)
+        weight = self.judge.choose_memory_weight(self.model, valid_data)
+        self.logger.info(f"Collaborative memory: weight {weight:g}, chosen on validation")
+        if not self._keep_best_in_memory and self.world.main:
+            files.amend_config(self.saved_model_file, {"memory": "fixed", "memory_weight": weight})
 
     def _train_epoch(
         self,
