@@ -33,8 +33,11 @@ def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> f
         step: 0-based step.
         total: steps of the whole training.
         warmup: steps of linear warm-up.
-        schedule: ``constant`` or ``cosine`` (down to `FLOOR`).
+        schedule: ``constant``, ``cosine`` (down to `FLOOR`), or ``inverse_sqrt`` (TIGER, arXiv 2305.05065,
+            section 4.1): constant during the warm-up, then the square root of warm-up steps over steps.
     """
+    if schedule == "inverse_sqrt":
+        return math.sqrt(max(1, warmup) / max(1, warmup, step + 1))
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from recbole_sigma.chronology import Chronology
 from recbole_sigma.evaluation.collector import RankedCollector
+from recbole_sigma.evaluation.metrics import without_beam
+from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.progress import Counted, Progress
 from recbole_sigma.ranking import top_k
 from recbole_sigma.values import RankedItems, UserError
@@ -49,10 +51,11 @@ class Judgement:
 
 
 class Judge:
-    """Evaluates any model on RecBole's full-ranking loaders.
+    """Evaluates any model on RecBole's full-ranking loaders, in one process or in several.
 
     Args:
-        config: RecBole config; reads ``topk``, ``metrics``, ``filter_seen`` and the device.
+        config: RecBole config; reads ``topk``, ``metrics``, ``filter_seen``, ``prefix_survival_users``, the
+            seed and the device.
         filter_seen: overrides ``config['filter_seen']``.
     """
 
@@ -67,6 +70,9 @@ class Judge:
     def judge(self, model: Any, loader: Any, progress: bool = False, label: str = "Evaluate") -> Judgement:
         """Rank for every row of the loader and compute all metrics.
 
+        In a run of several processes every one of them must call this; all get the same answer, each row
+        counted once.
+
         Args:
             model: a RecBole model, or a generative one with ``rank``.
             loader: `FullSortEvalDataLoader` over a dataset with a `Chronology`.
@@ -78,43 +84,73 @@ class Judge:
                 "this evaluator ranks the full catalogue: set eval_args: {mode: full} (sampled metrics "
                 "are refused)"
             )
+        shard = Shard(loader)
         if not self.collector.has_data:
             self.collector.data_collect(loader)
+        sampled = None
+        if self.collector.register.need("rec.survival"):
+            problem = without_beam(type(model))
+            if problem:
+                raise UserError(problem)
+            sampled = shard.sample(int(self.config["prefix_survival_users"] or 0), int(self.config["seed"]))
         model.eval()
         started = time.perf_counter()
         device = self.config["device"]
         n_items = loader._dataset.item_num
         seen_of = _SeenItems(loader) if self.filter_seen else None
-        users, targets, places, unreachable = [], [], [], 0
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        begin = 0
         bar = Progress(label, len(loader), enabled=progress)
         for interaction, history, positive_u, positive_i in Counted(loader, bar):
             seen = seen_of(interaction, history) if seen_of else None
+            closed = torch.zeros_like(positive_i, dtype=torch.bool)
             if seen is not None:
-                keys = positive_u * n_items + positive_i
-                unreachable += int(torch.isin(keys, seen[0] * n_items + seen[1]).sum())
+                closed = torch.isin(positive_u * n_items + positive_i, seen[0] * n_items + seen[1])
                 seen = (seen[0].to(device), seen[1].to(device))
             row_users = interaction[loader._dataset.uid_field]
-            ranked = self.rank(model, interaction.to(device), n_items, seen, loader)
+            rows = shard.rows[begin : begin + len(row_users)]
+            begin += len(row_users)
+            interaction = interaction.to(device)
+            ranked = self.rank(model, interaction, n_items, seen, loader)
+            survival = None if sampled is None else self._survival(model, interaction, seen, sampled[rows])
             place = self.collector.collect_ranked(
-                ranked, positive_u.to(device), positive_i.to(device), n_items, seen
+                ranked, positive_u.to(device), positive_i.to(device), n_items, seen, survival
             )
-            users.append(row_users[positive_u])
-            targets.append(positive_i)
-            places.append(place.cpu())
+            found["rows"].append(rows[positive_u])
+            found["users"].append(row_users[positive_u])
+            found["targets"].append(positive_i)
+            found["places"].append(place.cpu())
+            found["closed"].append(closed)
         bar.close()
-        if not places:
+        if not found:
             raise UserError("the evaluation set is empty: no user has enough events for this split")
-        collected = self.collector.get_data_struct()
+        collected = self.collector.get_data_struct(shard)
         result = self.evaluator.evaluate(collected)
+        whole = {name: torch.cat(parts) for name, parts in found.items()}
+        whole = shard.merge(whole["rows"], whole)
         return Judgement(
             metrics=OrderedDict((name, float(value)) for name, value in result.items()),
-            users=torch.cat(users).numpy(),
-            targets=torch.cat(targets).numpy(),
-            places=torch.cat(places).numpy(),
-            unreachable=unreachable,
+            users=whole["users"].numpy(),
+            targets=whole["targets"].numpy(),
+            places=whole["places"].numpy(),
+            unreachable=int(whole["closed"].sum()),
             seconds=time.perf_counter() - started,
             lists=collected.get("rec.items").numpy(),
         )
+
+    def _survival(self, model: Any, interaction: Interaction, seen: Pairs | None, sampled: Tensor) -> Tensor:
+        """Share of the exact list that the beam kept, float [B]; NaN in rows that are not sampled."""
+        share = torch.full((len(sampled),), torch.nan)
+        chosen = sampled.nonzero().flatten()
+        if len(chosen):
+            own = None
+            if seen is not None:
+                place = torch.full((len(sampled),), -1, dtype=torch.int64)
+                place[chosen] = torch.arange(len(chosen))
+                row = place.to(seen[0].device)[seen[0]]
+                own = (row[row >= 0], seen[1][row >= 0])
+            share[chosen] = model.prefix_survival(interaction[chosen], self.k, own).float().cpu()
+        return share
 
     def rank(
         self, model: Any, interaction: Interaction, n_items: int, seen: Pairs | None, loader: Any

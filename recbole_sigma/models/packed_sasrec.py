@@ -15,7 +15,7 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
 from recbole_sigma.data import PackedDataset, packed_sequences
-from recbole_sigma.models.losses import hide, seen_pairs
+from recbole_sigma.models.losses import catalogue_cross_entropy, seen_pairs
 from recbole_sigma.models.packed_model import PackedModel
 
 
@@ -65,12 +65,19 @@ class PackedSASRec(PackedModel, SASRec):
         items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
         inputs, targets = items[:, :-1], items[:, 1:]
         inside = torch.arange(inputs.shape[1], device=items.device)[None] < (length - 1)[:, None]
+<<<<<<< HEAD
+        queries, vectors = self.states(inputs)[inside], self.item_embedding.weight
+        if self.cosine:
+            queries, vectors = self.scale * F.normalize(queries, dim=-1), F.normalize(vectors, dim=-1)
+=======
         states = self.states(inputs)[inside]
         if self.binary:
             return self._binary_loss(states, targets[inside], items, inside.nonzero(as_tuple=True)[0])
         logits = self._logits(states, self.item_embedding.weight)
+>>>>>>> bench
         seen = seen_pairs(items, *inside.nonzero(as_tuple=True)) if self.mask_seen else None
-        return F.cross_entropy(hide(logits, seen, targets[inside]), targets[inside])
+        weights = torch.ones(len(queries), device=queries.device)
+        return catalogue_cross_entropy(queries, vectors, targets[inside], weights, seen)[0] / len(queries)
 
     def _binary_loss(self, states: Tensor, targets: Tensor, items: Tensor, row: Tensor) -> Tensor:
         """-log sigmoid(target) - log sigmoid(-negative), the mean over M positions.

@@ -30,6 +30,9 @@ def test_schedule_values() -> None:
     )
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
     assert learning_rate_factor(50, 100, 0, "constant") == 1.0
+    decay = [learning_rate_factor(s, 1000, 100, "inverse_sqrt") for s in (0, 50, 99, 399, 899)]
+    assert decay == pytest.approx([1.0, 1.0, 1.0, 1 / 2, 1 / 3])
+    assert learning_rate_factor(3, 1000, 0, "inverse_sqrt") == pytest.approx(1 / 2)
 
 
 def test_the_schedule_reaches_the_optimizer(planted, tiny) -> None:
