@@ -49,6 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "metric_decimal_place": (1, 17),
     "prefix_survival_users": (0, 1 << 40),
     "seed": (0, 2**32 - 1),
+    "checkpoint_steps": (0, 1_000_000_000),
     "backbone_dropout": (0.0, 0.99),
     "decode_beam": (0, 1 << 30),
     "decode_temperature": (1e-3, 1e3),

@@ -65,16 +65,11 @@ class PackedSASRec(PackedModel, SASRec):
         items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
         inputs, targets = items[:, :-1], items[:, 1:]
         inside = torch.arange(inputs.shape[1], device=items.device)[None] < (length - 1)[:, None]
-<<<<<<< HEAD
         queries, vectors = self.states(inputs)[inside], self.item_embedding.weight
+        if self.binary:
+            return self._binary_loss(queries, targets[inside], items, inside.nonzero(as_tuple=True)[0])
         if self.cosine:
             queries, vectors = self.scale * F.normalize(queries, dim=-1), F.normalize(vectors, dim=-1)
-=======
-        states = self.states(inputs)[inside]
-        if self.binary:
-            return self._binary_loss(states, targets[inside], items, inside.nonzero(as_tuple=True)[0])
-        logits = self._logits(states, self.item_embedding.weight)
->>>>>>> bench
         seen = seen_pairs(items, *inside.nonzero(as_tuple=True)) if self.mask_seen else None
         weights = torch.ones(len(queries), device=queries.device)
         return catalogue_cross_entropy(queries, vectors, targets[inside], weights, seen)[0] / len(queries)
