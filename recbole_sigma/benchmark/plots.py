@@ -18,7 +18,7 @@ MISSING = "no plots: matplotlib is not installed (pip install 'recbole-sigma[rep
 # a palette that stays apart for colour-blind readers (Okabe and Ito), then lighter variants of it
 _COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7F7F7F",
-    "#6A51A3", "#B22222", "#1B7837", "#C51B7D", "#A6761D", "#3690C0", "#525252", "#99600F",
+    "#8A6FCB", "#C23B3B", "#66A61E", "#C51B7D", "#17BECF", "#4F6DDE", "#8FBC8F", "#F08080",
 )  # fmt: skip
 MANY = 8  # lines in one picture of popularity bins
 _MARKERS = "osD^vP*X"
@@ -183,7 +183,11 @@ def learning(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     for i, (name, points) in enumerate(curves):
         label = name if name not in [n for n, _ in curves[:i]] else None
         axis.plot(*zip(*points, strict=True), color=looks[name][0], label=label, linewidth=1.4, alpha=0.9)
-    axis.set_xlabel("CPU seconds of preparation and training")
+    longest = [points[-1][0] for _, points in curves]
+    wide = max(longest) > 5 * min(longest)
+    if wide:
+        axis.set_xscale("log")
+    axis.set_xlabel(f"CPU seconds of preparation and training{' (log scale)' if wide else ''}")
     axis.set_ylabel("NDCG@10 on validation")
     level = (record.get("seconds_to_level") or {}).get("level")
     if level:

@@ -83,7 +83,9 @@ def footnote(record: dict[str, Any], policy: bool) -> str:
     tests = [test for test in record.get("significance", []) if test["filter_seen"] == policy]
     parts = ["Mean ± standard deviation over seeds; best bold, second underlined."]
     if tests:
-        against = " and ".join(f"{test['reference']} ({title(test['metric'])})" for test in tests)
+        best = {test["reference"] for test in tests}
+        named = [f"{test['reference']} ({title(test['metric'])})" for test in tests]
+        against = best.pop() if len(best) == 1 else " and ".join(named)
         parts.append(
             f"{BETTER} better, {WORSE} worse than the best baseline, {against}: paired bootstrap over "
             f"{tests[0]['users']} users, {tests[0]['resamples']:,} resamples, two-sided p < {LEVEL} after "
@@ -118,7 +120,7 @@ def escape_latex(text: str) -> str:
 
 
 def latex(record: dict[str, Any]) -> str:
-    """One ``table`` per policy, for the package booktabs."""
+    """One ``table`` per policy, for the packages booktabs and graphicx."""
     parts = []
     for policy in policies(record):
         head, body = cells(record, policy)
@@ -129,9 +131,9 @@ def latex(record: dict[str, Any]) -> str:
         inner = "\n".join(lines)
         caption = f"{', '.join(record['dataset'])}, {policy_name(policy)}. {footnote(record, policy)}"
         parts.append(
-            "\\begin{table}\n\\centering\n"
+            "\\begin{table}\n\\centering\n\\resizebox{\\linewidth}{!}{%\n"
             f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n"
-            f"\\toprule\n{inner}\n\\bottomrule\n\\end{{tabular}}\n"
+            f"\\toprule\n{inner}\n\\bottomrule\n\\end{{tabular}}}}\n"
             f"\\caption{{{escape_latex(caption)}}}\n\\end{{table}}\n"
         )
     return "\n".join(parts)
