@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "grounding_teacher": ("ppmi-svd",),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "sasrec_score": ("dot", "cosine"),
+    "task_hemisphere": ("north", "south"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 """Key -> allowed values (text is compared without case)."""
@@ -64,6 +65,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_negatives": (0, 1 << 30),
     "sigma_temperature": (1e-3, 1e3),
     "task_labels_per_row": (0, 1 << 10),
+    "task_instruction_tokens": (4, 1 << 10),
+    "task_category_level": (0, 100),
+    "task_lag_days": (0.0, 366.0),
     "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
@@ -242,7 +246,7 @@ def declared_keys() -> frozenset[str]:
         keys.update(getattr(stock, name))
     for root in (recbole_properties(), properties_dir()):
         for path in root.rglob("*.yaml"):
-            if path.name not in ("url.yaml", "kg_url.yaml") and "tasks" not in path.parts:
+            if path.name not in ("url.yaml", "kg_url.yaml") and path.parent.name != "tasks":
                 keys |= _yaml_keys(path)
     return frozenset(keys)
 

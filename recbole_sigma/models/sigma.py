@@ -17,7 +17,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_sigma.data import packed_sequences
+from recbole_sigma.data import FIRST_EVENT, packed_sequences
 from recbole_sigma.decoding.fusion import MODES, SPACES, beam_spread
 from recbole_sigma.decoding.hybrid import build_buckets, fused_scores, hybrid_search, prefix_beam, step_one
 from recbole_sigma.instructions.prompts import END, PAD, START, code_offsets
@@ -31,6 +31,7 @@ from recbole_sigma.models.losses import (
 )
 from recbole_sigma.models.packed_model import PackedModel
 from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
+from recbole_sigma.models.task_labels import INSTRUCTION, LabelDraw, build_task_labels
 from recbole_sigma.preparation import Prepared, prepare
 from recbole_sigma.ranking import top_k
 from recbole_sigma.values import RankedItems, UserError
@@ -76,6 +77,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         )
         self.register_buffer("profiles", self.prepared.profiles, persistent=False)
         self.register_buffer("instructions", self.prepared.instructions, persistent=False)
+        self.task_labels = build_task_labels(config, dataset, self.prepared)
         sizes = codes.sizes[: self.prefix_length]
         self.code_offset = code_offsets(tokenizer, sizes)
         prefix = codes.codes[:, 0] if self.prefix_length else torch.zeros(self.n_items, dtype=torch.int64)
@@ -124,8 +126,8 @@ class SIGMA(PackedModel, SequentialRecommender):
         users = interaction[self.USER_ID]
         tokens = self.fusion()
         unit = F.normalize(tokens, dim=-1)
-        after = self._draw_branches(length)
-        history, branches = self._packed_forward(users, items, length, tokens, after)
+        draw = self._draw_branches(interaction, length)
+        history, branches, start = self._packed_forward(users, items, length, tokens, draw)
 
         depth = self.prefix_length
         valid = torch.arange(items.shape[1] - 1, device=items.device)[None] < (length - 1)[:, None]
@@ -134,8 +136,9 @@ class SIGMA(PackedModel, SequentialRecommender):
         context = history[:, :-1, depth][valid]
         queries = context + self.prefix_gate * history[:, 1:, depth - 1][valid] if depth else context
         dense = len(targets)
-        if after is not None:
-            label_context, label_queries = self._label_states(history, branches, after)
+        if draw is not None:
+            after = draw.after
+            label_context, label_queries = self._label_states(history, branches, after, start)
             targets = torch.cat([targets, torch.gather(items, 1, after + 1).reshape(-1)])
             label_row = torch.arange(len(items), device=items.device).repeat_interleave(after.shape[1])
             row, column = torch.cat([row, label_row]), torch.cat([column, after.reshape(-1)])
@@ -146,9 +149,13 @@ class SIGMA(PackedModel, SequentialRecommender):
         labels = len(targets) - dense
         scale = 1.0 / (dense + self.label_weight * labels)
         label = sum((loss[dense:].sum() for loss in losses), start=unit.new_zeros(()))
+        if draw is not None and draw.task is not None:
+            self.task_labels.note(draw.task, torch.stack([loss[dense:] for loss in losses]).sum(dim=0))
         return (*(loss[:dense].sum() * scale for loss in losses), self.label_weight * scale * label)
 
-    def _label_states(self, history: Tensor, branches: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    def _label_states(
+        self, history: Tensor, branches: Tensor, after: Tensor, start: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Context and item query of each label.
 
         The context is the state at the last history item plus the gated state at the end of the instruction:
@@ -159,15 +166,17 @@ class SIGMA(PackedModel, SequentialRecommender):
         Args:
             history: float [B, T, S, d].
             branches: float [B, M, I + l, d].
-            after: int64 [B, M].
+            after: int64 [B, M]; -1 for a label after an empty history.
+            start: float [B, d], state at the end of the profile, which stands in for the last history item.
 
         Returns:
             (context, query), both float [B * M, d].
         """
         end = branches[:, :, self.layout.instruction - 1]
         base = torch.gather(
-            history[:, :, self.prefix_length], 1, after[:, :, None].expand(-1, -1, end.shape[-1])
+            history[:, :, self.prefix_length], 1, after.clamp(min=0)[:, :, None].expand(-1, -1, end.shape[-1])
         )
+        base = torch.where((after < 0)[:, :, None], start[:, None], base)
         context = (base + self.instruction_gate * end).flatten(0, 1)
         if not self.prefix_length:
             return context, context
@@ -209,34 +218,41 @@ class SIGMA(PackedModel, SequentialRecommender):
             )
         return prefix, self.id_weight * item, self.catalogue_weight * whole
 
-    def _draw_branches(self, length: Tensor) -> Tensor | None:
-        """Random history positions (0-based item numbers) after which a label is attached: int64 [B, M]."""
+    def _draw_branches(self, interaction: Any, length: Tensor) -> LabelDraw | None:
+        """Where labels are attached and what their instructions say: by task, or JustForYou anywhere."""
         if not self.labels_per_row or not self.label_weight:
             return None
+        if self.task_labels is not None:
+            return self.task_labels.draw(interaction[FIRST_EVENT], length, self.labels_per_row)
         share = torch.rand(len(length), self.labels_per_row, device=length.device)
-        return (share * (length - 1)[:, None]).long()
+        after = (share * (length - 1)[:, None]).long()
+        return LabelDraw(
+            after, self.instructions[torch.randint(len(self.instructions), after.shape, device=length.device)]
+        )
 
     def _packed_forward(
-        self, users: Tensor, items: Tensor, length: Tensor, tokens: Tensor, after: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, users: Tensor, items: Tensor, length: Tensor, tokens: Tensor, draw: LabelDraw | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Trunk over packed rows.
 
         Returns:
-            (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d]).
+            (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d], state at the end
+            of the profile [B, d]).
         """
         batch, slots = items.shape
         layout = self.layout
-        text = label = None
-        if after is not None:
-            text = self.instructions[torch.randint(len(self.instructions), after.shape, device=items.device)]
+        after = text = label = None
+        if draw is not None:
+            after, text = draw.after, draw.text
             label = torch.gather(items, 1, after + 1)
         rows, positions, allowed, width = self._assemble(users, items, length, tokens, after, text, label)
         states = hidden_states(self.backbone, rows, positions, allowed)
         history = states[:, layout.profile : width].reshape(batch, slots, layout.slot, -1)
+        start = states[:, layout.profile - 1]
         if after is None:
-            return history, states[:, :0]
+            return history, states[:, :0], start
         shape = (batch, after.shape[1], layout.instruction + layout.prefix, -1)
-        return history, states[:, width:].reshape(shape)
+        return history, states[:, width:].reshape(shape), start
 
     def _assemble(
         self,
@@ -326,6 +342,8 @@ class SIGMA(PackedModel, SequentialRecommender):
         batch, layout = len(items), self.layout
         tokens = self.fusion()
         text = self.instructions[:1].expand(batch, 1, -1)
+        if INSTRUCTION in interaction.interaction:
+            text = interaction[INSTRUCTION][:, None]
         users, after = interaction[self.USER_ID], (length - 1)[:, None]
         rows, positions, allowed, _ = self._assemble(users, items, length, tokens, after, text, None)
         cache = DynamicCache(config=self.backbone.config)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recbole_sigma.config import SigmaConfig
+from recbole_sigma.models.task_labels import LabelDraw
 from recbole_sigma.preparation import Prepared
 from recbole_sigma.quick_start import build_model, load_data, load_data_and_model, run_sigma
 from recbole_sigma.ranking import top_k
@@ -99,11 +100,12 @@ def test_cached_beam_step_equals_a_full_pass(planted_settings):
             label = int(model.buckets.order[model.buckets.start[prefix]])
             rows = torch.cat([items, torch.zeros(4, 1, dtype=torch.int64)], dim=1)
             rows[torch.arange(4), length] = label
-            model.instructions = model.instructions[:1]
-            history, branches = model._packed_forward(
-                batch["user_id"], rows, length + 1, model.fusion(), (length - 1)[:, None]
+            after = (length - 1)[:, None]
+            draw = LabelDraw(after, model.instructions[:1].expand(4, 1, -1))
+            history, branches, start = model._packed_forward(
+                batch["user_id"], rows, length + 1, model.fusion(), draw
             )
-            slow_context, slow_query = model._label_states(history, branches, (length - 1)[:, None])
+            slow_context, slow_query = model._label_states(history, branches, after, start)
             torch.testing.assert_close(slow_context, context, atol=1e-4, rtol=1e-4)
             slow = torch.nn.functional.normalize(slow_query, dim=-1)
             torch.testing.assert_close(slow, fast[:, prefix], atol=1e-4, rtol=1e-4)
