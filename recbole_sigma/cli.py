@@ -17,6 +17,12 @@ verbs
   (none)      train and test one model
   demo        Pop, WindowItemKNN and SIGMA on the MovieLens-100K inside RecBole, then a table
   benchmark   a table of --models=A,B,C with --seeds=1,2,3
+  tasks       the instruction tasks of a --dataset: rows, why a task is off, sample prompts;
+              with --checkpoint=FILE their figures: controls, lifts, baselines (--baselines=FILE,FILE
+              --modes=all --rows=N)
+  recommend   lists from a --checkpoint=FILE: --history="title; title" or --user=ID or --users_file=FILE,
+              --instruction="any sentence" or --task=NAME --slot=TEXT, --k=10, --filter=category=NAME,
+              --filter=seen=false, --format=json, --output=FILE
 
 examples
   {program} demo
@@ -24,6 +30,9 @@ examples
   {program} --model=SASRec --dataset=ml-100k --learning_rate=1e-3 --epochs=50
   {program} --model=SIGMA --dataset=my-data --data_path=dataset/ --config_files="my.yaml"
   {program} benchmark --models=Pop,WindowItemKNN,PackedSASRec,SIGMA --dataset=ml-100k --seeds=2024,2025,2026
+  {program} tasks --dataset=ml-100k
+  {program} --model=SIGMA --dataset=ml-100k --tasks=all
+  {program} recommend --checkpoint=saved/FILE --history="Toy Story; Aladdin" --instruction="something new"
   {program} --help --model=SIGMA
 
 options
@@ -218,10 +227,24 @@ def _seeds(own: dict[str, str]) -> list[int]:
     return seeds
 
 
+def _tasks(own: dict[str, str], rest: list[str]) -> int:
+    from recbole_sigma.task_commands import tasks_command
+
+    return tasks_command(own, rest)
+
+
+def _recommend(own: dict[str, str], rest: list[str]) -> int:
+    from recbole_sigma.task_commands import recommend_command
+
+    return recommend_command(own, rest)
+
+
 VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "": _train,
     "demo": _demo,
     "benchmark": _benchmark,
+    "tasks": _tasks,
+    "recommend": _recommend,
 }
 
 

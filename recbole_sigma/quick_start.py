@@ -25,6 +25,7 @@ from recbole_sigma._compat import repaired_model
 from recbole_sigma.chronology import exact
 from recbole_sigma.config import SigmaConfig, rebuild_config
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.training import make_trainer
 from recbole_sigma.values import UserError
 
@@ -78,6 +79,7 @@ def run_sigma(
     if saved:
         trainer.load(trainer.saved_model_file)
     test = trainer.judge.judge(trainer.model, data.test, progress=bool(config["show_progress"]), label="Test")
+    test = add_task_rows(test, trainer.model, data.test, config)
     if best_result is None and len(data.valid._dataset):  # no validation during training (eval_step: 0)
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
         best_score = best_result[str(config["valid_metric"]).lower()]

@@ -67,6 +67,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "task_labels_per_row": (0, 1 << 10),
     "task_instruction_tokens": (4, 1 << 10),
     "task_category_level": (0, 100),
+    "task_eval_rows": (0, 1 << 30),
     "task_lag_days": (0.0, 366.0),
     "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),

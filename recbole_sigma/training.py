@@ -20,6 +20,7 @@ from torch import Tensor
 from recbole_sigma import checkpoint as files
 from recbole_sigma.config import requested_values
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.progress import Counted, Progress
 from recbole_sigma.values import UserError
 
@@ -203,7 +204,8 @@ class SigmaTrainer:
             return None
         if load_best_model:
             self.load(model_file or self.saved_model_file)
-        self.judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
         return self.judgement.metrics
 
     # --- checkpoints ---

@@ -94,6 +94,7 @@ def gather(dataset: Any, config: Any) -> Material:
                     "also-bought lists, reviews); choose another column"
                 )
     events = dataset.chronology
+    whole = np.zeros(len(events), dtype=np.int8)  # a dataset that is not packed keeps no parts
     n = dataset.item_num
     titles = item_values(dataset, roles["text_fields"][0], "text_fields") if roles["text_fields"] else None
     categories = _role(dataset, config, "category_field", n)
@@ -104,7 +105,7 @@ def gather(dataset: Any, config: Any) -> Material:
         users=users,
         items=items,
         times=times,
-        part=dataset.event_part,
+        part=getattr(dataset, "event_part", whole),
         place=places(users),
         repeated=repeats(users, items, times),
         tokens=[str(token) for token in dataset.field2id_token[dataset.iid_field]],
@@ -115,7 +116,9 @@ def gather(dataset: Any, config: Any) -> Material:
         ),
         labels=[nodes(path, level) for path in categories],
         flat=level == 0,
-        queries=event_texts(dataset, config["query_field"]) if config["query_field"] else None,
+        queries=event_texts(dataset, config["query_field"])
+        if config["query_field"] and hasattr(dataset, "event_feat")
+        else None,
         lag_days=None if lag is None or not len(times) or times[0] < EARLIEST else float(lag),
         southern=str(config["task_hemisphere"]) == "south",
         empty_history=bool(config["task_empty_history"]),

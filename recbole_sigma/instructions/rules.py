@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -34,7 +35,9 @@ class TaskRows:
             the C columns; C = 0 for a task without slot.
         values: slot texts.
         known: how many of ``values`` occur in training or in metadata; later ones are held-out queries.
-        kind: what the slot is, for reports: '' | 'typed' | 'pseudo' | ...
+        kind: what the slot is, for reports: '' | 'typed' | 'pseudo' | 'category' | 'season' | 'holiday'.
+        match: slot value (0 for a task without slot) -> the items that suit it, bool [N]; None where that
+            depends on the history (Discover).
     """
 
     task: Task
@@ -43,6 +46,7 @@ class TaskRows:
     values: tuple[str, ...]
     known: int
     kind: str = ""
+    match: Callable[[int], np.ndarray] | None = None
 
     def text(self, template: str, row: int, column: int = 0) -> str:
         """The instruction of a row."""
@@ -59,9 +63,11 @@ def qualify(task: Task, material: Material) -> TaskRows:
     return RULES[task.rule](task, material)
 
 
-def _without_slot(task: Task, chosen: np.ndarray) -> TaskRows:
+def _without_slot(
+    task: Task, chosen: np.ndarray, match: Callable[[int], np.ndarray] | None = None
+) -> TaskRows:
     ranks = np.flatnonzero(chosen)
-    return TaskRows(task, ranks, np.zeros((len(ranks), 0), dtype=np.int32), (), 0)
+    return TaskRows(task, ranks, np.zeros((len(ranks), 0), dtype=np.int32), (), 0, match=match)
 
 
 def _next_item(task: Task, material: Material) -> TaskRows:
@@ -89,7 +95,13 @@ def _query(task: Task, material: Material) -> TaskRows:
         options["per_item"],
         material.seed,
     )
-    return _by_item(task, material, phrases, "pseudo")
+    return _by_item(task, material, phrases, "pseudo", _text_match(material))
+
+
+def _text_match(material: Material) -> Callable[[str], np.ndarray]:
+    """Query -> items that hold all its words, over the whole catalogue."""
+    index = cache(lambda: WordIndex(material.words, np.ones(len(material.tokens), dtype=bool)))
+    return lambda text: index().mask(text)
 
 
 def _typed_query(task: Task, material: Material, queries: Sequence[str]) -> TaskRows:
@@ -101,7 +113,10 @@ def _typed_query(task: Task, material: Material, queries: Sequence[str]) -> Task
     new = sorted(set(texts[ranks].tolist()) - set(known))
     number = {text: i for i, text in enumerate([*known, *new])}
     slots = np.array([number[text] for text in texts[ranks].tolist()], dtype=np.int32)
-    return TaskRows(task, ranks, slots[:, None], (*known, *new), len(known), "typed")
+    values, match = (*known, *new), _text_match(material)
+    return TaskRows(
+        task, ranks, slots[:, None], values, len(known), "typed", lambda value: match(values[value])
+    )
 
 
 def _category(task: Task, material: Material) -> TaskRows:
@@ -113,7 +128,17 @@ def _category(task: Task, material: Material) -> TaskRows:
             sizes[node] = sizes.get(node, 0) + 1
     least = task.options["least_items"]
     kept = [[node for node in nodes if sizes.get(node, 0) >= least] for nodes in material.labels]
-    return _by_item(task, material, kept, "category")
+    members: dict[str, list[int]] = {}
+    for item, nodes in enumerate(material.labels):
+        for node in nodes:
+            members.setdefault(node, []).append(item)
+
+    def match(node: str) -> np.ndarray:
+        mask = np.zeros(len(kept), dtype=bool)
+        mask[members[node]] = True
+        return mask
+
+    return _by_item(task, material, kept, "category", match)
 
 
 def _need_categories(material: Material) -> None:
@@ -121,7 +146,13 @@ def _need_categories(material: Material) -> None:
         raise TaskOff("the property file names no category_field, or no item has a value in it")
 
 
-def _by_item(task: Task, material: Material, slots_of: Sequence[Sequence[str]], kind: str) -> TaskRows:
+def _by_item(
+    task: Task,
+    material: Material,
+    slots_of: Sequence[Sequence[str]],
+    kind: str,
+    match: Callable[[str], np.ndarray],
+) -> TaskRows:
     """Rows whose slot is drawn among the values of the target item, by a fixed hash of user and item."""
     values = sorted({value for row in slots_of for value in row})
     number = {value: i for i, value in enumerate(values)}
@@ -137,7 +168,7 @@ def _by_item(task: Task, material: Material, slots_of: Sequence[Sequence[str]], 
     first = draw_hash(material.users[ranks], items, material.seed)
     column = (first[:, None] + np.arange(width, dtype=np.uint64)) % count[items][:, None].astype(np.uint64)
     slots = table[items[:, None], column.astype(np.int64)]
-    return TaskRows(task, ranks, slots, tuple(values), len(values), kind)
+    return TaskRows(task, ranks, slots, tuple(values), len(values), kind, lambda value: match(values[value]))
 
 
 def draw_hash(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
@@ -157,7 +188,7 @@ def _longtail(task: Task, material: Material) -> TaskRows:
     tail = tail_items(material.train_counts(), task.options["head_share"])
     if not tail.any():
         raise TaskOff("every item with training events belongs to the head")
-    return _without_slot(task, material.targets & tail[material.items])
+    return _without_slot(task, material.targets & tail[material.items], lambda _: tail)
 
 
 def tail_items(counts: np.ndarray, head_share: float) -> np.ndarray:
@@ -176,11 +207,16 @@ def tail_items(counts: np.ndarray, head_share: float) -> np.ndarray:
 
 def _discover(task: Task, material: Material) -> TaskRows:
     _need_categories(material)
-    names = {label: i for i, label in enumerate(sorted(set(material.labels)))}
-    group = np.array([names[label] if label else -1 for label in material.labels])[material.items]
+    group = category_groups(material.labels)[material.items]
     fresh = unseen_before(material.users, group, material.place, task.options["window"])
     chosen = material.targets & (group >= 0) & (material.place >= task.options["least_history"]) & fresh
     return _without_slot(task, chosen)
+
+
+def category_groups(labels: Sequence[tuple[str, ...]]) -> np.ndarray:
+    """A number per distinct set of category nodes, -1 for items without any: int64 [N]."""
+    names = {label: i for i, label in enumerate(sorted(set(labels)))}
+    return np.array([names[label] if label else -1 for label in labels])
 
 
 def unseen_before(users: np.ndarray, group: np.ndarray, place: np.ndarray, window: int) -> np.ndarray:
@@ -210,9 +246,10 @@ def _season(task: Task, material: Material) -> TaskRows:
     _need_categories(material)
     lag = _need_times(task, material)
     season = season_of(material.times, lag, material.southern)
-    lifted = _lifted(task, material, season, len(SEASONS))[season, material.items]
-    ranks = np.flatnonzero(material.targets & lifted)
-    return TaskRows(task, ranks, season[ranks, None].astype(np.int32), SEASONS, len(SEASONS), "season")
+    lifted = _lifted(task, material, season, len(SEASONS))
+    ranks = np.flatnonzero(material.targets & lifted[season, material.items])
+    slots = season[ranks, None].astype(np.int32)
+    return TaskRows(task, ranks, slots, SEASONS, len(SEASONS), "season", lambda value: lifted[value])
 
 
 def _holiday(task: Task, material: Material) -> TaskRows:
@@ -226,7 +263,8 @@ def _holiday(task: Task, material: Material) -> TaskRows:
             suits[number, item] |= not LEXICON[name].isdisjoint(words_of(title))
     chosen = material.targets & (holiday >= 0) & suits[holiday, material.items]
     ranks = np.flatnonzero(chosen)
-    return TaskRows(task, ranks, holiday[ranks, None].astype(np.int32), HOLIDAYS, len(HOLIDAYS), "holiday")
+    slots = holiday[ranks, None].astype(np.int32)
+    return TaskRows(task, ranks, slots, HOLIDAYS, len(HOLIDAYS), "holiday", lambda value: suits[value])
 
 
 def _need_times(task: Task, material: Material) -> float:
