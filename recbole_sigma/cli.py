@@ -19,6 +19,12 @@ verbs
   benchmark   a table of --models=A,B,C with --seeds=1,2,3; run it again to continue after an interruption
   tune        search --models on validation, --trials=N each; best settings become property files
   report      the tables, plots and report.html of a benchmark's --output folder, made again
+  tasks       the instruction tasks of a --dataset: rows, why a task is off, sample prompts;
+              with --checkpoint=FILE their figures: controls, lifts, baselines (--baselines=FILE,FILE
+              --modes=all --rows=N)
+  recommend   lists from a --checkpoint=FILE: --history="title; title" or --user=ID or --users_file=FILE,
+              --instruction="any sentence" or --task=NAME --slot=TEXT, --k=10, --filter=category=NAME,
+              --filter=seen=false, --format=json, --output=FILE
 
 examples
   {program} demo
@@ -28,6 +34,9 @@ examples
   {program} benchmark --models=Pop,WindowItemKNN,PackedSASRec,SIGMA --dataset=ml-100k --seeds=2024,2025,2026
   {program} benchmark --models="SIGMA,SIGMA-*,SASRec-BCE,mine.yaml" --dataset=ml-100k --filter=both
   {program} benchmark --models=list
+  {program} tasks --dataset=ml-100k
+  {program} --model=SIGMA --dataset=ml-100k --tasks=all
+  {program} recommend --checkpoint=saved/FILE --history="Toy Story; Aladdin" --instruction="something new"
   {program} --help --model=SIGMA
 
 options
@@ -197,12 +206,26 @@ def _of_tables(name: str) -> Callable[[dict[str, str], list[str]], int]:
     return verb
 
 
+def _tasks(own: dict[str, str], rest: list[str]) -> int:
+    from recbole_sigma.task_commands import tasks_command
+
+    return tasks_command(own, rest)
+
+
+def _recommend(own: dict[str, str], rest: list[str]) -> int:
+    from recbole_sigma.task_commands import recommend_command
+
+    return recommend_command(own, rest)
+
+
 VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "": _train,
     "demo": _of_tables("demo"),
     "benchmark": _of_tables("benchmark"),
     "tune": _of_tables("tune"),
     "report": _of_tables("report"),
+    "tasks": _tasks,
+    "recommend": _recommend,
 }
 
 

@@ -22,6 +22,7 @@ from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.chronology import exact
 from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
 from recbole_sigma.runs import RunFolder, run_id
 from recbole_sigma.training import make_trainer
@@ -80,6 +81,7 @@ def run_sigma(
     if saved:
         trainer.load(trainer.saved_model_file)
     test = trainer.judge.judge(trainer.model, data.test, progress=bool(config["show_progress"]), label="Test")
+    test = add_task_rows(test, trainer.model, data.test, config)
     if best_result is None and len(data.valid._dataset):  # no validation during training (eval_step: 0)
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
         best_score = best_result[str(config["valid_metric"]).lower()]

@@ -31,6 +31,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sasrec_score": ("dot", "cosine"),
     "sigma_objective": ("paper", "global"),
     "sigma_slot": ("tokens", "sum"),
+    "task_hemisphere": ("north", "south"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 """Key -> allowed values (text is compared without case)."""
@@ -70,6 +71,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_negatives": (0, 1 << 30),
     "sigma_temperature": (1e-3, 1e3),
     "task_labels_per_row": (0, 1 << 10),
+    "task_instruction_tokens": (4, 1 << 10),
+    "task_category_level": (0, 100),
+    "task_eval_rows": (0, 1 << 30),
+    "task_lag_days": (0.0, 366.0),
     "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
@@ -258,7 +263,7 @@ def declared_keys() -> frozenset[str]:
     for root in (recbole_properties(), properties_dir()):
         for path in root.rglob("*.yaml"):
             # these folders hold other things than keys with their defaults
-            other = {"tasks", "variants", "tune"} & set(path.parts)
+            other = path.parent.name in ("tasks", "variants", "tune")
             if path.name not in ("url.yaml", "kg_url.yaml") and not other:
                 keys |= _yaml_keys(path)
     return frozenset(keys)

@@ -24,6 +24,7 @@ from recbole_sigma import checkpoint as files
 from recbole_sigma import distributed, trainer_state
 from recbole_sigma.batches import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.progress import Counted, Progress
 from recbole_sigma.stored_run import StoredRun
 from recbole_sigma.values import UserError
@@ -353,7 +354,8 @@ class SigmaTrainer(StoredRun):
             return None
         if load_best_model:
             self.load(model_file or self.saved_model_file)
-        self.judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
         return self.judgement.metrics
 
 
