@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "memory": ("none", "validation", "fixed"),
     "sasrec_loss": ("CE", "BCE"),
     "sasrec_score": ("dot", "cosine"),
+    "sigma_negatives_from": ("prefix", "catalogue"),
     "sigma_objective": ("paper", "global"),
     "sigma_slot": ("tokens", "sum"),
     "task_hemisphere": ("north", "south"),

@@ -118,6 +118,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
                 float(config["sigma_catalogue_weight"]),
                 bool(config["sigma_prefix_pooling"]),
                 int(config["sigma_negatives"]),
+                config["sigma_negatives_from"] == "catalogue",
             )
         self.loss_names = (*self.objective.names, "label")
 
