@@ -19,11 +19,11 @@ from recbole_sigma.benchmark.folder import FORMAT, RunFolder
 from recbole_sigma.benchmark.plan import Cell, Plan, Training
 from recbole_sigma.evaluation.judge import Judge, Judgement
 
-_TRAINED = ("best_valid_result", "best_epoch", "history", "parameters", "versions", "seconds")
+_TRAINED = ("best_valid_result", "best_epoch", "history", "parameters", "versions")
 
 
 def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, Any], Judged | None]:
-    """Train, unless the folder has the weights.
+    """Train, unless the folder has the weights; a training that was interrupted goes on where it stopped.
 
     Returns:
         (the training's record, what its own test judgement gave, or None when nothing was trained now).
@@ -34,7 +34,8 @@ def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, 
     if found is not None:
         return found[0], None
     restart_peak_memory()
-    values = {**training.values, "checkpoint_dir": str(folder.path / "checkpoints")}
+    work = folder.work_path(training.key)
+    values = {**training.values, "checkpoint_dir": str(work), "resume": True}
     result = run_sigma(training.model, plan.dataset, plan.files, values, arguments=plan.words)
     judged = Judged(result["test"], result["protocol"], result["loaders"].train)
     record = {
@@ -43,12 +44,30 @@ def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, 
         "seed": training.seed,
         "config": training.config,
         **{key: result[key] for key in _TRAINED},
+        "seconds": whole_seconds(result),
         "peak_memory": peak_memory(),
         "commit": commit(),
         "machine": machine(),
     }
     folder.write_training(training.key, record, result["checkpoint"])
     return record, judged
+
+
+def whole_seconds(result: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a training, those of an interrupted process before this one included.
+
+    What an interrupted process spent is known from the epochs that it finished.
+    """
+    seconds = dict(result["seconds"])
+    epochs = result["history"]
+    cpu = sum(e.get("train_cpu_seconds", 0.0) + e.get("valid_cpu_seconds", 0.0) for e in epochs)
+    wall = sum(e.get("train_seconds", 0.0) + (e.get("valid_seconds") or 0.0) for e in epochs)
+    seconds["continued"] = cpu > seconds["cpu_train"] + 0.5
+    if seconds["continued"]:
+        seconds["cpu"] += cpu - seconds["cpu_train"]
+        seconds["total"] += max(0.0, wall - seconds["train"])
+        seconds["cpu_train"], seconds["train"] = cpu, max(wall, seconds["train"])
+    return seconds
 
 
 class Judged:
