@@ -67,7 +67,9 @@ class PreparationOptions:
         unknown = [view for view in config["grounding_views"] or [] if view not in VIEWS]
         if unknown:
             raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
-        levels, prefix = int(config["tokenizer_levels"]), int(config["tokenizer_prefix_length"])
+        levels = int(config["tokenizer_levels"])
+        wanted = config["tokenizer_prefix_length"]
+        prefix = levels if str(wanted) == "all" else int(wanted)
         if not 0 <= prefix <= levels:
             raise UserError(
                 f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})"
