@@ -21,7 +21,7 @@ from recbole_sigma.data import packed_sequences
 from recbole_sigma.decoding.fusion import MODES, SPACES, beam_spread
 from recbole_sigma.decoding.hybrid import build_buckets, fused_scores, hybrid_search, prefix_beam, step_one
 from recbole_sigma.instructions.prompts import END, PAD, START, code_offsets
-from recbole_sigma.models.backbone import build_backbone, hidden_states
+from recbole_sigma.models.backbone import build_backbone, embedding_scale, hidden_states, output_rows
 from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.losses import (
     catalogue_logits,
@@ -32,6 +32,7 @@ from recbole_sigma.models.losses import (
 from recbole_sigma.models.packed_model import PackedModel
 from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
 from recbole_sigma.preparation import Prepared, prepare
+from recbole_sigma.pretrained import LoraOptions
 from recbole_sigma.ranking import top_k
 from recbole_sigma.values import RankedItems, UserError
 
@@ -89,9 +90,21 @@ class SIGMA(PackedModel, SequentialRecommender):
             self.pad,
             tokenizer.token_to_id(START),
             tokenizer.token_to_id(END),
+            tokenizer=tokenizer,
+            lora=LoraOptions(
+                int(config["backbone_lora_rank"]),
+                float(config["backbone_lora_alpha"]),
+                float(config["backbone_lora_dropout"]),
+                tuple(config["backbone_lora_targets"]),
+            ),
+            checkpointing=bool(config["backbone_checkpointing"]),
         )
         d_model = self.backbone.get_input_embeddings().weight.shape[1]
+        pretrained = str(config["backbone"]).startswith("pretrained:")
+        self.item_scale = embedding_scale(self.backbone) if pretrained else 1.0
         modalities = {"id": self.prepared.vectors.collaborative, "text": self.prepared.vectors.text}
+        if self.prepared.vectors.image is not None:
+            modalities["image"] = self.prepared.vectors.image
         unknown = [name for name in config["fusion_inputs"] if name not in modalities]
         if unknown:
             raise UserError(f"fusion_inputs: {unknown} unknown; choose from {list(modalities)}")
@@ -298,7 +311,7 @@ class SIGMA(PackedModel, SequentialRecommender):
 
     def _item_slots(self, items: Tensor, tokens: Tensor) -> Tensor:
         """Input embeddings of items [B, T]: prefix tokens, then the fused token: float [B, T * S, d]."""
-        fused = tokens[items][:, :, None]
+        fused = self.item_scale * tokens[items][:, :, None]
         if self.prefix_length:
             fused = torch.cat([self._embed(self._prefix_tokens(items)), fused], dim=2)
         return fused.flatten(1, 2)
@@ -306,9 +319,7 @@ class SIGMA(PackedModel, SequentialRecommender):
     def _prefix_logits(self, states: Tensor) -> Tensor:
         """Logits of the level's semantic-ID tokens: the rows of the output embedding that belong to it."""
         begin = self.code_offset[0]
-        return (
-            states @ self.backbone.get_output_embeddings().weight[begin : begin + self.buckets.n_prefixes].T
-        )
+        return states @ output_rows(self.backbone, begin, begin + self.buckets.n_prefixes).T
 
     # --- generation -----------------------------------------------------------------------------------------
 
