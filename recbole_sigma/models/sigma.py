@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recbole_sigma.data import FIRST_EVENT, packed_sequences
 from recbole_sigma.decoding.fusion import MODES, SPACES, beam_spread
 from recbole_sigma.instructions.prompts import END, PAD, START, code_offsets
-from recbole_sigma.models.backbone import build_backbone
+from recbole_sigma.models.backbone import build_backbone, embedding_scale
 from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.generation import PrefixGeneration
 from recbole_sigma.models.losses import seen_pairs
@@ -30,6 +30,7 @@ from recbole_sigma.models.prefixes import build_prefixes
 from recbole_sigma.models.task_labels import LabelDraw, build_task_labels
 from recbole_sigma.models.trunk import PackedTrunk
 from recbole_sigma.preparation import Prepared, prepare
+from recbole_sigma.pretrained import LoraOptions
 from recbole_sigma.values import UserError
 
 OBJECTIVES, SLOTS = ("paper", "global"), ("tokens", "sum")
@@ -97,9 +98,19 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             pad,
             tokenizer.token_to_id(START),
             tokenizer.token_to_id(END),
+            tokenizer=tokenizer,
+            lora=LoraOptions(
+                int(config["backbone_lora_rank"]),
+                float(config["backbone_lora_alpha"]),
+                float(config["backbone_lora_dropout"]),
+                tuple(config["backbone_lora_targets"]),
+            ),
+            checkpointing=bool(config["backbone_checkpointing"]),
         )
         d_model = backbone.get_input_embeddings().weight.shape[1]
-        self.trunk = PackedTrunk(backbone, layout, self.prepared.profiles, prefix_tokens, pad)
+        pretrained = str(config["backbone"]).startswith("pretrained:")
+        item_scale = embedding_scale(backbone) if pretrained else 1.0
+        self.trunk = PackedTrunk(backbone, layout, self.prepared.profiles, prefix_tokens, pad, item_scale)
         self.register_buffer("instructions", self.prepared.instructions, persistent=False)
         self.task_labels = build_task_labels(config, dataset, self.prepared)
         self.fusion = self._build_fusion(config, d_model)
@@ -124,6 +135,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
 
     def _build_fusion(self, config: Any, d_model: int) -> ItemFusion:
         modalities = {"id": self.prepared.vectors.collaborative, "text": self.prepared.vectors.text}
+        if self.prepared.vectors.image is not None:
+            modalities["image"] = self.prepared.vectors.image
         unknown = [name for name in config["fusion_inputs"] if name not in modalities]
         if unknown:
             raise UserError(f"fusion_inputs: {unknown} unknown; choose from {list(modalities)}")

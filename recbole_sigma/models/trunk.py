@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_sigma.models.backbone import hidden_states
+from recbole_sigma.models.backbone import hidden_states, output_rows
 from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
 
 
@@ -40,13 +40,20 @@ class PackedTrunk(nn.Module):
         profiles: int64 [n_users, P], left-padded profile tokens.
         prefix_tokens: int64 [N, l], vocabulary ids of every item's prefix.
         pad: id of the padding token.
+        item_scale: factor on item tokens, which brings them to the size of the backbone's embeddings.
     """
 
     def __init__(
-        self, backbone: nn.Module, layout: RowLayout, profiles: Tensor, prefix_tokens: Tensor, pad: int
+        self,
+        backbone: nn.Module,
+        layout: RowLayout,
+        profiles: Tensor,
+        prefix_tokens: Tensor,
+        pad: int,
+        item_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.layout, self.pad = backbone, layout, pad
+        self.backbone, self.layout, self.pad, self.item_scale = backbone, layout, pad, item_scale
         self.register_buffer("profiles", profiles, persistent=False)
         self.register_buffer("prefix_tokens", prefix_tokens, persistent=False)
 
@@ -55,8 +62,8 @@ class PackedTrunk(nn.Module):
         return self.backbone.get_input_embeddings()(ids)
 
     def output_rows(self, ids: Tensor) -> Tensor:
-        """Rows of the output embedding, float [*ids.shape, d]."""
-        return self.backbone.get_output_embeddings().weight[ids]
+        """Rows of the output embedding, float [n, d], of n vocabulary ids that follow each other."""
+        return output_rows(self.backbone, int(ids[0]), int(ids[-1]) + 1)
 
     def packed(
         self,
@@ -155,11 +162,12 @@ class PackedTrunk(nn.Module):
         semantic IDs, the prefix tokens alone.
         """
         layout = self.layout
+        own = self.item_scale * tokens[items]
         if not self.prefix_tokens.shape[1]:
-            return tokens[items]
+            return own
         prefix = self.embed(self.prefix_tokens[items])
         if not layout.prefix:
-            return tokens[items] + prefix.sum(dim=2)
+            return own + prefix.sum(dim=2)
         if layout.item_token:
-            prefix = torch.cat([prefix, tokens[items][:, :, None]], dim=2)
+            prefix = torch.cat([prefix, own[:, :, None]], dim=2)
         return prefix.flatten(1, 2)
