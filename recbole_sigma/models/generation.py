@@ -21,6 +21,7 @@ from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.losses import Seen, hide
 from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
 from recbole_sigma.models.prefixes import PrefixSpace
+from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import INSTRUCTION
 from recbole_sigma.models.trunk import PackedTrunk, Prompt
 from recbole_sigma.ranking import top_k
@@ -40,6 +41,7 @@ class PrefixGeneration:
     level_tokens: list[Tensor]
     instructions: Tensor
     instruction_gate: Tensor
+    recency: RecencyPath | None
     mean_spread: Tensor
     mode: str
     space: str
@@ -61,8 +63,12 @@ class PrefixGeneration:
         if INSTRUCTION in interaction.interaction:
             text = interaction[INSTRUCTION]
         prompt = self.trunk.prompt(interaction[self.USER_ID], items, length, tokens, text)
-        context = prompt.last + self.instruction_gate * prompt.end
-        return prompt, context, F.normalize(tokens, dim=-1)
+        context, unit = prompt.last + self.instruction_gate * prompt.end, F.normalize(tokens, dim=-1)
+        if self.recency is not None:
+            row = torch.arange(len(items), device=items.device)
+            recent = self.recency(unit[items])[row, (length - 1).clamp(min=0)]
+            context = context + recent * (length > 0)[:, None]  # an empty history has no newest item
+        return prompt, context, unit
 
     def _search(
         self, prompt: Prompt, context: Tensor, unit: Tensor, seen: Seen | None, width: int

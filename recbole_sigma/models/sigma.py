@@ -27,6 +27,7 @@ from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
 from recbole_sigma.models.packed_model import PackedModel
 from recbole_sigma.models.packing import RowLayout
 from recbole_sigma.models.prefixes import build_prefixes
+from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import LabelDraw, build_task_labels
 from recbole_sigma.models.trunk import PackedTrunk
 from recbole_sigma.preparation import Prepared, prepare
@@ -115,6 +116,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         self.task_labels = build_task_labels(config, dataset, self.prepared)
         self.fusion = self._build_fusion(config, d_model)
         self.instruction_gate = nn.Parameter(torch.zeros(d_model))
+        last = int(config["sigma_recency"])
+        self.recency = RecencyPath(d_model, last) if last else None
         temperature = float(config["sigma_temperature"])
         self.objective: PaperObjective | GlobalObjective
         if objective == "global":
@@ -183,16 +186,17 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
                 users, items, length, tokens, draw.after, draw.text, label
             )
 
+        states = self._history_contexts(history, items, unit)
         valid = torch.arange(items.shape[1] - 1, device=items.device)[None] < (length - 1)[:, None]
         row, column = valid.nonzero(as_tuple=True)
         labels = 0 if draw is None else draw.after.numel()
         scale = 1.0 / (len(row) + self.label_weight * labels)
-        context, path = self._history_states(history, valid)
+        context, path = states[:, :-1][valid], history[:, 1:, : self.trunk.layout.prefix][valid]
         dense, _ = self._losses(context, path, items, row, column, unit, scale)
         if draw is None:
             return (*dense, unit.new_zeros(()))
         row = torch.arange(len(items), device=items.device).repeat_interleave(draw.after.shape[1])
-        context, path = self._label_states(history, branches, draw.after, start)
+        context, path = self._label_states(states, branches, draw.after, start)
         parts, each = self._losses(
             context, path, items, row, draw.after.reshape(-1), unit, self.label_weight * scale
         )
@@ -221,18 +225,22 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         heads = tuple(self.trunk.output_rows(tokens.to(unit.device)) for tokens in self.level_tokens)
         return self.objective.losses(context, path, heads, targets, weights, unit, seen)
 
-    def _history_states(self, history: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Context float [M, d] and prefix states of the targets float [M, l, d] of dense predictions.
+    def _history_contexts(self, history: Tensor, items: Tensor, unit: Tensor) -> Tensor:
+        """The state that predicts what follows each history item.
 
         Args:
-            history: float [B, T + 1, S, d].
-            valid: bool [B, T].
+            history: float [B, T, S, d] states of the item slots.
+            items: int64 [B, T].
+            unit: float [N, d].
+
+        Returns:
+            float [B, T, d]: the state at the slot's end, plus the recency path.
         """
-        layout = self.trunk.layout
-        return history[:, :-1, layout.slot - 1][valid], history[:, 1:, : layout.prefix][valid]
+        states = history[:, :, -1]
+        return states if self.recency is None else states + self.recency(unit[items])
 
     def _label_states(
-        self, history: Tensor, branches: Tensor, after: Tensor, start: Tensor
+        self, states: Tensor, branches: Tensor, after: Tensor, start: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Context and prefix states of each label.
 
@@ -241,7 +249,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         starts) a label is exactly the prediction of its history position.
 
         Args:
-            history: float [B, T, S, d].
+            states: float [B, T, d] from `_history_contexts`.
             branches: float [B, M, I + l, d].
             after: int64 [B, M]; -1 for a label after an empty history.
             start: float [B, d], state at the end of the profile, which stands in for the last history item.
@@ -251,9 +259,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         """
         layout = self.trunk.layout
         end = branches[:, :, layout.instruction - 1]
-        base = torch.gather(
-            history[:, :, layout.slot - 1], 1, after.clamp(min=0)[:, :, None].expand(-1, -1, end.shape[-1])
-        )
+        base = torch.gather(states, 1, after.clamp(min=0)[:, :, None].expand(-1, -1, end.shape[-1]))
         base = torch.where((after < 0)[:, :, None], start[:, None], base)
         context = base + self.instruction_gate * end
         return context.flatten(0, 1), branches[:, :, layout.instruction :].flatten(0, 1)
