@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from recbole.config import Config
 from recbole.evaluator.register import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_sigma import plugin, settings
+from recbole_sigma import distributed, plugin, settings
 from recbole_sigma.evaluation.metrics import without_beam
 from recbole_sigma.values import UserError
 
@@ -21,6 +23,8 @@ DERIVED_KEYS = (
     "MODEL_INPUT_TYPE",
     "eval_type",
     "device",
+    "single_spec",
+    "local_rank",
     "valid_neg_sample_args",
     "test_neg_sample_args",
 )
@@ -119,6 +123,29 @@ class SigmaConfig(Config):
         for key in PROTOCOL_KEYS:
             if key in self._shipped:
                 self.internal_config_dict[key] = self._shipped[key]
+
+    def _init_device(self) -> None:
+        """The device of this process; connecting to the others is `distributed.join`'s.
+
+        RecBole's own method needs nccl and a GPU per process. To its loaders and trainers this stays one
+        process (``single_spec``): `batches` and `training` share the work out.
+        """
+        final = self.final_config_dict
+        chosen = final["gpu_id"]
+        chosen = ",".join(map(str, chosen)) if isinstance(chosen, (tuple, list)) else str(chosen)
+        final["gpu_id"] = os.environ["CUDA_VISIBLE_DEVICES"] = chosen
+        world = distributed.current()
+        final["single_spec"], final["local_rank"] = True, world.local_rank
+        final["device"] = torch.device("cpu")
+        if chosen and final.get("use_gpu", True) and torch.cuda.is_available():
+            if world.local_rank >= torch.cuda.device_count():
+                raise UserError(
+                    f"process {world.local_rank} of this machine has no GPU: gpu_id {chosen!r} names "
+                    f"{torch.cuda.device_count()}; name as many as nproc, or use the CPU with --gpu_id=''"
+                )
+            final["device"] = torch.device(f"cuda:{world.local_rank}" if world.several else "cuda")
+        if not world.main:
+            final["show_progress"] = False
 
     def _get_final_config_dict(self) -> dict[str, Any]:
         final = super()._get_final_config_dict()

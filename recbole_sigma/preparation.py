@@ -25,9 +25,9 @@ from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.text import encode_texts
 from recbole_sigma.grounding.views import PairView, collaborative_view, shared_value_view
 from recbole_sigma.instructions.prompts import encode_left_padded, profile_text, train_bpe
-from recbole_sigma.instructions.tasks import load_tasks
+from recbole_sigma.instructions.samples import task_folder, task_report, tasks_of
+from recbole_sigma.instructions.tasks import GENERAL, load_tasks
 from recbole_sigma.progress import Progress
-from recbole_sigma.settings import properties_dir
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, rq_kmeans
 from recbole_sigma.values import ItemCodes, ItemVectors, UserError
@@ -242,7 +242,8 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         if view in options.views
     }
     profiles = user_profiles(dataset, config["profile_fields"] or [])
-    templates = load_tasks(properties_dir() / "tasks")["JustForYou"].templates
+    templates = load_tasks(task_folder(config))[GENERAL].templates
+    tasks = tasks_of(dataset, config)
 
     events = dataset.train_events()
     order, _ = events.by_user
@@ -257,6 +258,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         users=users,
         train_items=items,
         options=asdict(options),
+        **({"tasks": tasks.corpus(), "width": config["task_instruction_tokens"]} if tasks else {}),
     )
     store = ArtifactStore(config["artifact_dir"])
     stored = store.load("items", key)
@@ -270,15 +272,23 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
     logger.info(str(health))
     tokenizer = train_bpe(
-        texts[1:] + profiles + list(templates), options.bpe_size, codes.sizes[: codes.prefix_length]
+        texts[1:] + profiles + list(templates) + (tasks.corpus() if tasks else []),
+        options.bpe_size,
+        codes.sizes[: codes.prefix_length],
     )
+    instructions = encode_left_padded(tokenizer, templates, start=False, end=True)
+    if tasks:  # every task's instructions share one width
+        longest = encode_left_padded(tokenizer, tasks.texts(), start=False, end=True).shape[1]
+        width = min(longest, int(config["task_instruction_tokens"]))
+        instructions = encode_left_padded(tokenizer, templates, start=False, end=True, width=width)
+        report["tasks"] = task_report(tasks)
     report = {**report, "health": health.as_dict(), "items_sha256": fingerprint(items=item_tokens)}
     prepared = Prepared(
         vectors,
         codes,
         tokenizer,
         torch.from_numpy(encode_left_padded(tokenizer, profiles, start=True, end=False)),
-        torch.from_numpy(encode_left_padded(tokenizer, templates, start=False, end=True)),
+        torch.from_numpy(instructions),
         report,
     )
     store.save("items", key, prepared.tensors(), prepared.header())

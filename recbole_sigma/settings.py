@@ -29,8 +29,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "memory": ("none", "validation", "fixed"),
     "sasrec_loss": ("CE", "BCE"),
     "sasrec_score": ("dot", "cosine"),
+    "sigma_negatives_from": ("prefix", "catalogue"),
     "sigma_objective": ("paper", "global"),
     "sigma_slot": ("tokens", "sum"),
+    "task_hemisphere": ("north", "south"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 """Key -> allowed values (text is compared without case)."""
@@ -50,6 +52,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "prefix_survival_users": (0, 1 << 40),
     "seed": (0, 2**32 - 1),
     "checkpoint_steps": (0, 1_000_000_000),
+    "nproc": (1, 1 << 16),
+    "world_size": (-1, 1 << 20),
+    "port": (0, 65535),
+    "group_offset": (0, 1 << 20),
     "backbone_dropout": (0.0, 0.99),
     "decode_beam": (0, 1 << 30),
     "decode_temperature": (1e-3, 1e3),
@@ -70,6 +76,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_negatives": (0, 1 << 30),
     "sigma_temperature": (1e-3, 1e3),
     "task_labels_per_row": (0, 1 << 10),
+    "task_instruction_tokens": (4, 1 << 10),
+    "task_category_level": (0, 100),
+    "task_eval_rows": (0, 1 << 30),
+    "task_lag_days": (0.0, 366.0),
     "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
@@ -258,7 +268,7 @@ def declared_keys() -> frozenset[str]:
     for root in (recbole_properties(), properties_dir()):
         for path in root.rglob("*.yaml"):
             # these folders hold other things than keys with their defaults
-            other = {"tasks", "variants", "tune"} & set(path.parts)
+            other = path.parent.name in ("tasks", "variants", "tune")
             if path.name not in ("url.yaml", "kg_url.yaml") and not other:
                 keys |= _yaml_keys(path)
     return frozenset(keys)

@@ -24,6 +24,7 @@ from recbole_sigma import checkpoint as files
 from recbole_sigma import distributed, trainer_state
 from recbole_sigma.batches import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.progress import Counted, Progress
 from recbole_sigma.stored_run import StoredRun
 from recbole_sigma.values import UserError
@@ -126,6 +127,7 @@ class SigmaTrainer(StoredRun):
         self._train_data = train_data
         self._keep_best_in_memory = not saved
         if self.trained:  # a run that was cut off between its last epoch and its end
+            self._choose_memory(valid_data)
             return self.best_valid_score, self.best_valid_result
         # RecBole's SINE switches autograd's anomaly mode on for the whole process when its package is
         # imported, as every sequential model does: each operation then formats a stack trace
@@ -140,7 +142,19 @@ class SigmaTrainer(StoredRun):
             self.model.load_other_parameter(self._best_state["other"])
         self.trained = True
         self.store(self.history[-1]["epoch"] if self.history else -1)
+        self._choose_memory(valid_data)
         return result
+
+    def _choose_memory(self, valid_data: Any) -> None:
+        """Let validation weigh the collaborative memory beside the best weights; the checkpoint keeps it."""
+        if self.config["memory"] != "validation" or not valid_data:
+            return
+        if not self._keep_best_in_memory:
+            self.load(self.saved_model_file)
+        weight = self.judge.choose_memory_weight(self.model, valid_data)
+        self.logger.info(f"Collaborative memory: weight {weight:g}, chosen on validation")
+        if not self._keep_best_in_memory and self.world.main:
+            files.amend_config(self.saved_model_file, {"memory": "fixed", "memory_weight": weight})
 
     def _train_epoch(
         self,
@@ -151,6 +165,7 @@ class SigmaTrainer(StoredRun):
         **kwargs: Any,
     ) -> Any:
         self._start_schedule(train_data)
+        loss_of = self._shared_loss()  # before the generators are put back
         continued, self._continued = self._continued, None
         if continued is not None:
             trainer_state.restore_generators(continued)
@@ -171,7 +186,7 @@ class SigmaTrainer(StoredRun):
             if place:  # inside an epoch: what begins an epoch may draw numbers and move buffers
                 files.load_weights(self.model, continued)
                 trainer_state.restore_generators(continued)
-            loss = self._train_batches(train_data, epoch_idx, place)
+            loss = self._train_batches(train_data, epoch_idx, place, loss_of)
         else:
             data = Counted(train_data, self._progress) if self._progress is not None else train_data
             loss = super()._train_epoch(data, epoch_idx, loss_func=loss_func, **kwargs)  # type: ignore[misc]
@@ -187,20 +202,23 @@ class SigmaTrainer(StoredRun):
         )
         return loss
 
-    def _train_batches(self, train_data: Any, epoch: int, place: dict[str, Any]) -> Any:
+    def _train_batches(self, train_data: Any, epoch: int, place: dict[str, Any], loss_of: Any) -> Any:
         """One pass over the data, or the rest of one.
 
         Args:
             train_data: RecBole's loader.
             epoch: its number.
             place: where a run that goes on had come to; empty at the start of an epoch.
+            loss_of: what gives the loss of a batch.
 
         Returns:
             The sum over batches of the loss, or of each of its parts, as RecBole does.
         """
         self.model.train()
-        loss_of = self._shared_loss()
-        done, totals = int(place.get("batches", 0)), list(place.get("losses", []))
+        done, totals = (
+            int(place.get("batches", 0)),
+            place.get("losses", [[]] * self.world.size)[self.world.rank],
+        )
         parts = bool(place.get("parts", False))
         started = time.perf_counter() - place.get("seconds", 0.0)
         batches = epoch_batches(train_data, done, self.world.rank, self.world.size)
@@ -340,7 +358,8 @@ class SigmaTrainer(StoredRun):
             return None
         if load_best_model:
             self.load(model_file or self.saved_model_file)
-        self.judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
         return self.judgement.metrics
 
 

@@ -114,6 +114,8 @@ def judge_again(
     )
     judge = Judge(config)
     judge.collector.data_collect(train_data)
+    if config["memory"] == "validation":
+        judge.choose_memory_weight(model, valid_data)
     valid = judge.judge(model, valid_data).metrics
     test = judge.judge(model, test_data, progress=bool(here["show_progress"]), label="Test")
     seconds = {"total": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "test": test.seconds}

@@ -34,6 +34,11 @@ DECODING: dict[str, tuple[str, ...]] = {
 """Keys by model that change generation alone. SIGMA's ``decode_beam`` and ``decode_space`` are not among
 them: the beam's mean spread, the reference of the fusion, is measured with both in training."""
 
+MEMORY = frozenset(
+    "memory memory_weight memory_window memory_shrink memory_last memory_decay memory_floor".split()
+)
+"""Keys of the collaborative memory, which is fused with any trained model."""
+
 HISTORY = 50  # one MAX_ITEM_LIST_LENGTH for every model of a table, where the user names none
 _DATA_FILES = ("inter", "item", "user", "kg", "link", "net")
 
@@ -202,10 +207,10 @@ def make_plan(
 
 
 def decoding_keys(model_class: type) -> frozenset[str]:
-    """Keys of a model (or of the one it derives from) that change generation alone."""
+    """Keys that change what a trained model recommends, not the model."""
     from recbole_sigma import plugin
 
-    return frozenset(key for name in plugin.ours(model_class) for key in DECODING.get(name, ()))
+    return MEMORY | {key for name in plugin.ours(model_class) for key in DECODING.get(name, ())}
 
 
 def needs_spread(config: Any) -> bool:

@@ -67,7 +67,7 @@ class PackedTrunk(nn.Module):
         after: Tensor | None,
         text: Tensor | None,
         label: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """States of packed rows.
 
         Args:
@@ -80,16 +80,18 @@ class PackedTrunk(nn.Module):
             label: int64 [B, M], items whose prefix tokens end the branches.
 
         Returns:
-            (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d]).
+            (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d], state at the end
+            of the profile [B, d]).
         """
         layout = self.layout
         rows, positions, allowed, width = self._assemble(users, items, length, tokens, after, text, label)
         states = hidden_states(self.backbone, rows, positions, allowed)
         history = states[:, layout.profile : width].reshape(*items.shape, layout.slot, -1)
+        start = states[:, layout.profile - 1]
         if after is None:
-            return history, states[:, :0]
+            return history, states[:, :0], start
         shape = (*after.shape, layout.instruction + layout.prefix, -1)
-        return history, states[:, width:].reshape(shape)
+        return history, states[:, width:].reshape(shape), start
 
     def prompt(self, users: Tensor, items: Tensor, length: Tensor, tokens: Tensor, text: Tensor) -> Prompt:
         """Encode each user's prompt once.

@@ -106,7 +106,7 @@ def test_cached_prefix_states_equal_a_full_pass(planted_settings, length):
             rows = torch.cat([items, torch.zeros(4, 1, dtype=torch.int64)], dim=1)
             rows[torch.arange(4), length] = label
             after = (length - 1)[:, None]
-            history, branches = model.trunk.packed(
+            history, branches, start = model.trunk.packed(
                 batch["user_id"],
                 rows,
                 length + 1,
@@ -115,7 +115,7 @@ def test_cached_prefix_states_equal_a_full_pass(planted_settings, length):
                 model.instructions[:1].expand(4, 1, -1),
                 torch.full((4, 1), label),
             )
-            slow_context, path = model._label_states(history, branches, after)
+            slow_context, path = model._label_states(history, branches, after, start)
             torch.testing.assert_close(slow_context, context, atol=1e-4, rtol=1e-4)
             place = (beams.nodes == node).int().argmax(1)
             torch.testing.assert_close(path[:, -1], fast[torch.arange(4), place], atol=1e-4, rtol=1e-4)
@@ -142,10 +142,10 @@ def brute_force(model, batch, seen):
         rows[torch.arange(n), length] = label
         after = (length - 1)[:, None]
         text = model.instructions[:1].expand(n, 1, -1)
-        history, branches = trunk.packed(
+        history, branches, start = trunk.packed(
             batch["user_id"], rows, length + 1, model.fusion(), after, text, torch.full((n, 1), label)
         )
-        _, path = model._label_states(history, branches, after)
+        _, path = model._label_states(history, branches, after, start)
         for b in range(n):
             total = 0.0
             for level in range(prefixes.length):
@@ -343,6 +343,9 @@ def test_ablations_by_one_key_train(planted_settings):
         {"sigma_catalogue_weight": 0.0},
         {"sigma_id_weight": 0.0},
         {"sigma_negatives": 1},
+        {"sigma_negatives_from": "catalogue"},
+        {"sigma_objective": "global", "sigma_slot": "sum"},
+        {"sigma_objective": "global", "sigma_slot": "sum", "sigma_conditioned": False},
         {"sigma_prefix_pooling": False},
         {"sigma_prefix_pooling": False, "sigma_catalogue_weight": 0.0},
         {"sigma_mask_seen": False, "filter_seen": True},
