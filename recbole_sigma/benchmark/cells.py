@@ -47,7 +47,7 @@ def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, 
         "seconds": whole_seconds(result),
         "peak_memory": peak_memory(),
         "commit": commit(),
-        "machine": machine(),
+        "machine": machine(str(result["loaders"].dataset.config["device"])),
     }
     folder.write_training(training.key, record, result["checkpoint"])
     return record, judged
@@ -161,7 +161,7 @@ def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged:
         "judging_seconds": judged.seconds,
         "weights": _weights(cell, trained, judged),
         "commit": commit(),
-        "machine": machine(),
+        "machine": trained["machine"],
     }
 
 
@@ -206,15 +206,19 @@ def commit() -> str | None:
     return f"{head}+changes" if head and git("status", "--porcelain") else head
 
 
-def machine() -> dict[str, Any]:
-    """What the seconds depend on."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the seconds depend on.
+
+    Args:
+        device: where the model lies; the GPU is named when it is used, not when it is there.
+    """
     import torch
 
     return {
         "platform": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
     }
 
 

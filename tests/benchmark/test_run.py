@@ -187,6 +187,14 @@ def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_ag
     assert base["places"] != top1["places"], "the variant changes something here, or the test shows nothing"
 
 
+def test_recboles_sasrec_runs_with_both_of_its_losses(planted) -> None:
+    small = {"n_layers": 1, "hidden_size": 8, "inner_size": 8}
+    record = bench(planted, ["SASRec-BPR", "SASRec-CE"], values=small)
+    assert [c["config"]["loss_type"] for c in record["cells"]] == ["BPR", "CE"] and not record["failed"]
+    losses = [c["history"][0]["train_loss"][0] for c in record["cells"]]
+    assert 0.6 < losses[0] < 0.8 < losses[1], "-log sigmoid near log 2, a softmax over 48 items above it"
+
+
 def test_a_row_runs_again_from_its_own_settings(planted) -> None:
     record = bench(planted, ["PackedSASRec"], values={"n_layers": 1, "hidden_size": 8, "inner_size": 8})
     (path,) = Path("o/settings").glob("*.yaml")
