@@ -61,6 +61,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "backbone_lora_dropout": (0.0, 0.99),
     "backbone_lora_rank": (0, 1 << 12),
     "decode_beam": (0, 1 << 30),
+    "decode_faiss_above": (0, 1 << 40),
     "decode_temperature": (1e-3, 1e3),
     "decode_sigma_reference": (0.0, 1e3),
     "fusion_dropout": (0.0, 0.99),

@@ -70,6 +70,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         self.sharpness = 1.0 / float(config["decode_temperature"])
         self.sigma_reference = float(config["decode_sigma_reference"])
         self.register_buffer("mean_spread", torch.ones(()))
+        self.faiss_above = int(config["decode_faiss_above"])
+        self._catalogue = None
         self.labels_per_row = int(config["task_labels_per_row"])
         self.label_weight = float(config["sigma_label_weight"])
         self.mask_seen = bool(config["sigma_mask_seen"]) and bool(config["filter_seen"])
