@@ -17,6 +17,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,8 @@ def cpu_seconds(function: Any) -> float:
     return time.process_time() - start
 
 
-def measure(
-    items: int, prefixes: int, probes: int, options: argparse.Namespace, centres: int
-) -> dict[str, Any]:
-    """A catalogue of equal prefixes; every user searches ``--beam`` of them."""
+def measure(items: int, prefixes: int, options: argparse.Namespace, centres: int) -> list[dict[str, Any]]:
+    """A catalogue of equal prefixes; every user searches ``--beam`` of them. One row per number of probes."""
     rows, queries = planted(items, options.width, centres, options.users, options.temperature)
     table = torch.cat([torch.zeros(1, options.width), rows])
     start = torch.linspace(0, items, prefixes + 1).long()
@@ -65,7 +64,7 @@ def measure(
     beam = torch.stack([torch.randperm(prefixes, generator=generator)[:width] for _ in range(options.users)])
     scores = torch.full(beam.shape, 1.0 / width).log()
     build = time.process_time()
-    index = index_prefixes(catalogue.vectors, start, items // prefixes - 1, probes)
+    built = index_prefixes(catalogue.vectors, start, items // prefixes - 1)
     build = time.process_time() - build
 
     def run(approximate: Any) -> Any:
@@ -74,39 +73,52 @@ def measure(
             approximate=approximate,
         )  # fmt: skip
 
-    seconds: dict[str, list[float]] = {"exact": [], "faiss": []}
-    run(None), run(index)
+    seconds: dict[str, list[float]] = {"exact": [], **{f"faiss{probes}": [] for probes in options.probes}}
+    indexes = {probes: replace(built, probes=probes) for probes in options.probes}
+    run(None), run(built)
     for _ in range(options.repeats):
         seconds["exact"].append(cpu_seconds(lambda: run(None)))
-        seconds["faiss"].append(cpu_seconds(lambda: run(index)))
-    wanted, found = run(None)[0].items, run(index)[0].items
+        for probes, index in indexes.items():
+            seconds[f"faiss{probes}"].append(cpu_seconds(lambda index=index: run(index)))
+    median = {name: 1000 * statistics.median(values) / options.users for name, values in seconds.items()}
+    wanted = run(None)[0].items
+    report = []
+    for probes, index in indexes.items():
+        found = run(index)[0].items
+        recall, error = quality(catalogue, queries, beam, index)
+        report.append(
+            {
+                "items": items,
+                "prefixes": prefixes,
+                "centres": centres,
+                "probes": probes,
+                "exact_ms_per_user": median["exact"],
+                "faiss_ms_per_user": median[f"faiss{probes}"],
+                "exact_over_faiss": median["exact"] / median[f"faiss{probes}"],
+                "recall_at_20": float(recall.mean()),
+                "list_overlap": float((wanted[:, :, None] == found[:, None]).any(2).float().mean()),
+                "log_z_error_mean": float(error.mean()),
+                "log_z_error_max": float(error.max()),
+                "build_s": build,
+            }
+        )
+    return report
+
+
+def quality(catalogue: Any, queries: Any, beam: Any, index: Any) -> tuple[Any, Any]:
+    """Recall@20 and distance of the log-normaliser for every (user, prefix)."""
     inside, errors = [], []
     for prefix, cells in index.cells.items():
         mine = (beam == prefix).any(dim=1)
         if bool(mine.any()):
-            low, high = start[prefix : prefix + 2].tolist()
+            low, high = catalogue.start[prefix : prefix + 2].tolist()
             nobody = (torch.zeros(0, dtype=torch.int64),) * 2
             logits = queries[mine] @ catalogue.vectors[low:high].T
-            _, got, total = search_cells(queries[mine], cells, probes, index.fetch, nobody, True)
+            _, got, total = search_cells(queries[mine], cells, index.probes, index.fetch, nobody, True)
             best = logits.topk(K).indices
             inside.append((best[:, :, None] == got[:, None]).any(2).float().mean(dim=1))
             errors.append((total - logits.logsumexp(1)).abs())
-    error = torch.cat(errors)
-    median = {name: 1000 * statistics.median(values) / options.users for name, values in seconds.items()}
-    return {
-        "items": items,
-        "prefixes": prefixes,
-        "centres": centres,
-        "probes": probes,
-        "exact_ms_per_user": median["exact"],
-        "faiss_ms_per_user": median["faiss"],
-        "exact_over_faiss": median["exact"] / median["faiss"],
-        "recall_at_20": float(torch.cat(inside).mean()),
-        "list_overlap": float((wanted[:, :, None] == found[:, None]).any(2).float().mean()),
-        "log_z_error_mean": float(error.mean()),
-        "log_z_error_max": float(error.max()),
-        "build_s": build,
-    }
+    return torch.cat(inside), torch.cat(errors)
 
 
 def numbers(text: str) -> list[int]:
@@ -133,9 +145,8 @@ def main() -> None:
     for items in options.items:
         for prefixes in options.prefixes:
             for centres in options.centres:
-                for probes in options.probes:
-                    rows.append(measure(items, prefixes, probes, options, centres))
-                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+                rows += measure(items, prefixes, options, centres)
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(tabulate(rows, "keys", "github", floatfmt=".3f"))
     if options.output:
         temporary = options.output.with_name(options.output.name + ".tmp")

@@ -111,6 +111,16 @@ def write(path: Path | str, checkpoint: Checkpoint) -> None:
         ) from error
 
 
+def amend_config(path: Path | str, values: dict[str, Any]) -> None:
+    """Change settings in a written checkpoint; the weights stay."""
+    saved = read(path)
+    kept = {k: v for k, v in saved.meta.items() if k not in ("aliases", "sha256")}
+    tensors = dict(saved.tensors)
+    for name, source in (saved.meta.get("aliases") or {}).items():
+        tensors.setdefault(name, tensors[source])
+    write(path, Checkpoint({**kept, "config": {**saved.meta["config"], **values}}, tensors))
+
+
 def _storable(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Contiguous CPU copies; tensors that are the same memory (tied weights) are stored once."""
     seen: dict[tuple[Any, ...], str] = {}

@@ -22,6 +22,7 @@ from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.chronology import exact
 from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.launch import launch, wanted_processes
 from recbole_sigma.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
 from recbole_sigma.runs import RunFolder, run_id
@@ -52,7 +53,8 @@ def run_sigma(
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
         ``test_result``) plus ``valid`` and ``test`` `Judgement`s, ``history``, ``best_epoch``, ``seconds``,
-        ``protocol``, ``config``, ``parameters`` and ``checkpoint``. None on a machine without process 0.
+        ``protocol``, ``config``, ``parameters``, ``checkpoint`` and ``loaders`` (not from several processes).
+        None on a machine without process 0.
 
     Raises:
         UserError: for anything in the settings or the data that makes the run impossible, before training.
@@ -70,7 +72,7 @@ def run_sigma(
     logger = getLogger()
     logger.info(config, extra=FILE_ONLY)
     data = load_data(config, model_class)
-    prepared = time.perf_counter()
+    prepared, cpu_data = time.perf_counter(), time.process_time()
     run = open_run(config, saved)
     network = build_model(config, model_class, data.train)
     trainer = build_trainer(config, network)
@@ -78,15 +80,16 @@ def run_sigma(
         continue_run(trainer, run, data)
     logger.info(network, extra=FILE_ONLY)
     say_protocol(config, logger)
-    built = time.perf_counter()
+    built, cpu_model = time.perf_counter(), time.process_time()
     trainer.judge.collector.data_collect(data.train)
     best_score, best_result = trainer.fit(
         data.train, data.valid, saved=saved, show_progress=bool(config["show_progress"])
     )
-    trained = time.perf_counter()
+    trained, cpu_train = time.perf_counter(), time.process_time()
     if saved:
         trainer.load(trainer.saved_model_file)
     test = trainer.judge.judge(trainer.model, data.test, progress=bool(config["show_progress"]), label="Test")
+    test = add_task_rows(test, trainer.model, data.test, config)
     if best_result is None and len(data.valid._dataset):  # no validation during training (eval_step: 0)
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
         best_score = best_result[str(config["valid_metric"]).lower()]
@@ -107,6 +110,7 @@ def run_sigma(
         "test_result": dict(test.metrics),
         "test": test,
         "unreachable_targets": test.unreachable,
+        "memory_weight": trainer.judge.recall.weight,
         "history": trainer.history,
         "best_epoch": trainer.best_epoch,
         "seconds": {
@@ -116,12 +120,17 @@ def run_sigma(
             "train": trained - built,
             "test": test.seconds,
             "cpu": time.process_time() - cpu,
+            "cpu_data": cpu_data - cpu,
+            "cpu_model": cpu_model - cpu_data,
+            "cpu_train": cpu_train - cpu_model,
+            "cpu_test": time.process_time() - cpu_train,
         },
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "protocol": config.protocol(),
         "config": config.requested,
         "versions": files.library_versions(),
         "checkpoint": trainer.saved_model_file if saved else None,
+        "loaders": data,
     }
 
 

@@ -25,8 +25,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "decode_mode": ("apf", "fixed_temp", "top1_prefix", "id_only"),
     "decode_space": ("logprob", "prob"),
     "grounding_teacher": ("ppmi-svd",),
+    "grounding_pairs": ("adjacency", "swing"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "memory": ("none", "validation", "fixed"),
+    "sasrec_loss": ("CE", "BCE"),
     "sasrec_score": ("dot", "cosine"),
+    "sigma_negatives_from": ("prefix", "catalogue"),
+    "sigma_objective": ("paper", "global"),
+    "sigma_slot": ("tokens", "sum"),
+    "task_hemisphere": ("north", "south"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 """Key -> allowed values (text is compared without case)."""
@@ -51,15 +58,22 @@ RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
     "group_offset": (0, 1 << 20),
     "backbone_dropout": (0.0, 0.99),
+    "backbone_lora_dropout": (0.0, 0.99),
+    "backbone_lora_rank": (0, 1 << 12),
     "decode_beam": (0, 1 << 30),
     "decode_temperature": (1e-3, 1e3),
     "decode_sigma_reference": (0.0, 1e3),
     "fusion_dropout": (0.0, 0.99),
     "fusion_hidden": (0, 1 << 20),
     "grounding_batch_pairs": (2, 1 << 20),
+    "grounding_chunk": (0, 1 << 20),
+    "grounding_correction": (0.0, 1.0),
     "grounding_dim": (1, 1 << 16),
     "grounding_dropout": (0.0, 0.99),
+    "grounding_encoder_rate": (0.0, 10.0),
     "grounding_kd_weight": (0.0, 1e6),
+    "grounding_lora_rank": (0, 1 << 12),
+    "grounding_max_tokens": (2, 1 << 16),
     "grounding_steps": (1, 1 << 30),
     "grounding_tau": (1e-3, 1e3),
     "grounding_teacher_dim": (1, 1 << 16),
@@ -68,11 +82,23 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_id_weight": (0.0, 1e6),
     "sigma_label_weight": (0.0, 1e6),
     "sigma_negatives": (0, 1 << 30),
+    "sigma_recency": (0, 100_000),
     "sigma_temperature": (1e-3, 1e3),
     "task_labels_per_row": (0, 1 << 10),
+    "task_instruction_tokens": (4, 1 << 10),
+    "task_category_level": (0, 100),
+    "task_eval_rows": (0, 1 << 30),
+    "task_lag_days": (0.0, 366.0),
     "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
+    "memory_weight": (0.0, 1e6),
+    "memory_window": (1, 1_000_000),
+    "memory_shrink": (0.0, 1e9),
+    "memory_last": (1, 1_000_000),
+    "memory_decay": (0.0, 1.0),
+    "memory_floor": (1e-12, 1e6),
+    "tokenizer_rqvae_epochs": (1, 1 << 20),
     "knn_window": (1, 1_000_000),
     "knn_shrink": (0.0, 1e9),
     "knn_last": (1, 1_000_000),
@@ -81,6 +107,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "attn_dropout_prob": (0.0, 1.0),
 }
 """Key -> (least, greatest) value."""
+
+WORDS: dict[str, tuple[str, ...]] = {"tokenizer_prefix_length": ("all",)}
+"""Key -> words that are allowed in place of a value of the key's type."""
 
 # Keys that RecBole 1.2.1's code reads but that none of its lists or property files declares.
 UNDECLARED = frozenset(
@@ -278,7 +307,9 @@ def declared_keys() -> frozenset[str]:
         keys.update(getattr(stock, name))
     for root in (recbole_properties(), properties_dir()):
         for path in root.rglob("*.yaml"):
-            if path.name not in ("url.yaml", "kg_url.yaml") and "tasks" not in path.parts:
+            # these folders hold other things than keys with their defaults
+            other = path.parent.name in ("tasks", "variants", "tune")
+            if path.name not in ("url.yaml", "kg_url.yaml") and not other:
                 keys |= _yaml_keys(path)
     return frozenset(keys)
 
@@ -335,6 +366,8 @@ def wrong_value(key: str, value: Any, default: Any) -> str | None:
         value: what the user gave.
         default: the key's default in our property files (None: any type).
     """
+    if value in WORDS.get(key, ()):
+        return None
     if default is not None and value is not None:
         kind = type(default)
         fits = {

@@ -24,6 +24,7 @@ from recbole_sigma import checkpoint as files
 from recbole_sigma import distributed, trainer_state
 from recbole_sigma.batches import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.progress import Counted, Progress
 from recbole_sigma.stored_run import StoredRun
 from recbole_sigma.values import UserError
@@ -126,6 +127,7 @@ class SigmaTrainer(StoredRun):
         self._train_data = train_data
         self._keep_best_in_memory = not saved
         if self.trained:  # a run that was cut off between its last epoch and its end
+            self._choose_memory(valid_data)
             return self.best_valid_score, self.best_valid_result
         # RecBole's SINE switches autograd's anomaly mode on for the whole process when its package is
         # imported, as every sequential model does: each operation then formats a stack trace
@@ -140,7 +142,19 @@ class SigmaTrainer(StoredRun):
             self.model.load_other_parameter(self._best_state["other"])
         self.trained = True
         self.store(self.history[-1]["epoch"] if self.history else -1)
+        self._choose_memory(valid_data)
         return result
+
+    def _choose_memory(self, valid_data: Any) -> None:
+        """Let validation weigh the collaborative memory beside the best weights; the checkpoint keeps it."""
+        if self.config["memory"] != "validation" or not valid_data:
+            return
+        if not self._keep_best_in_memory:
+            self.load(self.saved_model_file)
+        weight = self.judge.choose_memory_weight(self.model, valid_data)
+        self.logger.info(f"Collaborative memory: weight {weight:g}, chosen on validation")
+        if not self._keep_best_in_memory and self.world.main:
+            files.amend_config(self.saved_model_file, {"memory": "fixed", "memory_weight": weight})
 
     def _train_epoch(
         self,
@@ -302,6 +316,7 @@ class SigmaTrainer(StoredRun):
     # --- evaluation ---
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+        cpu = time.process_time()
         found = self.evaluate(valid_data, load_best_model=False)
         # early stopping must come to the same end in every process
         result = json.loads(distributed.broadcast(json.dumps(found or {})))
@@ -312,6 +327,7 @@ class SigmaTrainer(StoredRun):
         if self.history:
             self.history[-1]["valid"] = dict(result)
             self.history[-1]["valid_seconds"] = self.judgement.seconds if self.judgement else None
+            self.history[-1]["valid_cpu_seconds"] = time.process_time() - cpu
         if self._progress is not None:
             best = score if better else self.best_valid_score
             epoch = self.history[-1]["epoch"] + 1
@@ -342,7 +358,8 @@ class SigmaTrainer(StoredRun):
             return None
         if load_best_model:
             self.load(model_file or self.saved_model_file)
-        self.judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
         return self.judgement.metrics
 
 

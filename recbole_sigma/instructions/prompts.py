@@ -16,6 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from recbole_sigma.pretrained import add_tokens, load_tokenizer
+from recbole_sigma.values import UserError
+
 PAD, START, END, QUERY = "<|pad|>", "<|start|>", "<|end|>", "<q>"
 SPECIAL = (PAD, START, END, QUERY)
 
@@ -60,6 +63,30 @@ def train_bpe(texts: Sequence[str], vocab_size: int, code_sizes: Sequence[int]) 
     return tokenizer
 
 
+def pretrained_tokenizer(name: str, code_sizes: Sequence[int]) -> Tokenizer:
+    """The tokenizer of a pretrained model, kept as it is, with our special and semantic-ID tokens after its
+    own.
+
+    Args:
+        name: folder or hub name, as in ``backbone: pretrained:<name>``.
+        code_sizes: as in `train_bpe`.
+
+    Raises:
+        UserError: it cannot be loaded, or an exported model with a codebook of another size was named.
+    """
+    tokenizer = load_tokenizer(name, "backbone")
+    codes = [code_token(level, code) for level, k in enumerate(code_sizes) for code in range(k)]
+    add_tokens(tokenizer, [*SPECIAL, *codes])
+    try:
+        code_offsets(tokenizer, code_sizes)
+    except ValueError as error:
+        raise UserError(
+            f"backbone: '{name}' already holds semantic-ID tokens of another codebook ({error}): set "
+            "tokenizer_codebook_size to the one it was exported with, or name its base"
+        ) from error
+    return tokenizer
+
+
 def code_token(level: int, code: int) -> str:
     """Name of a semantic-ID token: level 0 is ``<a_k>``, level 1 ``<b_k>``, and so on."""
     return f"<{chr(ord('a') + level)}_{code}>"
@@ -83,19 +110,26 @@ def code_offsets(tokenizer: Tokenizer, code_sizes: Sequence[int]) -> list[int]:
     return offsets
 
 
-def encode_left_padded(tokenizer: Tokenizer, texts: Sequence[str], start: bool, end: bool) -> np.ndarray:
-    """Token ids [n, longest], padded on the LEFT with the pad token, so that every text ends in one column.
+def encode_left_padded(
+    tokenizer: Tokenizer, texts: Sequence[str], start: bool, end: bool, width: int | None = None
+) -> np.ndarray:
+    """Token ids [n, width], padded on the LEFT with the pad token, so that every text ends in one column.
 
     Args:
         tokenizer: from ``train_bpe``.
         texts: the sentences.
         start: put ``<|start|>`` before each text.
         end: put ``<|end|>`` after each text.
+        width: columns; a longer text loses its beginning. None takes the longest text.
     """
     head = [tokenizer.token_to_id(START)] if start else []
     tail = [tokenizer.token_to_id(END)] if end else []
-    rows = [head + tokenizer.encode(text).ids + tail for text in texts]
-    width = max(len(row) for row in rows)
+    rows = [
+        head + encoding.ids + tail
+        for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    ]
+    width = width or max(len(row) for row in rows)
+    rows = [row[-width:] for row in rows]
     out = np.full((len(rows), width), tokenizer.token_to_id(PAD), dtype=np.int64)
     for row, ids in zip(out, rows, strict=True):
         row[width - len(ids) :] = np.asarray(ids)
