@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +29,9 @@ DERIVED_KEYS = (
     "valid_neg_sample_args",
     "test_neg_sample_args",
 )
+
+
+_PLAIN_NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 
 
 class SigmaConfig(Config):
@@ -108,6 +112,12 @@ class SigmaConfig(Config):
             self._problems.append(
                 "no dataset is named: give --dataset=ml-100k (or dataset: ml-100k in a config file)"
             )
+        elif not _PLAIN_NAME.fullmatch(str(dataset)):
+            self._problems.append(
+                f"dataset {str(dataset)!r} must be the plain name of a folder in data_path, without a path: "
+                "name the folder above it with --data_path"
+            )
+            dataset = None
         if model is None or dataset is None:
             for source, values in self._given:
                 self._problems.extend(settings.unknown_keys(values, source))
@@ -222,7 +232,15 @@ class SigmaConfig(Config):
                     "catalogue: set mode: full"
                 )
         split = args.get("split")
-        if not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS", "TS"):
+        ratios = next(iter(split.values())) if isinstance(split, dict) and len(split) == 1 else None
+        if "RS" in (split or ()) and not (
+            isinstance(ratios, list)
+            and len(ratios) == 3
+            and all(isinstance(r, (int, float)) and r >= 0 for r in ratios)
+            and sum(ratios) > 0
+        ):
+            say(f"eval_args: split RS needs ratios [train, valid, test] such as [8,1,1], not {ratios!r}")
+        elif not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS", "TS"):
             say(
                 f"eval_args: split must be one of {{LS: valid_and_test}}, {{RS: [8,1,1]}}, "
                 f"{{TS: [8,1,1]}}; not {split!r}"

@@ -154,6 +154,24 @@ SafeLoader.add_implicit_resolver(
 )
 
 
+MAX_VALUES = 100_000  # values of a property file, aliases counted as often as they are used
+MAX_BRACKETS = 200  # in a value of the command line
+MAX_FLOW = 1000  # in a property file: the parser takes quadratic time over nested ones
+
+
+def _too_large(value: Any) -> bool:
+    """Whether a parsed value would fill the memory when it is shown: aliases of aliases double each time."""
+    left, stack = MAX_VALUES, [value]
+    while stack and left:
+        left -= 1
+        part = stack.pop()
+        if isinstance(part, dict):
+            stack.extend(part.values())
+        elif isinstance(part, (list, tuple, set)):
+            stack.extend(part)
+    return bool(stack)
+
+
 def parse_value(text: str) -> Any:
     """Value of ``--key=value``: YAML's scalars and flow collections, nothing executed.
 
@@ -164,9 +182,13 @@ def parse_value(text: str) -> Any:
         return None
     if stripped.startswith("(") and stripped.endswith(")") and ";" not in stripped and "inf" not in stripped:
         stripped = f"[{stripped[1:-1].rstrip(', ')}]"
+    if stripped.count("[") + stripped.count("{") > MAX_BRACKETS:
+        return text
     try:
         value = yaml.load(stripped, Loader=SafeLoader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    if _too_large(value):
         return text
     if isinstance(value, (str, int, float, bool, list, dict)):
         return value if not isinstance(value, str) else text
@@ -186,17 +208,25 @@ def load_yaml(path: Path | str, problems: list[str] | None = None) -> dict[str, 
     path = Path(path)
     problem = None
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)  # noqa: S506  a SafeLoader
-        if data is None or isinstance(data, dict):
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > MAX_FLOW:
+            raise RecursionError
+        data = yaml.load(text, Loader=SafeLoader)  # noqa: S506  a SafeLoader
+        if _too_large(data):
+            problem = f"{path} repeats or nests its values beyond {MAX_VALUES} of them: write them out"
+        elif data is None or isinstance(data, dict):
             return {str(key): value for key, value in (data or {}).items()}
-        problem = f"{path} holds a {type(data).__name__}, not `key: value` lines"
+        else:
+            problem = f"{path} holds a {type(data).__name__}, not `key: value` lines"
     except FileNotFoundError:
         folder = path.parent
         near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else ""
         problem = f"the config file {path} does not exist{near}"
     except (OSError, UnicodeDecodeError) as error:
         problem = f"the config file {path} cannot be read: {error}"
-    except yaml.YAMLError as error:
+    except RecursionError:
+        problem = f"{path} nests its values too deep: write them out"
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = f"{path}{line} is not valid YAML: {getattr(error, 'problem', None) or error}"
