@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format wheel clean
+.PHONY: help setup demo test test-all audit lint format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -35,8 +35,15 @@ demo test test-all: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## run the tests, except those marked slow; options: make test ARGS="-k trie"
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(STAMP)  ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+test-all: $(STAMP)  ## run all tests, the slow ones too, and print what share of the code they run
+	$(BIN)/python -m pytest -m "slow or not slow" --cov=recbole_sigma --cov=dataset_adapters \
+		--cov-report=term:skip-covered $(ARGS)
+
+# pip-audit asks the package index for known vulnerabilities; it is no dependency of the project.
+audit: $(STAMP)  ## look the pinned versions up among known vulnerabilities (needs the package index)
+	$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: $(STAMP)  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -74,7 +74,7 @@ def test_history_and_best_epoch(planted, tiny) -> None:
         h["train_seconds"] > 0 and h["train_cpu_seconds"] > 0 and len(h["train_loss"]) == 1
         for h in result["history"]
     )
-    assert set(result["seconds"]) == {"total", "data", "model", "train", "test", "cpu"}
+    assert set(result["seconds"]) >= {"total", "data", "model", "train", "test", "cpu"}
 
 
 @pytest.mark.parametrize("model", ["BPR", "PackedSASRec"])
