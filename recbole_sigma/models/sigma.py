@@ -104,7 +104,9 @@ class SIGMA(PackedModel, SequentialRecommender):
             float(config["fusion_dropout"]),
             bool(config["fusion_id_residual"]),
         )
-        self.instruction_gate = nn.Parameter(torch.zeros(d_model))
+        # shut for JustForYou alone; several tasks need the instruction from the first step on
+        opening = torch.zeros(d_model) if self.task_labels is None else torch.ones(d_model)
+        self.instruction_gate = nn.Parameter(opening)
         self.prefix_gate = nn.Parameter(torch.zeros(d_model))
         self.pooling = bool(config["sigma_prefix_pooling"])
         start = math.log(1.0 / float(config["sigma_temperature"]))
