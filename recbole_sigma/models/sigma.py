@@ -118,7 +118,9 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         self.register_buffer("instructions", self.prepared.instructions, persistent=False)
         self.task_labels = build_task_labels(config, dataset, self.prepared)
         self.fusion = self._build_fusion(config, d_model)
-        self.instruction_gate = nn.Parameter(torch.zeros(d_model))
+        # shut for JustForYou alone; several tasks need the instruction from the first step on
+        opening = torch.zeros(d_model) if self.task_labels is None else torch.ones(d_model)
+        self.instruction_gate = nn.Parameter(opening)
         last = int(config["sigma_recency"])
         self.recency = RecencyPath(d_model, last) if last else None
         temperature = float(config["sigma_temperature"])
