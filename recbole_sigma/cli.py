@@ -16,7 +16,9 @@ usage: {program} [VERB] --model=NAME --dataset=NAME [--config_files="a.yaml b.ya
 verbs
   (none)      train and test one model
   demo        Pop, WindowItemKNN and SIGMA on the MovieLens-100K inside RecBole, then a table
-  benchmark   a table of --models=A,B,C with --seeds=1,2,3
+  benchmark   a table of --models=A,B,C with --seeds=1,2,3; run it again to continue after an interruption
+  tune        search --models on validation, --trials=N each; best settings become property files
+  report      the tables, plots and report.html of a benchmark's --output folder, made again
 
 examples
   {program} demo
@@ -24,10 +26,18 @@ examples
   {program} --model=SASRec --dataset=ml-100k --learning_rate=1e-3 --epochs=50
   {program} --model=SIGMA --dataset=my-data --data_path=dataset/ --config_files="my.yaml"
   {program} benchmark --models=Pop,WindowItemKNN,PackedSASRec,SIGMA --dataset=ml-100k --seeds=2024,2025,2026
+  {program} benchmark --models="SIGMA,SIGMA-*,SASRec-BCE,mine.yaml" --dataset=ml-100k --filter=both
+  {program} benchmark --models=list
   {program} --help --model=SIGMA
 
 options
-  --output=FOLDER   where the JSON of the results goes (saved/results)
+  --output=FOLDER   where results go (saved/results; saved/benchmark/DATASET for benchmark)
+  --filter=POLICY   benchmark: filtered, unfiltered or both (seen items)
+  --force           benchmark: do finished cells again
+  --trials=N        tune: trials per model, the shipped settings among them (20)
+  --budget=SECONDS  tune: CPU seconds per model after which no new trial starts
+  --sampler=NAME    tune: random, or tpe (needs hyperopt); --space=FILE.yaml replaces the shipped search space
+  --reference=ROW   benchmark, report: compare with this row, not with the best baseline
   --quiet           no progress, only the table and the path of the JSON
   --version         print the version
   --help            this text; with --model=NAME the keys of that model too
@@ -82,8 +92,13 @@ def _dispatch(words: list[str]) -> int:
     return VERBS[verb](own, rest)
 
 
-OWN = ("model", "models", "dataset", "seeds", "config_files", "output", "quiet", "help", "version")
-_SWITCHES = ("quiet", "help", "version")
+OWN = (
+    "model", "models", "dataset", "seeds", "config_files", "output", "quiet", "help", "version",
+    "filter", "force", "reference", "trials", "budget", "sampler", "space",
+)  # fmt: skip
+OF_SEARCH = ("trials", "budget", "sampler", "space")
+OF_TABLES = ("models", "seeds", "filter", "force", "reference", *OF_SEARCH)
+_SWITCHES = ("quiet", "help", "version", "force")
 
 
 def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -110,7 +125,8 @@ def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return own, rest
 
 
-def _shared(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
+def shared_options(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
+    """Config files, defaults and output folder; options that another verb owns are refused."""
     for name in refused:
         if name in own:
             raise UserError(f"--{name} does not belong to this verb; --help shows examples")
@@ -123,24 +139,18 @@ def _shared(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(own: dict[str, str], rest: list[str]) -> int:
-    shared = _shared(own, ("models", "seeds"))
+    shared = shared_options(own, OF_TABLES)
     output = shared.pop("output")
     if "quiet" not in own:
         shared["config_dict"]["state"] = "INFO"
-    shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
-    from recbole_sigma.benchmark import (
-        cell,
-        commit,
-        format_table,
-        machine,
-        result_path,
-        summarize,
-        write_json,
-    )
+    shared["config_dict"] = let_words_win(shared["config_dict"], shared["config_file_list"])
+    from recbole_sigma.benchmark.cells import commit, machine
+    from recbole_sigma.benchmark.folder import write_json
+    from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
     from recbole_sigma.quick_start import run_sigma, unreachable_sentence
 
     result = run_sigma(own.get("model"), own.get("dataset"), arguments=rest, **shared)
-    plain = cell(result)
+    plain = single_record(result)
     rows = summarize([plain])
     path = result_path(Path(output), result["model"], result["dataset"])
     write_json(
@@ -166,7 +176,7 @@ def _train(own: dict[str, str], rest: list[str]) -> int:
     return 0
 
 
-def _let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+def let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
     """Drop a default of the command line that a config file sets."""
     from recbole_sigma.settings import load_yaml
 
@@ -176,52 +186,23 @@ def _let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, An
     return {key: value for key, value in values.items() if key not in named}
 
 
-def _table(
-    own: dict[str, str], rest: list[str], models: Sequence[str], dataset: str, seeds: Sequence[int], name: str
-) -> int:
-    from recbole_sigma.benchmark import format_table, run_table
+def _of_tables(name: str) -> Callable[[dict[str, str], list[str]], int]:
+    """A verb of `benchmark.verbs`, imported when it is used."""
 
-    shared = _shared(own, ("model",))
-    shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
-    record, path = run_table(models, dataset, seeds, arguments=rest, name=name, **shared)
-    if record["cells"]:
-        print(protocol_line(record["protocol"]))
-        print(format_table(record["table"]))
-    for failure in record["failed"]:
-        print(f"failed: {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
-    print(f"results: {path}")
-    return 1 if record["failed"] else 0
+    def verb(own: dict[str, str], rest: list[str]) -> int:
+        from recbole_sigma.benchmark import verbs
 
+        return getattr(verbs, name)(own, rest)
 
-def _demo(own: dict[str, str], rest: list[str]) -> int:
-    from recbole_sigma.benchmark import DEMO_MODELS
-
-    models = own["models"].split(",") if "models" in own else DEMO_MODELS
-    return _table(own, rest, models, own.get("dataset", "ml-100k"), _seeds(own), "demo")
-
-
-def _benchmark(own: dict[str, str], rest: list[str]) -> int:
-    if "models" not in own or "dataset" not in own:
-        raise UserError("benchmark needs --models=A,B,C and --dataset=NAME")
-    models = [name.strip() for name in own["models"].split(",") if name.strip()]
-    return _table(own, rest, models, own["dataset"], _seeds(own), "benchmark")
-
-
-def _seeds(own: dict[str, str]) -> list[int]:
-    text = own.get("seeds", "2020")
-    try:
-        seeds = [int(word) for word in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds must be integers separated by commas, not {text!r}") from None
-    if any(not 0 <= seed < 2**32 for seed in seeds):
-        raise UserError(f"--seeds must lie in 0..{2**32 - 1}, not {text!r}")
-    return seeds
+    return verb
 
 
 VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "": _train,
-    "demo": _demo,
-    "benchmark": _benchmark,
+    "demo": _of_tables("demo"),
+    "benchmark": _of_tables("benchmark"),
+    "tune": _of_tables("tune"),
+    "report": _of_tables("report"),
 }
 
 

@@ -11,6 +11,7 @@ from recbole.evaluator.register import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sigma import plugin, settings
+from recbole_sigma.evaluation.metrics import without_beam
 from recbole_sigma.values import UserError
 
 PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "filter_seen", "metric_decimal_place")
@@ -166,6 +167,8 @@ class SigmaConfig(Config):
                     f"metric {name} needs the scores of all items, which ranked lists do not carry: "
                     f"use top-k metrics such as Hit, NDCG, MRR, Recall"
                 )
+            if lowered == "prefix_survival" and (problem := without_beam(self.model_class)):
+                say(problem)
         topk = final["topk"]
         whole = (
             [k for k in topk if isinstance(k, int) and not isinstance(k, bool) and k > 0]

@@ -21,13 +21,18 @@ from recbole_sigma.values import UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "filter_seen": (True, False),
+    "train_precision": ("fp32", "bf16", "auto"),
     "train_schedule": ("constant", "cosine", "inverse_sqrt"),
     "decode_mode": ("apf", "fixed_temp", "top1_prefix", "id_only"),
     "decode_space": ("logprob", "prob"),
     "grounding_teacher": ("ppmi-svd",),
     "grounding_pairs": ("adjacency", "swing"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "memory": ("none", "validation", "fixed"),
+    "sasrec_loss": ("CE", "BCE"),
     "sasrec_score": ("dot", "cosine"),
+    "sigma_objective": ("paper", "global"),
+    "sigma_slot": ("tokens", "sum"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 """Key -> allowed values (text is compared without case)."""
@@ -41,10 +46,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "stopping_step": (0, 1_000_000),
     "eval_step": (0, 1_000_000),
     "train_warmup_epochs": (0, 1_000_000),
+    "train_accumulation": (1, 1 << 20),
     "train_clip_norm": (0.0, 1e9),
     "MAX_ITEM_LIST_LENGTH": (1, 1_000_000),
     "metric_decimal_place": (1, 17),
+    "prefix_survival_users": (0, 1 << 40),
     "seed": (0, 2**32 - 1),
+    "checkpoint_steps": (0, 1_000_000_000),
     "backbone_dropout": (0.0, 0.99),
     "backbone_lora_dropout": (0.0, 0.99),
     "backbone_lora_rank": (0, 1 << 12),
@@ -76,6 +84,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
     "tokenizer_rqvae_epochs": (1, 1 << 20),
+    "memory_weight": (0.0, 1e6),
+    "memory_window": (1, 1_000_000),
+    "memory_shrink": (0.0, 1e9),
+    "memory_last": (1, 1_000_000),
+    "memory_decay": (0.0, 1.0),
+    "memory_floor": (1e-12, 1e6),
     "knn_window": (1, 1_000_000),
     "knn_shrink": (0.0, 1e9),
     "knn_last": (1, 1_000_000),
@@ -84,6 +98,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "attn_dropout_prob": (0.0, 1.0),
 }
 """Key -> (least, greatest) value."""
+
+WORDS: dict[str, tuple[str, ...]] = {"tokenizer_prefix_length": ("all",)}
+"""Key -> words that are allowed in place of a value of the key's type."""
 
 # Keys that RecBole 1.2.1's code reads but that none of its lists or property files declares.
 UNDECLARED = frozenset(
@@ -251,7 +268,9 @@ def declared_keys() -> frozenset[str]:
         keys.update(getattr(stock, name))
     for root in (recbole_properties(), properties_dir()):
         for path in root.rglob("*.yaml"):
-            if path.name not in ("url.yaml", "kg_url.yaml") and "tasks" not in path.parts:
+            # these folders hold other things than keys with their defaults
+            other = {"tasks", "variants", "tune"} & set(path.parts)
+            if path.name not in ("url.yaml", "kg_url.yaml") and not other:
                 keys |= _yaml_keys(path)
     return frozenset(keys)
 
@@ -308,6 +327,8 @@ def wrong_value(key: str, value: Any, default: Any) -> str | None:
         value: what the user gave.
         default: the key's default in our property files (None: any type).
     """
+    if value in WORDS.get(key, ()):
+        return None
     if default is not None and value is not None:
         kind = type(default)
         fits = {

@@ -9,6 +9,7 @@ table.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ class Step(NamedTuple):
     logits: Tensor | None
 
 
-class BranchingDecoder:
+class BranchingDecoder(ABC):
     """What the back ends share: beams branch off one pool of positions, and stepping back is cutting it.
 
     A back end sets ``batch`` and ``ancestry`` and defines ``_extend`` (one forward pass over new query
@@ -78,11 +79,13 @@ class BranchingDecoder:
         logits = None if step.logits is None else step.logits.unflatten(1, shape)
         return Step(step.hidden.unflatten(1, shape), logits)
 
+    @abstractmethod
     def _extend(self, tokens: Tensor, visible: Tensor, query_depth: Tensor, key_depth: Tensor) -> Step:
-        raise NotImplementedError
+        """One forward pass over tokens [B, Q] that may attend to ``visible`` [B or 1, Q, P + Q]."""
 
+    @abstractmethod
     def _rewind(self, size: int) -> None:
-        raise NotImplementedError
+        """Forget all but the first ``size`` pooled positions."""
 
 
 class Ancestry:

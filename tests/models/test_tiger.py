@@ -8,6 +8,7 @@ import torch
 
 from recbole_sigma.config import SigmaConfig
 from recbole_sigma.decoding.exact import score_items
+from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models.tiger import PrefixPacker
 from recbole_sigma.quick_start import build_model, evaluate_checkpoint, load_data, run_sigma
 from recbole_sigma.settings import load_yaml, properties_dir
@@ -126,6 +127,16 @@ def test_exact_search_judges_the_beam(tiger_settings):
     assert survival.shape == (8,) and bool((survival >= 0).all()) and bool((survival <= 1).all())
     _, data, model = build(tiger_settings, decode_beam=24)
     assert model.prefix_survival(one_batch(data.test)[:8], 5).tolist() == [1.0] * 8
+
+
+def test_prefix_survival_is_a_metric(tiger_settings):
+    asked = {"metrics": ["NDCG", "prefix_survival"], "topk": [5], "valid_metric": "NDCG@5", "decode_beam": 5}
+    config, data, model = build(
+        tiger_settings, **asked, filter_seen=False, prefix_survival_users=0, eval_batch_size=7
+    )
+    metrics = Judge(config).judge(model, data.test).metrics
+    shares = [model.prefix_survival(batch[0], 5) for batch in data.test]
+    assert metrics["prefix_survival@5"] == pytest.approx(float(torch.cat(shares).mean()), abs=1e-6)
 
 
 @pytest.mark.parametrize("quantizer", ["rq-kmeans", "rq-vae"])

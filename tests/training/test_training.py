@@ -93,7 +93,11 @@ def test_without_a_file_the_best_epoch_is_tested_too(model, planted, tiny) -> No
 def test_no_stray_files(planted, tiny, scratch: Path) -> None:
     run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
     assert sorted(p.name for p in scratch.iterdir()) == ["log", "saved"]
-    assert len(list((scratch / "saved").iterdir())) == 1
+    (checkpoint,) = (scratch / "saved").glob("*.safetensors")
+    assert checkpoint.name.startswith("BPR-") and len(list((scratch / "saved").iterdir())) == 2
+    (run,) = (scratch / "saved" / "runs").iterdir()
+    assert sorted(p.name for p in run.iterdir()) == ["last.safetensors", "lock"]
+    assert (run / "last.safetensors").stat().st_size < 10_000  # a finished run leaves a note
 
 
 def test_tensorboard_on_request(planted, tiny, scratch: Path) -> None:
@@ -163,3 +167,13 @@ def test_nan_losses_stop_the_run(planted, tiny) -> None:
                 "weight_decay": 100.0,
             },
         )
+
+
+def test_anomaly_mode_of_another_model_is_switched_off(planted, tiny) -> None:
+    """RecBole's SINE sets it on import for the whole process; training is then several times slower."""
+    torch.autograd.set_detect_anomaly(True)
+    try:
+        run_sigma("SASRec", "planted", config_dict={**planted, **tiny["SASRec"]}, saved=False)
+        assert not torch.is_anomaly_enabled()
+    finally:
+        torch.autograd.set_detect_anomaly(False)
