@@ -3,9 +3,9 @@
     python benchmarks/grounding.py --dataset=amazon-beauty --data_path=dataset
     python benchmarks/grounding.py --dataset=ml-100k --each_view=True
 
-Prints one row per variant: warm items (partners that held-out train users met) and cold items (items taken out of
-every interaction that the grounding sees), each with the ratio to the raw text vectors. Any grounding_ key of
-properties/model/SIGMA.yaml can be given. Only train interactions are read.
+Prints one row per variant: warm items (partners that held-out train users met) and cold items (items taken
+out of every interaction that the grounding sees), each with the ratio to the raw text vectors. Any grounding_
+key of properties/model/SIGMA.yaml can be given. Only train interactions are read.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     python benchmarks/lm_step.py --shape qwen3-0.6b --rows 16 --device cuda --bf16 --steps 10
 
 Weights are random (nothing is downloaded): speed and memory do not depend on them, accuracy is not measured.
-Prints tokens/s and items/s of training and of prompt encoding, peak memory, and model FLOPs utilisation (6 N per
-trained token; with frozen weights 4 N, no weight gradients; 2 N per decoded token; N without embeddings) against
-``--peak`` TFLOP/s, which must be given for the device at hand.
+Prints tokens/s and items/s of training and of prompt encoding, peak memory, and model FLOPs utilisation (6 N
+per trained token; with frozen weights 4 N, no weight gradients; 2 N per decoded token; N without embeddings)
+against ``--peak`` TFLOP/s, which must be given for the device at hand.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from recbole_sigma.models.pretrained import grow_pretrained
 from recbole_sigma.pretrained import LoraOptions, recompute_activations
 
 SHAPES = {
-    # hidden, layers, heads, key-value heads, head width, feed-forward, vocabulary, tied: from the models' cards
+    # hidden, layers, heads, key-value heads, head width, feed-forward, vocabulary, tied: from the models'
+    # cards
     "small": (256, 4, 4, 2, 64, 768, 8000, True),
     "smollm2-135m": (576, 30, 9, 3, 64, 1536, 49152, True),
     "qwen3-0.6b": (1024, 28, 16, 8, 128, 3072, 151936, True),

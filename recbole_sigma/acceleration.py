@@ -31,7 +31,8 @@ def precision(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def pieces(interaction: Any, count: int, length_field: str | None) -> Iterator[tuple[Any, int]]:
-    """Split a batch for gradient accumulation; rows of similar length go together, so pieces waste no padding.
+    """Split a batch for gradient accumulation; rows of similar length go together, so pieces waste no
+    padding.
 
     Args:
         interaction: a RecBole batch.
@@ -97,15 +98,15 @@ def memory_sentence(model: nn.Module, positions: int, half: bool) -> str:
     whole = sum(parameter.numel() for parameter in model.parameters())
     shown = ", ".join(f"{name} {value:.2f}" for name, value in need.items() if name != "total")
     line = (
-        f"training {trained:,} of {whole:,} parameters will hold about {need['total']:.2f} GiB ({shown}), item "
-        "scores not counted"
+        f"training {trained:,} of {whole:,} parameters will hold about {need['total']:.2f} GiB ({shown}),"
+        " item scores not counted"
     )
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] / 2**30 + need["weights"]
         if need["total"] > free:
             line += (
-                f"; the device has {free:.1f} GiB: raise train_accumulation, set backbone_checkpointing: True or "
-                "train_precision: bf16"
+                f"; the device has {free:.1f} GiB: raise train_accumulation, set backbone_checkpointing: True"
+                " or train_precision: bf16"
             )
     return line

@@ -113,10 +113,10 @@ _CELLS = 1 << 24  # distances held at a time beyond those
 def balanced_assignment(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Assign vectors to centroids so that every centroid gets n // K of them, or one more.
 
-    Centroids that attract too many become dearer until demand meets supply (the dual of the transport problem,
-    by subgradient steps); at these prices vectors propose to their nearest centroid. One that has too many proposals keeps those that would lose
-    most by going to their next choice; the others go there, and so on (deferred acceptance). The n % K
-    centroids with the most first choices take one vector more.
+    Centroids that attract too many become dearer until demand meets supply (the dual of the transport
+    problem, by subgradient steps); at these prices vectors propose to their nearest centroid. One that has
+    too many proposals keeps those that would lose most by going to their next choice; the others go there,
+    and so on (deferred acceptance). The n % K centroids with the most first choices take one vector more.
 
     Args:
         vectors: float32 [n, d].

@@ -118,7 +118,9 @@ def test_chunks_give_the_gradients_of_one_pass(kind, chunk, saved):  # noqa: F81
 
 
 def test_dropout_draws_the_same_masks_in_both_passes():
-    """With one chunk the cached pass is the plain pass, mask by mask, and leaves the generator where it was."""
+    """With one chunk the cached pass is the plain pass, mask by mask, and leaves the generator where it
+    was.
+    """
     texts, _, _, teacher = catalogue(n=12)
     items, partner = torch.arange(1, 9), torch.arange(8).roll(4)
     batch = BatchLoss(items, partner, torch.from_numpy(teacher[items]), torch.zeros(13), AlignmentOptions())

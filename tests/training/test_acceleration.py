@@ -17,7 +17,9 @@ def root(tmp_path_factory):
 
 
 def one_step(root, tmp_path, model_name="SIGMA", **more):
-    """Weights after one optimizer step over rows of different length, without anything random in the model."""
+    """Weights after one optimizer step over rows of different length, without anything random in the
+    model.
+    """
     settings = planted_config(root, tmp_path) | {
         "train_batch_size": 128,
         "task_labels_per_row": 0,
