@@ -56,7 +56,8 @@ def epoch_batches(loader: Any, skip: int = 0, rank: int = 0, size: int = 1) -> I
 def _own_share(loader: Any, skip: int, rank: int, size: int) -> Iterator[tuple[Any, float]]:
     rows = loader.sample_size
     cuts = _global_cuts(rows, loader.step, size)
-    if loader.shuffle:
+    if loader.shuffle:  # the draws of torch's loader and sampler, so that the order is that of one process
+        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         order = torch.randperm(rows, generator=loader.generator).tolist()
     else:
         order = list(range(rows))
@@ -71,6 +72,8 @@ def _own_share(loader: Any, skip: int, rank: int, size: int) -> Iterator[tuple[A
     )
     for batch, mine, everyones in zip(shares, own, whole, strict=True):
         yield batch, size * len(mine) / len(everyones)
+    if loader.shuffle:
+        torch.randperm(rows, generator=loader.generator)
 
 
 def _global_cuts(rows: int, step: int, size: int) -> list[tuple[int, int]]:

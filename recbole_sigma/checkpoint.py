@@ -156,7 +156,7 @@ def is_checkpoint(path: Path | str) -> bool:
                 return False
             head = json.loads(file.read(size))
         return isinstance(head, dict) and _KEY in (head.get("__metadata__") or {})
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma._compat import keep_freed_memory
 from recbole_sigma.values import UserError
 
 USAGE = """\
@@ -19,6 +21,12 @@ verbs
   benchmark   a table of --models=A,B,C with --seeds=1,2,3; run it again to continue after an interruption
   tune        search --models on validation, --trials=N each; best settings become property files
   report      the tables, plots and report.html of a benchmark's --output folder, made again
+  tasks       the instruction tasks of a --dataset: rows, why a task is off, sample prompts;
+              with --checkpoint=FILE their figures: controls, lifts, baselines (--baselines=FILE,FILE
+              --modes=all --rows=N)
+  recommend   lists from a --checkpoint=FILE: --history="title; title" or --user=ID or --users_file=FILE,
+              --instruction="any sentence" or --task=NAME --slot=TEXT, --k=10, --filter=category=NAME,
+              --filter=seen=false, --format=json, --output=FILE
 
 examples
   {program} demo
@@ -28,6 +36,9 @@ examples
   {program} benchmark --models=Pop,WindowItemKNN,PackedSASRec,SIGMA --dataset=ml-100k --seeds=2024,2025,2026
   {program} benchmark --models="SIGMA,SIGMA-*,SASRec-BCE,mine.yaml" --dataset=ml-100k --filter=both
   {program} benchmark --models=list
+  {program} tasks --dataset=ml-100k
+  {program} --model=SIGMA --dataset=ml-100k --tasks=all
+  {program} recommend --checkpoint=saved/FILE --history="Toy Story; Aladdin" --instruction="something new"
   {program} --help --model=SIGMA
 
 options
@@ -39,6 +50,9 @@ options
   --sampler=NAME    tune: random, or tpe (needs hyperopt); --space=FILE.yaml replaces the shipped search space
   --reference=ROW   benchmark, report: compare with this row, not with the best baseline
   --quiet           no progress, only the table and the path of the JSON
+  --json            no progress, one JSON object on stdout and nothing else: for scripts
+  --resume          go on where the same command was cut off
+  --nproc=N         N processes on this machine (torchrun works too)
   --version         print the version
   --help            this text; with --model=NAME the keys of that model too
 
@@ -55,23 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; None reads ``sys.argv``.
 
     Returns:
-        The exit code: 0, 1 when a cell of a table failed, 2 for a mistake the user can mend, 130 after
-        Ctrl-C.
+        The exit code: 0, 1 when a cell of a table failed or this program did, 2 for a mistake the user can
+        mend, 130 after Ctrl-C.
     """
+    keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
+    from recbole_sigma.failures import fail, show_fault, system_sentence
+
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return fail(str(error), 2, words)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        return fail("stopped (the same command with --resume goes on from its last stored state)", 130, words)
     except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        return fail(system_sentence(error), 2, words)
+    except Exception as error:
+        return fail(show_fault(error), 1, words)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -93,12 +107,12 @@ def _dispatch(words: list[str]) -> int:
 
 
 OWN = (
-    "model", "models", "dataset", "seeds", "config_files", "output", "quiet", "help", "version",
+    "model", "models", "dataset", "seeds", "config_files", "output", "quiet", "json", "help", "version",
     "filter", "force", "reference", "trials", "budget", "sampler", "space",
 )  # fmt: skip
 OF_SEARCH = ("trials", "budget", "sampler", "space")
 OF_TABLES = ("models", "seeds", "filter", "force", "reference", *OF_SEARCH)
-_SWITCHES = ("quiet", "help", "version", "force")
+_SWITCHES = ("quiet", "json", "help", "version", "force")
 
 
 def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -130,7 +144,7 @@ def shared_options(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any
     for name in refused:
         if name in own:
             raise UserError(f"--{name} does not belong to this verb; --help shows examples")
-    quiet = "quiet" in own
+    quiet = "quiet" in own or "json" in own
     return {
         "config_file_list": own.get("config_files", "").split(),
         "config_dict": {"state": "WARNING", **({"show_progress": False} if quiet else {})},
@@ -141,15 +155,18 @@ def shared_options(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any
 def _train(own: dict[str, str], rest: list[str]) -> int:
     shared = shared_options(own, OF_TABLES)
     output = shared.pop("output")
-    if "quiet" not in own:
+    if "quiet" not in own and "json" not in own:
         shared["config_dict"]["state"] = "INFO"
     shared["config_dict"] = let_words_win(shared["config_dict"], shared["config_file_list"])
+    from recbole_sigma import distributed
     from recbole_sigma.benchmark.cells import commit, machine
     from recbole_sigma.benchmark.folder import write_json
     from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
     from recbole_sigma.quick_start import run_sigma, unreachable_sentence
 
     result = run_sigma(own.get("model"), own.get("dataset"), arguments=rest, **shared)
+    if result is None or not distributed.current().main:
+        return 0  # process 0 speaks for all
     plain = single_record(result)
     rows = summarize([plain])
     path = result_path(Path(output), result["model"], result["dataset"])
@@ -168,6 +185,10 @@ def _train(own: dict[str, str], rest: list[str]) -> int:
             "table": rows,
         },
     )
+    if "json" in own:
+        kept = ("model", "dataset", "seed", "test_result", "best_valid_result", "best_epoch", "checkpoint")
+        print(json.dumps({**{key: plain[key] for key in kept}, "results": str(path)}))
+        return 0
     print(protocol_line(result["protocol"]))
     if result["unreachable_targets"]:
         print(unreachable_sentence(result["test"]))
@@ -197,12 +218,26 @@ def _of_tables(name: str) -> Callable[[dict[str, str], list[str]], int]:
     return verb
 
 
+def _tasks(own: dict[str, str], rest: list[str]) -> int:
+    from recbole_sigma.task_commands import tasks_command
+
+    return tasks_command(own, rest)
+
+
+def _recommend(own: dict[str, str], rest: list[str]) -> int:
+    from recbole_sigma.task_commands import recommend_command
+
+    return recommend_command(own, rest)
+
+
 VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "": _train,
     "demo": _of_tables("demo"),
     "benchmark": _of_tables("benchmark"),
     "tune": _of_tables("tune"),
     "report": _of_tables("report"),
+    "tasks": _tasks,
+    "recommend": _recommend,
 }
 
 

@@ -18,6 +18,9 @@ from torch import Tensor
 from recbole_sigma.chronology import ExactTime
 from recbole_sigma.values import UserError
 
+FIRST_EVENT = "packed_first"
+"""Row field: the row's first event, as a position in the packer's arrays (training rows)."""
+
 
 class PackedDataset(ExactTime, SequentialDataset):
     """Packed rows for training, RecBole's rows for evaluation.
@@ -28,6 +31,8 @@ class PackedDataset(ExactTime, SequentialDataset):
     """
 
     prepared_extra: dict[str, Any] | None = None
+    cold_rows = False
+    """Whether the model can predict from an empty history (`task_empty_history`)."""
 
     def data_augmentation(self) -> None:
         """Declare the list fields; rows are made in ``build`` once the split is known."""
@@ -55,6 +60,9 @@ class PackedDataset(ExactTime, SequentialDataset):
         self._change_feat_format()
         events = self.chronology
         part = split_events(events.users.numpy(), self.config["eval_args"])
+        self.event_part = part
+        self.event_feat = self.inter_feat[torch.argsort(self.inter_feat[self.time_field])]
+        cold = self.cold_rows and bool(self.config["task_empty_history"])
         order, _ = events.by_user
         order_np = order.numpy()
         users, items, ranks = events.users.numpy()[order_np], events.items.numpy()[order_np], order_np
@@ -65,7 +73,7 @@ class PackedDataset(ExactTime, SequentialDataset):
         window = self.max_item_list_len
         train = self.copy(self._rows(np.zeros((0, 2), dtype=np.int64), users, items, ranks))
         train.packer = WindowPacker(
-            users[part == 0], items[part == 0], ranks[part == 0], window, self.config["seed"]
+            users[part == 0], items[part == 0], ranks[part == 0], window, self.config["seed"], cold
         )
         if not len(train.packer):
             raise UserError(
@@ -74,7 +82,7 @@ class PackedDataset(ExactTime, SequentialDataset):
             )
         datasets = [train]
         for which in (1, 2):
-            target = np.flatnonzero((part == which) & (np.arange(len(users)) > first))
+            target = np.flatnonzero((part == which) & ((np.arange(len(users)) > first) | cold))
             begin = np.maximum(first[target], target - window)
             datasets.append(self.copy(self._rows(np.stack([begin, target], axis=1), users, items, ranks)))
         train.resample(0)
@@ -111,12 +119,15 @@ class PackedDataset(ExactTime, SequentialDataset):
                 self.time_field: torch.from_numpy(ranks[target].astype(np.int64)),
                 self.iid_field + self.config["LIST_SUFFIX"]: torch.from_numpy(history.astype(np.int64)),
                 self.item_list_length_field: torch.from_numpy(length.astype(np.int64)),
+                FIRST_EVENT: torch.from_numpy(begin.astype(np.int64)),
             }
         )
 
 
 class SIGMADataset(PackedDataset):
     """The dataset RecBole picks for the model named SIGMA."""
+
+    cold_rows = True
 
 
 def split_events(users: np.ndarray, eval_args: dict[str, Any]) -> np.ndarray:
@@ -175,10 +186,17 @@ class WindowPacker:
         users, items, ranks: int64 [E] training events grouped by user, in time order inside a user.
         window: largest number of targets (and of history items) in a row.
         seed: seed of the draws; epoch e always gives the same cut.
+        cold: keep users with a single event as rows without history, whose target is that event.
     """
 
     def __init__(
-        self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, window: int, seed: int
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        ranks: np.ndarray,
+        window: int,
+        seed: int,
+        cold: bool = False,
     ) -> None:
         self.users, self.items, self.ranks, self.window, self.seed = users, items, ranks, window, seed
         starts = (
@@ -187,9 +205,9 @@ class WindowPacker:
             else np.zeros(0, dtype=np.int64)
         )
         targets = np.diff(np.r_[starts, len(users)]) - 1
-        keep = targets > 0
-        self.starts, self.targets = starts[keep], targets[keep]
-        self.windows = -(-self.targets // window)
+        keep = targets >= (0 if cold else 1)
+        self.starts, self.targets, self.cold = starts[keep], targets[keep], cold
+        self.windows = np.maximum(-(-self.targets // window), 1)
 
     def __len__(self) -> int:
         """Rows per epoch."""

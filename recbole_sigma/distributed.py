@@ -7,6 +7,7 @@ tensors are exchanged; nothing is pickled.
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -77,6 +78,7 @@ def join(device: torch.device) -> World:
     world = current()
     if world.several and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        atexit.register(leave)
     return world
 
 

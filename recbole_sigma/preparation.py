@@ -36,9 +36,9 @@ from recbole_sigma.instructions.prompts import (
     profile_text,
     train_bpe,
 )
-from recbole_sigma.instructions.tasks import load_tasks
+from recbole_sigma.instructions.samples import task_folder, task_report, tasks_of
+from recbole_sigma.instructions.tasks import GENERAL, load_tasks
 from recbole_sigma.pretrained import LoraOptions, folder_stamp
-from recbole_sigma.settings import properties_dir
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
@@ -302,7 +302,8 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     sources = item_sources(dataset, config, options)
     texts, labels, image = sources.texts, sources.labels, sources.image
     profiles = user_profiles(dataset, config["profile_fields"] or [])
-    templates = load_tasks(properties_dir() / "tasks")["JustForYou"].templates
+    templates = load_tasks(task_folder(config))[GENERAL].templates
+    tasks = tasks_of(dataset, config)
 
     events = dataset.train_events()
     order, _ = events.by_user
@@ -320,6 +321,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         models=[folder_stamp(options.grounding.text_encoder), folder_stamp(options.backbone)],
         options={**asdict(options), "grounding": asdict(options.grounding)},
         report=bool(config["grounding_report"]),
+        **({"tasks": tasks.corpus(), "width": config["task_instruction_tokens"]} if tasks else {}),
     )
     store = ArtifactStore(config["artifact_dir"])
     stored = store.load("items", key)
@@ -337,14 +339,24 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     if base[0] == "pretrained":
         tokenizer = pretrained_tokenizer(base[2], sizes)
     else:
-        tokenizer = train_bpe([*texts[1:], *profiles, *templates], options.bpe_size, sizes)
+        tokenizer = train_bpe(
+            [*texts[1:], *profiles, *templates, *(tasks.corpus() if tasks else [])],
+            options.bpe_size,
+            sizes,
+        )
+    instructions = encode_left_padded(tokenizer, templates, start=False, end=True)
+    if tasks:  # every task's instructions share one width
+        longest = encode_left_padded(tokenizer, tasks.texts(), start=False, end=True).shape[1]
+        width = min(longest, int(config["task_instruction_tokens"]))
+        instructions = encode_left_padded(tokenizer, templates, start=False, end=True, width=width)
+        report["tasks"] = task_report(tasks)
     report = {**report, "health": health.as_dict(), "items_sha256": fingerprint(items=item_tokens)}
     prepared = Prepared(
         vectors,
         codes,
         tokenizer,
         torch.from_numpy(encode_left_padded(tokenizer, profiles, start=True, end=False)),
-        torch.from_numpy(encode_left_padded(tokenizer, templates, start=False, end=True)),
+        torch.from_numpy(instructions),
         report,
     )
     store.save("items", key, prepared.tensors(), prepared.header())

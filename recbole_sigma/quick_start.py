@@ -22,6 +22,8 @@ from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.chronology import exact
 from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
+from recbole_sigma.launch import launch, wanted_processes
 from recbole_sigma.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
 from recbole_sigma.runs import RunFolder, run_id
 from recbole_sigma.training import make_trainer
@@ -37,8 +39,8 @@ def run_sigma(
     config_dict: dict[str, Any] | None = None,
     saved: bool = True,
     arguments: Iterable[str] = (),
-) -> dict[str, Any]:
-    """Train and test one model.
+) -> Any:
+    """Train and test one model, in as many processes as ``nproc`` says.
 
     Args:
         model: name or class, RecBole's or ours.
@@ -51,13 +53,20 @@ def run_sigma(
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
         ``test_result``) plus ``valid`` and ``test`` `Judgement`s, ``history``, ``best_epoch``, ``seconds``,
-        ``protocol``, ``config``, ``parameters``, ``checkpoint`` and ``loaders``.
+        ``protocol``, ``config``, ``parameters``, ``checkpoint`` and ``loaders`` (not from several processes).
+        None on a machine without process 0.
 
     Raises:
         UserError: for anything in the settings or the data that makes the run impossible, before training.
     """
     started, cpu = time.perf_counter(), time.process_time()
-    config = SigmaConfig(model, dataset, config_file_list, config_dict, arguments)
+    files_, words = list(map(str, config_file_list or ())), list(arguments)
+    config = SigmaConfig(model, dataset, files_, config_dict, words)
+    if wanted_processes(config)[1] > 1 and not distributed.current().several:
+        call = {"model": model, "dataset": dataset, "config_file_list": files_, "config_dict": config_dict}
+        preflight.check_files(config, config.model_class)
+        return launch(config, {**call, "saved": saved, "arguments": words})
+    distributed.join(config["device"])
     model_class = repaired_model(config.model_class)
     start_log(config)
     logger = getLogger()
@@ -80,6 +89,7 @@ def run_sigma(
     if saved:
         trainer.load(trainer.saved_model_file)
     test = trainer.judge.judge(trainer.model, data.test, progress=bool(config["show_progress"]), label="Test")
+    test = add_task_rows(test, trainer.model, data.test, config)
     if best_result is None and len(data.valid._dataset):  # no validation during training (eval_step: 0)
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
         best_score = best_result[str(config["valid_metric"]).lower()]
@@ -188,13 +198,16 @@ def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
 
     RecBole counts sequences for sequential models but user-item scores for the others.
     """
+    world = distributed.current()
+    if world.several:  # the rows are shared out by RecBole's sampler, and put together by the judge
+        config["single_spec"], config["world_size"] = False, world.size
     asked = config["eval_batch_size"]
     rows = max(1, min(int(asked), _MAX_SCORES // part.item_num))
     config["eval_batch_size"] = rows if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else rows * part.item_num
     try:
         return stock_data.get_dataloader(config, phase)(config, part, sampler, shuffle=False)
     finally:
-        config["eval_batch_size"] = asked
+        config["eval_batch_size"], config["single_spec"] = asked, True
 
 
 def make_dataset_class(model_class: type) -> type:
@@ -209,13 +222,26 @@ def make_dataset_class(model_class: type) -> type:
 
 
 def build_model(config: Any, model_class: type, train: Any) -> Any:
-    """Build a model on the train data, from the seed alone."""
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    return model_class(config, train._dataset).to(config["device"])
+    """Build a model on the train data, from the seed alone.
+
+    Of several processes rank 0 builds first: it prepares the items, and the others read what it stored.
+    Their weights are the same; their later draws (negatives, dropout) are their own.
+    """
+    world = distributed.current()
+    if not world.main:
+        distributed.wait()
+    init_seed(config["seed"], config["reproducibility"])
+    model = model_class(config, train._dataset).to(config["device"])
+    if world.main:
+        distributed.wait()
+    else:
+        init_seed(config["seed"] + world.rank, config["reproducibility"])
+    return model
 
 
 def build_trainer(config: Any, model: Any) -> Any:
     """The trainer that RecBole would choose, with our evaluator and checkpoints."""
+    Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's own check is a race
     return make_trainer(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
 
 
@@ -233,7 +259,12 @@ def open_run(config: Any, saved: bool) -> RunFolder | None:
             raise UserError("resume: nothing is stored with saved=False, so nothing can be continued")
         return None
     name = run_id(requested_values(config), distributed.current().size)
+    world = distributed.current()
+    if not world.main:
+        folder, stored = json.loads(distributed.broadcast(""))
+        return RunFolder.follow(folder, stored)
     run = RunFolder(config["checkpoint_dir"], name, bool(config["resume"]))
+    distributed.broadcast(json.dumps([str(run.folder), run.stored is not None]))
     logger = getLogger()
     if config["resume"] and run.stored is None:
         logger.info(f"resume: no state of this command is stored in {run.root}; it starts from the beginning")

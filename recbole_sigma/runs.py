@@ -15,8 +15,8 @@ from recbole_sigma.values import UserError
 # They change how a run is shown or where its other files go, not what it computes.
 NOT_PART_OF_A_RUN = frozenset(
     "resume checkpoint_dir checkpoint_steps artifact_dir log_dir log_wandb wandb_project state show_progress "
-    "verbose save_dataset save_dataloaders dataset_save_path dataloaders_save_path train_tensorboard ip port "
-    "gpu_id use_gpu config_files".split()
+    "verbose save_dataset save_dataloaders dataset_save_path dataloaders_save_path train_tensorboard "
+    "ip port nproc world_size group_offset offset gpu_id use_gpu config_files".split()
 )
 
 
@@ -73,6 +73,15 @@ class RunFolder:
                 if self._take(path):
                     break
         clear_leftovers(self.folder)
+
+    @classmethod
+    def follow(cls, folder: Path | str, resume: bool) -> RunFolder:
+        """The folder that rank 0 has taken, for a process of the same run that only reads."""
+        follower = object.__new__(cls)
+        follower.folder, follower._lock = Path(folder), None
+        follower.root, follower.name = follower.folder.parent, follower.folder.name
+        follower.stored = files.read(follower.state_path) if resume else None
+        return follower
 
     def _take(self, path: Path) -> bool:
         path.mkdir(parents=True, exist_ok=True)

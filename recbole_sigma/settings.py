@@ -31,8 +31,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "memory": ("none", "validation", "fixed"),
     "sasrec_loss": ("CE", "BCE"),
     "sasrec_score": ("dot", "cosine"),
+    "sigma_negatives_from": ("prefix", "catalogue"),
     "sigma_objective": ("paper", "global"),
     "sigma_slot": ("tokens", "sum"),
+    "task_hemisphere": ("north", "south"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 """Key -> allowed values (text is compared without case)."""
@@ -53,10 +55,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "prefix_survival_users": (0, 1 << 40),
     "seed": (0, 2**32 - 1),
     "checkpoint_steps": (0, 1_000_000_000),
+    "nproc": (1, 1 << 16),
+    "world_size": (-1, 1 << 20),
+    "port": (0, 65535),
+    "group_offset": (0, 1 << 20),
     "backbone_dropout": (0.0, 0.99),
     "backbone_lora_dropout": (0.0, 0.99),
     "backbone_lora_rank": (0, 1 << 12),
     "decode_beam": (0, 1 << 30),
+    "decode_faiss_above": (0, 1 << 40),
     "decode_temperature": (1e-3, 1e3),
     "decode_sigma_reference": (0.0, 1e3),
     "fusion_dropout": (0.0, 0.99),
@@ -78,8 +85,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_id_weight": (0.0, 1e6),
     "sigma_label_weight": (0.0, 1e6),
     "sigma_negatives": (0, 1 << 30),
+    "sigma_recency": (0, 100_000),
     "sigma_temperature": (1e-3, 1e3),
     "task_labels_per_row": (0, 1 << 10),
+    "task_instruction_tokens": (4, 1 << 10),
+    "task_category_level": (0, 100),
+    "task_eval_rows": (0, 1 << 30),
+    "task_lag_days": (0.0, 366.0),
     "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
@@ -144,6 +156,24 @@ SafeLoader.add_implicit_resolver(
 )
 
 
+MAX_VALUES = 100_000  # values of a property file, aliases counted as often as they are used
+MAX_BRACKETS = 200  # in a value of the command line
+MAX_FLOW = 1000  # in a property file: the parser takes quadratic time over nested ones
+
+
+def _too_large(value: Any) -> bool:
+    """Whether a parsed value would fill the memory when it is shown: aliases of aliases double each time."""
+    left, stack = MAX_VALUES, [value]
+    while stack and left:
+        left -= 1
+        part = stack.pop()
+        if isinstance(part, dict):
+            stack.extend(part.values())
+        elif isinstance(part, (list, tuple, set)):
+            stack.extend(part)
+    return bool(stack)
+
+
 def parse_value(text: str) -> Any:
     """Value of ``--key=value``: YAML's scalars and flow collections, nothing executed.
 
@@ -154,9 +184,13 @@ def parse_value(text: str) -> Any:
         return None
     if stripped.startswith("(") and stripped.endswith(")") and ";" not in stripped and "inf" not in stripped:
         stripped = f"[{stripped[1:-1].rstrip(', ')}]"
+    if stripped.count("[") + stripped.count("{") > MAX_BRACKETS:
+        return text
     try:
         value = yaml.load(stripped, Loader=SafeLoader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    if _too_large(value):
         return text
     if isinstance(value, (str, int, float, bool, list, dict)):
         return value if not isinstance(value, str) else text
@@ -176,17 +210,25 @@ def load_yaml(path: Path | str, problems: list[str] | None = None) -> dict[str, 
     path = Path(path)
     problem = None
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)  # noqa: S506  a SafeLoader
-        if data is None or isinstance(data, dict):
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > MAX_FLOW:
+            raise RecursionError
+        data = yaml.load(text, Loader=SafeLoader)  # noqa: S506  a SafeLoader
+        if _too_large(data):
+            problem = f"{path} repeats or nests its values beyond {MAX_VALUES} of them: write them out"
+        elif data is None or isinstance(data, dict):
             return {str(key): value for key, value in (data or {}).items()}
-        problem = f"{path} holds a {type(data).__name__}, not `key: value` lines"
+        else:
+            problem = f"{path} holds a {type(data).__name__}, not `key: value` lines"
     except FileNotFoundError:
         folder = path.parent
         near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else ""
         problem = f"the config file {path} does not exist{near}"
     except (OSError, UnicodeDecodeError) as error:
         problem = f"the config file {path} cannot be read: {error}"
-    except yaml.YAMLError as error:
+    except RecursionError:
+        problem = f"{path} nests its values too deep: write them out"
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = f"{path}{line} is not valid YAML: {getattr(error, 'problem', None) or error}"
@@ -269,7 +311,7 @@ def declared_keys() -> frozenset[str]:
     for root in (recbole_properties(), properties_dir()):
         for path in root.rglob("*.yaml"):
             # these folders hold other things than keys with their defaults
-            other = {"tasks", "variants", "tune"} & set(path.parts)
+            other = path.parent.name in ("tasks", "variants", "tune")
             if path.name not in ("url.yaml", "kg_url.yaml") and not other:
                 keys |= _yaml_keys(path)
     return frozenset(keys)

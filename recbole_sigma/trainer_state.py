@@ -23,8 +23,8 @@ def pack(trainer: Any, epoch: int, place: dict[str, Any] | None = None) -> files
     Args:
         trainer: a `training.SigmaTrainer`.
         epoch: last epoch that is finished, -1 for none.
-        place: where in the epoch after it the run is: ``batches`` taken, the sums of the ``losses`` so far,
-            ``seconds``; None at the end of an epoch.
+        place: where in the epoch after it the run is: ``batches`` taken, the sums of the ``losses`` of each
+            process so far, ``seconds``; None at the end of an epoch.
     """
     tensors: dict[str, Tensor] = {
         f"model/{name}": value for name, value in trainer.model.state_dict().items()

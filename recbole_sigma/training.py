@@ -25,6 +25,7 @@ from recbole_sigma import distributed, trainer_state
 from recbole_sigma.acceleration import loss_weight, memory_sentence, pieces, precision
 from recbole_sigma.batches import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.progress import Counted, Progress
 from recbole_sigma.stored_run import StoredRun
 from recbole_sigma.values import UserError
@@ -171,6 +172,7 @@ class SigmaTrainer(StoredRun):
         **kwargs: Any,
     ) -> Any:
         self._start_schedule(train_data)
+        loss_of = self._shared_loss()  # before the generators are put back
         continued, self._continued = self._continued, None
         if continued is not None:
             trainer_state.restore_generators(continued)
@@ -191,7 +193,7 @@ class SigmaTrainer(StoredRun):
             if place:  # inside an epoch: what begins an epoch may draw numbers and move buffers
                 files.load_weights(self.model, continued)
                 trainer_state.restore_generators(continued)
-            loss = self._train_batches(train_data, epoch_idx, place)
+            loss = self._train_batches(train_data, epoch_idx, place, loss_of)
         else:
             data = Counted(train_data, self._progress) if self._progress is not None else train_data
             loss = super()._train_epoch(data, epoch_idx, loss_func=loss_func, **kwargs)  # type: ignore[misc]
@@ -207,20 +209,23 @@ class SigmaTrainer(StoredRun):
         )
         return loss
 
-    def _train_batches(self, train_data: Any, epoch: int, place: dict[str, Any]) -> Any:
+    def _train_batches(self, train_data: Any, epoch: int, place: dict[str, Any], loss_of: Any) -> Any:
         """One pass over the data, or the rest of one.
 
         Args:
             train_data: RecBole's loader.
             epoch: its number.
             place: where a run that goes on had come to; empty at the start of an epoch.
+            loss_of: what gives the loss of a batch.
 
         Returns:
             The sum over batches of the loss, or of each of its parts, as RecBole does.
         """
         self.model.train()
-        loss_of = self._shared_loss()
-        done, totals = int(place.get("batches", 0)), list(place.get("losses", []))
+        done, totals = (
+            int(place.get("batches", 0)),
+            place.get("losses", [[]] * self.world.size)[self.world.rank],
+        )
         parts = bool(place.get("parts", False))
         started = time.perf_counter() - place.get("seconds", 0.0)
         batches = epoch_batches(train_data, done, self.world.rank, self.world.size)
@@ -365,7 +370,8 @@ class SigmaTrainer(StoredRun):
             return None
         if load_best_model:
             self.load(model_file or self.saved_model_file)
-        self.judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
         return self.judgement.metrics
 
 

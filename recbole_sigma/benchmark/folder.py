@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,14 +102,20 @@ class RunFolder:
         """File of a training's weights."""
         return self.path / "checkpoints" / f"{key[:16]}.safetensors"
 
+    def work_path(self, key: str) -> Path:
+        """Where a training under way keeps its state; gone when it is finished."""
+        return self.path / "checkpoints" / f"work-{key[:16]}"
+
     def write_training(self, key: str, record: dict[str, Any], checkpoint: str) -> None:
         """Keep a training: the checkpoint moves into the folder, then the record appears."""
         os.replace(checkpoint, self.checkpoint_path(key))
         write_json(self.path / "trainings" / f"{key[:16]}.json", {"format": FORMAT, "key": key, **record})
+        shutil.rmtree(self.work_path(key), ignore_errors=True)
 
     def forget(self, training_key: str, cell_keys: list[str]) -> None:
         """Delete a training and its cells (``--force``)."""
         (self.path / "trainings" / f"{training_key[:16]}.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work_path(training_key), ignore_errors=True)
         for key in cell_keys:
             path = self.cell_path(key)
             if path is not None:

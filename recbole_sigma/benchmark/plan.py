@@ -16,12 +16,11 @@ from typing import Any
 from recbole_sigma import __version__
 from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.benchmark.variants import Row
+from recbole_sigma.runs import NOT_PART_OF_A_RUN
 from recbole_sigma.values import UserError
 
-MACHINE = frozenset(
-    "data_path checkpoint_dir log_dir artifact_dir state show_progress gpu_id use_gpu worker log_wandb "
-    "wandb_project train_tensorboard save_dataset dataset_save_path save_dataloaders dataloaders_save_path "
-    "config_file config_files local_rank nproc world_size offset ip port encoding".split()
+MACHINE = NOT_PART_OF_A_RUN | frozenset(
+    "data_path worker config_file local_rank nproc world_size group_offset offset encoding".split()
 )
 """Keys that say where and how loudly a run happens, not what it computes; no part of a fingerprint."""
 
@@ -175,6 +174,9 @@ def make_plan(
             selected = policy if losses_follow_policy(cell_config.requested) else max(wanted)
             train_values = {**given, **own, "filter_seen": selected}
             train_config = SigmaConfig(row.base, dataset, files, train_values, words)
+            if needs_spread(cell_config) and not needs_spread(train_config):
+                train_values = {**given, **row.values, "filter_seen": selected}
+                train_config = SigmaConfig(row.base, dataset, files, train_values, words)
             for seed in seeds[:1] if free else seeds:
                 resolved, trained = plain(cell_config, seed), plain(train_config, seed)
                 key = fingerprint(training=without(trained, JUDGING), data=data, version=__version__)
@@ -209,6 +211,11 @@ def decoding_keys(model_class: type) -> frozenset[str]:
     from recbole_sigma import plugin
 
     return MEMORY | {key for name in plugin.ours(model_class) for key in DECODING.get(name, ())}
+
+
+def needs_spread(config: Any) -> bool:
+    """Whether decoding refers to the beam spread that SIGMA measures in training, in this very mode only."""
+    return config["decode_mode"] == "apf" and not config["decode_sigma_reference"]
 
 
 def losses_follow_policy(config: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ import yaml
 from recbole_sigma import __version__
 from recbole_sigma.artifacts import fingerprint, write_atomically
 from recbole_sigma.benchmark import space as spaces
-from recbole_sigma.benchmark.cells import commit, machine, now
+from recbole_sigma.benchmark.cells import commit, now
 from recbole_sigma.benchmark.folder import try_lock
 from recbole_sigma.benchmark.plan import HISTORY, data_fingerprint, plain
 from recbole_sigma.benchmark.variants import Row, rows_of
@@ -232,7 +232,7 @@ class Search:
             f"epoch {best['best_epoch']}; {done[0]['valid']:.4f} with the shipped settings",
             f"Seconds: {cpu:.0f} CPU for the search, {best['cpu_seconds']:.0f} for the best trial; "
             f"{len([t for t in done if t['error']])} failed trials",
-            f"Made: {now()}, recbole-sigma {__version__}, commit {commit()}, {machine()['gpu'] or 'CPU'}",
+            f"Made: {now()}, recbole-sigma {__version__}, commit {commit()}, {best.get('device', '')}",
             f"Use: benchmark --models={self.row.base}:<this file>, or --config_files=<this file>",
         ]
         text = "".join(f"# {line}\n" for line in head)
@@ -284,4 +284,5 @@ def fit(
         "metrics": dict(metrics or {}),
         "best_epoch": trainer.best_epoch,
         "epochs": len(trainer.history),
+        "device": str(config["device"]),
     }

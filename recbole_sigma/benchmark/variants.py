@@ -43,7 +43,7 @@ def rows_of(words: Iterable[str]) -> list[Row]:
 
     A word is a model (``SASRec``), a shipped variant (``SIGMA-ID``) or a pattern over them (``SIGMA-*``), a
     model with a plain property file (``SASRec:tuned.yaml``), a variant file (``mine.yaml``) or a folder of
-    variant files (``variants/``).
+    variant files (``variants/``). ``+memory`` behind any of them fuses the collaborative memory.
 
     Raises:
         UserError: with every word that means nothing, and every name that would stand in the table twice.
@@ -76,7 +76,22 @@ def rows_of(words: Iterable[str]) -> list[Row]:
     return rows
 
 
+MEMORY = "+memory"
+"""Ending of a word that fuses the collaborative memory with every row it names."""
+
+
 def _rows_of_word(word: str) -> list[Row]:
+    if word.endswith(MEMORY):
+        return [
+            Row(
+                f"{row.name}{MEMORY}",
+                row.base,
+                {**row.values, "memory": "validation"},
+                f"{row.why or row.name}; with the collaborative memory, weighed on validation",
+                row.source,
+            )
+            for row in _rows_of_word(word.removesuffix(MEMORY))
+        ]
     model, colon, place = word.partition(":")
     if colon:
         return [_with_file(model.strip(), Path(place.strip()))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -28,6 +29,10 @@ def _table(own: dict[str, str], rest: list[str], models: Sequence[str], dataset:
         reference=own.get("reference"),
         **shared,
     )
+    if "json" in own:
+        kept = {"table": record["table"], "failed": record["outcome"]["failed"]}
+        print(json.dumps({**kept, "results": str(folder / "results.json")}))
+        return 1 if record["outcome"]["failed"] else 0
     if record["cells"]:
         print(protocol_line(record["cells"][0]["protocol"]))
         print(format_table(record["table"]))

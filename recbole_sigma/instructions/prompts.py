@@ -110,19 +110,26 @@ def code_offsets(tokenizer: Tokenizer, code_sizes: Sequence[int]) -> list[int]:
     return offsets
 
 
-def encode_left_padded(tokenizer: Tokenizer, texts: Sequence[str], start: bool, end: bool) -> np.ndarray:
-    """Token ids [n, longest], padded on the LEFT with the pad token, so that every text ends in one column.
+def encode_left_padded(
+    tokenizer: Tokenizer, texts: Sequence[str], start: bool, end: bool, width: int | None = None
+) -> np.ndarray:
+    """Token ids [n, width], padded on the LEFT with the pad token, so that every text ends in one column.
 
     Args:
         tokenizer: from ``train_bpe``.
         texts: the sentences.
         start: put ``<|start|>`` before each text.
         end: put ``<|end|>`` after each text.
+        width: columns; a longer text loses its beginning. None takes the longest text.
     """
     head = [tokenizer.token_to_id(START)] if start else []
     tail = [tokenizer.token_to_id(END)] if end else []
-    rows = [head + tokenizer.encode(text, add_special_tokens=False).ids + tail for text in texts]
-    width = max(len(row) for row in rows)
+    rows = [
+        head + encoding.ids + tail
+        for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    ]
+    width = width or max(len(row) for row in rows)
+    rows = [row[-width:] for row in rows]
     out = np.full((len(rows), width), tokenizer.token_to_id(PAD), dtype=np.int64)
     for row, ids in zip(out, rows, strict=True):
         row[width - len(ids) :] = np.asarray(ids)

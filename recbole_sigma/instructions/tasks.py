@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from recbole_sigma.settings import nearest
 from recbole_sigma.values import UserError
+
+GENERAL = "JustForYou"
+OPTIONS: dict[str, dict[str, type]] = {
+    "next_item": {},
+    "query": {"least_items": int, "least_share": float, "most_share": float, "per_item": int, "longest": int},
+    "category": {"least_items": int},
+    "longtail": {"head_share": float},
+    "discover": {"least_history": int, "window": int},
+    "season": {"least_lift": float, "least_rows": int, "least_years": float},
+    "holiday": {"least_lift": float, "least_rows": int, "least_years": float},
+}
+"""Qualification rule -> its options and their types; `instructions.rules` holds one function per rule."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +32,14 @@ class Task:
     Attributes:
         name: the task's name, e.g. ``JustForYou``.
         version: raised whenever the wording or the construction changes; stored with every result.
-        weight: share of the task in the training mixture before support is taken into account.
-        slots: names that may stand in braces in a template.
+        weight: factor on the square root of the task's training rows in the mixture.
+        slots: names that may stand in braces in a template; at most one.
         templates: the wordings; the first one is used in evaluation, all of them in training.
-        minimum_support: rows below which the task is off.
+        held_out: a wording that training never sees; evaluation reports it beside the first one.
+        rule: which interactions qualify, a key of `OPTIONS`.
+        options: numbers of the rule.
+        minimum_support: training rows below which the task is off.
+        minimum_test_rows: judged rows below which the task is not reported.
     """
 
     name: str
@@ -28,46 +47,100 @@ class Task:
     weight: float
     slots: tuple[str, ...]
     templates: tuple[str, ...]
+    held_out: str
+    rule: str
+    options: dict[str, Any]
     minimum_support: int
+    minimum_test_rows: int
+
+    def fill(self, template: str, slot: str | None) -> str:
+        """A template with its slot filled; a task without slot ignores ``slot``.
+
+        >>> task = Task("Category", 1, 1.0, ("category",), ("From {category}",), "In {category}",
+        ...             "category", {"least_items": 20}, 1, 1)
+        >>> task.fill(task.templates[0], "shoes {red}")
+        'From shoes {red}'
+        """
+        return template.format(**{self.slots[0]: slot or ""}) if self.slots else template
 
 
-_FIELDS = {"name", "version", "weight", "slots", "templates", "minimum_support"}
+_FIELDS = {
+    "name", "version", "weight", "slots", "templates", "held_out", "rule", "options",
+    "minimum_support", "minimum_test_rows",
+}  # fmt: skip
 
 
 def load_task(path: Path) -> Task:
     """Read and check one task file.
 
     Raises:
-        UserError: missing or unknown keys, no template, or a template with an unknown slot.
+        UserError: missing or unknown keys, no template, a template with an unknown slot, or a number that
+            is none.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the task file {path}: {error}") from error
     if not isinstance(raw, dict) or set(raw) != _FIELDS:
         given = set(raw) if isinstance(raw, dict) else set()
         raise UserError(
             f"{path}: a task file needs exactly the keys {sorted(_FIELDS)}; "
-            f"missing {sorted(_FIELDS - given)}, unknown {sorted(given - _FIELDS)}"
+            f"missing {sorted(_FIELDS - given)}, unknown {sorted(map(str, given - _FIELDS))}"
         )
-    templates, slots = tuple(raw["templates"] or ()), tuple(raw["slots"] or ())
+    slots, templates = _texts(path, raw, "slots"), _texts(path, raw, "templates")
     if not templates:
         raise UserError(f"{path}: templates: give at least one sentence")
-    for template in templates:
-        try:
-            template.format(**dict.fromkeys(slots, ""))
-        except (KeyError, IndexError, ValueError) as error:
-            raise UserError(
-                f"{path}: templates: '{template}' uses a slot outside slots={list(slots)}"
-            ) from error
+    if len(slots) > 1:
+        raise UserError(f"{path}: slots: a task has at most one slot, not {list(slots)}")
+    held_out = str(raw["held_out"] or "")
+    for template in (*templates, held_out):
+        _check_template(path, template, slots)
+    if not held_out or held_out in templates:
+        raise UserError(f"{path}: held_out: give one sentence that is not among the templates")
     return Task(
-        str(raw["name"]),
-        int(raw["version"]),
-        float(raw["weight"]),
-        slots,
-        templates,
-        int(raw["minimum_support"]),
+        name=str(raw["name"]),
+        version=int(_number(path, raw, "version", 1)),
+        weight=_number(path, raw, "weight", 0.0),
+        slots=slots,
+        templates=templates,
+        held_out=held_out,
+        rule=str(raw["rule"]),
+        options=_options(path, str(raw["rule"]), raw["options"] or {}),
+        minimum_support=int(_number(path, raw, "minimum_support", 1)),
+        minimum_test_rows=int(_number(path, raw, "minimum_test_rows", 1)),
     )
+
+
+def _texts(path: Path, raw: dict[str, Any], key: str) -> tuple[str, ...]:
+    value = raw[key] or []
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise UserError(f"{path}: {key}: give a list of texts, not {value!r}")
+    return tuple(value)
+
+
+def _check_template(path: Path, template: str, slots: tuple[str, ...]) -> None:
+    try:
+        without = template.format(**dict.fromkeys(slots, ""))
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: templates: '{template}' uses a slot outside slots={list(slots)}") from error
+    if slots and without == template:
+        raise UserError(f"{path}: templates: '{template}' lacks the slot {{{slots[0]}}}")
+
+
+def _number(path: Path, raw: dict[str, Any], key: str, least: float) -> float:
+    value = raw[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+        raise UserError(f"{path}: {key}: give a number of at least {least:g}, not {value!r}")
+    return float(value)
+
+
+def _options(path: Path, rule: str, given: Any) -> dict[str, Any]:
+    if rule not in OPTIONS:
+        raise UserError(f"{path}: rule: '{rule}' is unknown; use one of {', '.join(OPTIONS)}")
+    kinds = OPTIONS[rule]
+    if not isinstance(given, dict) or set(given) != set(kinds):
+        raise UserError(f"{path}: options: the rule '{rule}' takes exactly {sorted(kinds)}, not {given!r}")
+    return {key: kind(_number(path, given, key, 0.0)) for key, kind in kinds.items()}
 
 
 def load_tasks(folder: Path) -> dict[str, Task]:
@@ -87,3 +160,27 @@ def load_tasks(folder: Path) -> dict[str, Task]:
     if not tasks:
         raise UserError(f"no task files (*.yaml) in {folder}")
     return tasks
+
+
+def chosen_tasks(asked: Any, folder: Path) -> tuple[Task, ...]:
+    """The tasks named by the key ``tasks``: JustForYou first, then in file order.
+
+    Args:
+        asked: a list of names, one name, or ``all``. JustForYou is always among them: the paired control of
+            every other task is its instruction.
+        folder: folder of the task files.
+
+    Raises:
+        UserError: a name without a file.
+    """
+    known = load_tasks(folder)
+    if GENERAL not in known:
+        raise UserError(f"{folder} has no task named {GENERAL}, which every other task is compared with")
+    names = [asked] if isinstance(asked, str) else list(asked or [])
+    names = list(known) if names == ["all"] else [str(name) for name in names]
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"tasks: '{name}' is no task{nearest(name, known)}; there are {', '.join(known)}, or all"
+            )
+    return tuple(known[name] for name in (GENERAL, *(n for n in known if n in names and n != GENERAL)))

@@ -115,6 +115,39 @@ def _sample(size: int, place: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
     return kept, torch.searchsorted(kept, place)
 
 
+def random_negative_loss(
+    queries: Tensor,
+    targets: Tensor,
+    items: Tensor,
+    inverse_temperature: Tensor,
+    negatives: int,
+    seen: Seen | None = None,
+) -> Tensor:
+    """The ablation of L_ID's hard negatives: softmax of the target against random items of the catalogue.
+
+    Args:
+        queries: float [M, d], not normalised.
+        targets: int64 [M] item ids.
+        items: float [N, d] unit rows.
+        inverse_temperature: scalar 1 / tau.
+        negatives: items drawn uniformly per step, the same for all predictions.
+        seen: (prediction, item) pairs that are no negatives, or None.
+
+    Returns:
+        float [M], one loss per prediction.
+    """
+    drawn = torch.randint(1, len(items), (negatives,), device=targets.device)
+    queries = F.normalize(queries, dim=-1) * inverse_temperature
+    own = (queries * items[targets]).sum(dim=-1, keepdim=True)
+    others = queries @ items[drawn].T
+    closed = drawn[None, :] == targets[:, None]
+    if seen is not None:
+        row = torch.arange(len(targets), device=targets.device)[:, None] * len(items)
+        closed |= torch.isin(row + drawn[None, :], seen[0] * len(items) + seen[1])
+    logits = torch.cat([own, others.masked_fill(closed, float("-inf"))], dim=1)
+    return F.cross_entropy(logits, torch.zeros_like(targets), reduction="none")
+
+
 def catalogue_logits(
     queries: Tensor,
     items: Tensor,

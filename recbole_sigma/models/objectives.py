@@ -13,6 +13,7 @@ from recbole_sigma.models.losses import (
     catalogue_cross_entropy,
     catalogue_logits,
     pooled_log_scores,
+    random_negative_loss,
     same_prefix_loss,
 )
 from recbole_sigma.models.prefixes import PrefixSpace, child_log_probs
@@ -33,6 +34,8 @@ class PaperObjective(nn.Module):
         catalogue_weight: weight of the full-catalogue softmax.
         pooling: add the log of the pooled catalogue scores to the prefix logits.
         negatives: same-prefix negatives per step and prefix; 0 = all.
+        random_negatives: draw the negatives of L_ID from the whole catalogue instead: ``negatives`` of them,
+            or as many as an average prefix has items.
     """
 
     names = ("prefix", "item", "catalogue")
@@ -46,9 +49,11 @@ class PaperObjective(nn.Module):
         catalogue_weight: float,
         pooling: bool,
         negatives: int,
+        random_negatives: bool = False,
     ) -> None:
         super().__init__()
         self.space = space
+        self.random_negatives = random_negatives
         self.id_weight, self.catalogue_weight = id_weight, catalogue_weight
         self.pooling, self.negatives = pooling, negatives
         self.prefix_gate = nn.Parameter(torch.zeros(d_model))
@@ -117,15 +122,13 @@ class PaperObjective(nn.Module):
             log_probs = child_log_probs(state @ heads[level].T, space.trie, level, parents, own, prior)
             prefix, parents = prefix - log_probs, own
         item = torch.zeros_like(prefix)
-        if self.id_weight:
+        query, sharpness = context + self.prefix_gate * path[:, -1], self.log_scale[0].exp()
+        if self.id_weight and self.random_negatives:
+            count = self.negatives or max(1, round(len(unit) / space.buckets.n_prefixes))
+            item = self.id_weight * random_negative_loss(query, targets, unit, sharpness, count, seen)
+        elif self.id_weight:
             item = self.id_weight * same_prefix_loss(
-                context + self.prefix_gate * path[:, -1],
-                targets,
-                unit,
-                space.buckets,
-                self.log_scale[0].exp(),
-                self.negatives,
-                seen,
+                query, targets, unit, space.buckets, sharpness, self.negatives, seen
             )
         return ((prefix * weights).sum(), (item * weights).sum()), (prefix + item).detach()
 

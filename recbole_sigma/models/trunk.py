@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_sigma.models.backbone import embedding_scale, hidden_states, output_rows
+from recbole_sigma.models.backbone import hidden_states, output_rows
 from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
 
 
@@ -40,14 +40,20 @@ class PackedTrunk(nn.Module):
         profiles: int64 [n_users, P], left-padded profile tokens.
         prefix_tokens: int64 [N, l], vocabulary ids of every item's prefix.
         pad: id of the padding token.
+        item_scale: factor on item tokens, which brings them to the size of the backbone's embeddings.
     """
 
     def __init__(
-        self, backbone: nn.Module, layout: RowLayout, profiles: Tensor, prefix_tokens: Tensor, pad: int
+        self,
+        backbone: nn.Module,
+        layout: RowLayout,
+        profiles: Tensor,
+        prefix_tokens: Tensor,
+        pad: int,
+        item_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.layout, self.pad = backbone, layout, pad
-        self.item_scale = embedding_scale(backbone)
+        self.backbone, self.layout, self.pad, self.item_scale = backbone, layout, pad, item_scale
         self.register_buffer("profiles", profiles, persistent=False)
         self.register_buffer("prefix_tokens", prefix_tokens, persistent=False)
 
@@ -68,7 +74,7 @@ class PackedTrunk(nn.Module):
         after: Tensor | None,
         text: Tensor | None,
         label: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """States of packed rows.
 
         Args:
@@ -81,16 +87,18 @@ class PackedTrunk(nn.Module):
             label: int64 [B, M], items whose prefix tokens end the branches.
 
         Returns:
-            (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d]).
+            (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d], state at the end
+            of the profile [B, d]).
         """
         layout = self.layout
         rows, positions, allowed, width = self._assemble(users, items, length, tokens, after, text, label)
         states = hidden_states(self.backbone, rows, positions, allowed)
         history = states[:, layout.profile : width].reshape(*items.shape, layout.slot, -1)
+        start = states[:, layout.profile - 1]
         if after is None:
-            return history, states[:, :0]
+            return history, states[:, :0], start
         shape = (*after.shape, layout.instruction + layout.prefix, -1)
-        return history, states[:, width:].reshape(shape)
+        return history, states[:, width:].reshape(shape), start
 
     def prompt(self, users: Tensor, items: Tensor, length: Tensor, tokens: Tensor, text: Tensor) -> Prompt:
         """Encode each user's prompt once.
@@ -154,12 +162,12 @@ class PackedTrunk(nn.Module):
         semantic IDs, the prefix tokens alone.
         """
         layout = self.layout
-        tokens = tokens * self.item_scale
+        own = self.item_scale * tokens[items]
         if not self.prefix_tokens.shape[1]:
-            return tokens[items]
+            return own
         prefix = self.embed(self.prefix_tokens[items])
         if not layout.prefix:
-            return tokens[items] + prefix.sum(dim=2)
+            return own + prefix.sum(dim=2)
         if layout.item_token:
-            prefix = torch.cat([prefix, tokens[items][:, :, None]], dim=2)
+            prefix = torch.cat([prefix, own[:, :, None]], dim=2)
         return prefix.flatten(1, 2)

@@ -76,6 +76,16 @@ def test_a_variant_alone_trains_what_its_base_trains(planted) -> None:
     assert alone.key == plan_of(planted, ["SIGMA"]).trainings[0].key
 
 
+def test_fusion_that_needs_a_spread_from_training_gets_a_training_that_measured_it(planted, scratch) -> None:
+    (scratch / "apf.yaml").write_text("name: APF\nbase: SIGMA\nvalues: {decode_mode: apf}\n")
+    (scratch / "one.yaml").write_text(
+        "name: One\nbase: SIGMA\nvalues: {decode_mode: apf, decode_sigma_reference: 1.0}\n"
+    )
+    plan = plan_of(planted, ["SIGMA", "apf.yaml", "one.yaml"], decode_mode="fixed_temp")
+    assert [[c.row.name for c in t.cells] for t in plan.trainings] == [["SIGMA", "One"], ["APF"]]
+    assert plan.trainings[1].values["decode_mode"] == "apf"
+
+
 def test_the_rule_of_the_losses_covers_every_model_that_reads_the_policy() -> None:
     """A model whose code reads filter_seen needs a *_mask_seen key, or cells would share wrong weights."""
     from recbole_sigma.settings import load_yaml, properties_dir
@@ -177,6 +187,37 @@ def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_ag
     assert base["places"] != top1["places"], "the variant changes something here, or the test shows nothing"
 
 
+def test_the_memory_joins_the_weights_of_the_row_without_it(planted, tiny) -> None:
+    small = tiny["PackedSASRec"]
+    rows = ["PackedSASRec", "PackedSASRec+memory"]
+    shared = bench(planted, rows, values=small, policies="both")
+    assert len(list(Path("o/trainings").glob("*.json"))) == 2, "one per policy: its losses follow the filter"
+    for cell in shared["cells"][1::2]:
+        assert cell["row"]["name"] == "PackedSASRec+memory" and cell["weights"]["shared"] == "decoding"
+        alone = quick_start.run_sigma(
+            "PackedSASRec",
+            "planted",
+            config_dict={
+                **planted,
+                **small,
+                "memory": "validation",
+                "seed": 2020,
+                "filter_seen": cell["filter_seen"],
+            },
+        )
+        assert cell["test_result"] == dict(alone["test_result"])
+        assert cell["memory_weight"] == alone["memory_weight"]
+    assert shared["cells"][1]["memory_weight"] > 0, "or the test shows nothing"
+
+
+def test_recboles_sasrec_runs_with_both_of_its_losses(planted) -> None:
+    small = {"n_layers": 1, "hidden_size": 8, "inner_size": 8}
+    record = bench(planted, ["SASRec-BPR", "SASRec-CE"], values=small)
+    assert [c["config"]["loss_type"] for c in record["cells"]] == ["BPR", "CE"] and not record["failed"]
+    losses = [c["history"][0]["train_loss"][0] for c in record["cells"]]
+    assert 0.6 < losses[0] < 0.8 < losses[1], "-log sigmoid near log 2, a softmax over 48 items above it"
+
+
 def test_a_row_runs_again_from_its_own_settings(planted) -> None:
     record = bench(planted, ["PackedSASRec"], values={"n_layers": 1, "hidden_size": 8, "inner_size": 8})
     (path,) = Path("o/settings").glob("*.yaml")
@@ -265,6 +306,44 @@ def test_a_killed_run_keeps_its_cells_and_goes_on(how, planted, monkeypatch) -> 
     assert Path("trained.txt").read_text().split() == ["Pop", "BPR", "BPR", "WindowItemKNN"]
     assert kept[0].stat().st_mtime_ns == before
     assert len(json.loads(Path("o/results.json").read_text())["cells"]) == 3
+
+
+def test_a_training_killed_between_epochs_goes_on_with_the_next_epoch(planted, scratch: Path) -> None:
+    small = {"n_layers": 1, "hidden_size": 8, "inner_size": 8, "epochs": 4}
+    whole = bench(planted, ["PackedSASRec"], output="whole", values=small)["cells"][0]
+
+    def die() -> int:
+        from recbole_sigma.training import SigmaTrainer
+
+        real = SigmaTrainer._train_epoch
+
+        def until_two(self, train_data, epoch_idx, *args, **kwargs):
+            if epoch_idx == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(self, train_data, epoch_idx, *args, **kwargs)
+
+        SigmaTrainer._train_epoch = until_two
+        bench(planted, ["PackedSASRec"], values=small)
+        return 0
+
+    assert exit_code(fork(die)) == -signal.SIGKILL
+    (state,) = Path("o/checkpoints").iterdir()
+    assert state.name.startswith("work-")
+    cell = bench(planted, ["PackedSASRec"], values=small)["cells"][0]
+    assert cell["test_result"] == whole["test_result"] and cell["places"] == whole["places"]
+    assert [e["epoch"] for e in cell["history"]] == [0, 1, 2, 3]
+    assert [path.suffix for path in Path("o/checkpoints").iterdir()] == [".safetensors"], "no state is left"
+
+
+def test_seconds_before_an_interruption_count() -> None:
+    from recbole_sigma.benchmark.cells import whole_seconds
+
+    epoch = {"train_cpu_seconds": 4.0, "valid_cpu_seconds": 1.0, "train_seconds": 6.0, "valid_seconds": 2.0}
+    seconds = {"cpu": 7.0, "cpu_train": 5.0, "total": 10.0, "train": 8.0}
+    once = whole_seconds({"history": [epoch], "seconds": seconds})
+    assert once == {**seconds, "continued": False}
+    twice = whole_seconds({"history": [epoch] * 3, "seconds": seconds})
+    assert twice == {"cpu": 17.0, "cpu_train": 15.0, "total": 26.0, "train": 24.0, "continued": True}
 
 
 def test_two_processes_never_do_the_same_cell(planted, monkeypatch) -> None:

@@ -30,6 +30,12 @@ def test_words_become_rows(scratch: Path) -> None:
     ]
     assert rows[1].values == {"decode_mode": "top1_prefix"} and rows[5].values == {"learning_rate": 0.1}
     assert rows_of(["BPR:mine.yaml"])[0] == Row("Mine", "BPR", {"embedding_size": 8}, "smaller", "me")
+    with_memory = rows_of(["SIGMA-top1+memory", "BPR+memory"])
+    assert [(row.name, row.base) for row in with_memory] == [
+        ("SIGMA-top1+memory", "SIGMA"),
+        ("BPR+memory", "BPR"),
+    ]
+    assert with_memory[0].values == {"decode_mode": "top1_prefix", "memory": "validation"}
     assert {row.name for row in rows_of(["SIGMA-*"])} == {n for n in shipped() if n.startswith("SIGMA-")}
 
 

@@ -169,7 +169,7 @@ def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
 
     monkeypatch.setitem(cli.VERBS, "demo", interrupted)
     assert main(["demo"]) == 130
-    assert capsys.readouterr().err.strip() == "stopped"
+    assert capsys.readouterr().err.startswith("stopped (the same command with --resume")
 
 
 def test_a_folder_that_cannot_be_written(planted, scratch: Path, capsys) -> None:

@@ -14,7 +14,7 @@ from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
 from recbole_sigma.values import RankedItems
 
-MODELS = ["Pop", "BPR", "SASRec", "GRU4Rec", *plugin.available_models()]
+MODELS = ["Pop", "BPR", "SASRec", "GRU4Rec", "BERT4Rec", *plugin.available_models()]
 
 
 @pytest.fixture(scope="module", params=MODELS)

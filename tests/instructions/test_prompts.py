@@ -57,7 +57,10 @@ def test_the_shipped_task():
     assert len(task.templates) >= 5 and task.slots == () and task.version >= 1
 
 
-GOOD = "name: A\nversion: 1\nweight: 1\nslots: [x]\nminimum_support: 1\ntemplates: ['find {x}']\n"
+GOOD = (
+    "name: A\nversion: 1\nweight: 1\nslots: [x]\nminimum_support: 1\nminimum_test_rows: 1\nrule: category\n"
+    "options: {least_items: 1}\nheld_out: 'get {x}'\ntemplates: ['find {x}']\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,14 @@ GOOD = "name: A\nversion: 1\nweight: 1\nslots: [x]\nminimum_support: 1\ntemplate
         (("weight: 1\n", ""), "weight"),
         (("weight: 1\n", "weight: 1\ncolour: 2\n"), "colour"),
         (("name: A", "name: [A"), "cannot read"),
+        (("'find {x}'", "'find it'"), "lacks the slot"),
+        (("'get {x}'", "'find {x}'"), "held_out"),
+        (("'get {x}'", "''"), "lacks the slot"),
+        (("slots: [x]", "slots: [x, y]"), "at most one slot"),
+        (("rule: category", "rule: categories"), "rule: 'categories' is unknown"),
+        (("least_items: 1", "least: 1"), "takes exactly"),
+        (("least_items: 1", "least_items: many"), "least_items: give a number"),
+        (("weight: 1", "weight: -1"), "weight: give a number"),
     ],
 )
 def test_bad_task_files_are_refused_with_their_path(tmp_path, change, message):

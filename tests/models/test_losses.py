@@ -10,6 +10,7 @@ from recbole_sigma.models.losses import (
     catalogue_logits,
     hide,
     pooled_log_scores,
+    random_negative_loss,
     same_prefix_loss,
     seen_pairs,
 )
@@ -152,3 +153,17 @@ def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeyp
     torch.testing.assert_close(total, (expected * weights).sum())
     for mine, true in zip(got, torch.autograd.grad(3.0 * (expected * weights).sum(), [queries, items])):
         torch.testing.assert_close(mine, true, atol=1e-5, rtol=1e-4)
+
+
+def test_random_negatives_leave_out_the_target_and_seen_items():
+    _, items, _, queries, targets = setup()
+    seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
+    torch.manual_seed(5)
+    got = random_negative_loss(queries, targets, items, torch.tensor(2.0), 9, seen)
+    torch.manual_seed(5)
+    drawn = torch.randint(1, len(items), (9,)).tolist()
+    for m, (q, y) in enumerate(zip(queries, targets)):
+        banned = {int(i) for r, i in zip(*seen) if r == m} | {int(y)}
+        others = [i for i in drawn if i not in banned]
+        logits = torch.stack([F.normalize(q, dim=0) @ items[i] * 2.0 for i in [int(y), *others]])
+        torch.testing.assert_close(got[m], F.cross_entropy(logits, torch.tensor(0)))
