@@ -30,8 +30,7 @@ from recbole_sigma.models.prefixes import build_prefixes
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import LabelDraw, build_task_labels
 from recbole_sigma.models.trunk import PackedTrunk
-from recbole_sigma.preparation import Prepared, prepare
-from recbole_sigma.pretrained import LoraOptions
+from recbole_sigma.preparation import Prepared, lora_options, prepare
 from recbole_sigma.values import UserError
 
 OBJECTIVES, SLOTS = ("paper", "global"), ("tokens", "sum")
@@ -103,12 +102,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             tokenizer.token_to_id(START),
             tokenizer.token_to_id(END),
             tokenizer=tokenizer,
-            lora=LoraOptions(
-                int(config["backbone_lora_rank"]),
-                float(config["backbone_lora_alpha"]),
-                float(config["backbone_lora_dropout"]),
-                tuple(config["backbone_lora_targets"]),
-            ),
+            lora=lora_options(config, "backbone_lora"),
             checkpointing=bool(config["backbone_checkpointing"]),
         )
         d_model = backbone.get_input_embeddings().weight.shape[1]
