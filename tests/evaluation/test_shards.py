@@ -1,6 +1,8 @@
 """Evaluation by several processes gives what one process gives, and prefix_survival is the share it says."""
 
-from __future__ import os
+from __future__ import annotations
+
+import os
 
 import numpy as np
 import pytest
