@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma._compat import keep_freed_memory
 from recbole_sigma.values import UserError
 
 USAGE = """\
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 when a cell of a table failed or this program did, 2 for a mistake the user can
         mend, 130 after Ctrl-C.
     """
+    keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     from recbole_sigma.failures import fail, show_fault, system_sentence
 

@@ -121,9 +121,7 @@ class PreparationOptions:
                     chunk=int(config["grounding_chunk"]),
                     seed=seed,
                 ),
-                lora=LoraOptions(
-                    rank=int(config["grounding_lora_rank"]), alpha=float(config["grounding_lora_alpha"])
-                ),
+                lora=lora_options(config, "grounding_lora"),
                 max_tokens=int(config["grounding_max_tokens"]),
                 seed=seed,
             ),
@@ -137,6 +135,17 @@ class PreparationOptions:
             bpe_size=int(config["tokenizer_bpe_size"]),
             seed=seed,
         )
+
+
+def lora_options(config: Any, prefix: str) -> LoraOptions:
+    """``<prefix>_rank``, ``_alpha``, ``_dropout`` and ``_targets`` of a config."""
+    targets = config[f"{prefix}_targets"]
+    return LoraOptions(
+        rank=int(config[f"{prefix}_rank"]),
+        alpha=float(config[f"{prefix}_alpha"]),
+        dropout=float(config[f"{prefix}_dropout"]),
+        targets=(targets,) if isinstance(targets, str) else tuple(targets),
+    )
 
 
 @dataclass(frozen=True)
@@ -248,6 +257,33 @@ def user_profiles(dataset: Any, fields: Sequence[str]) -> list[str]:
     ]
 
 
+def item_sources(dataset: PackedDataset, config: Any, options: PreparationOptions) -> Sources:
+    """Texts, metadata values and image vectors of a dataset's items.
+
+    Raises:
+        UserError: no text fields named, or a named column or file missing.
+    """
+    fields = config["text_fields"]
+    if not fields:
+        raise UserError(
+            f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items have no text"
+            " to ground; add for example text_fields: [title] and load_col.item: [item_id, title]"
+        )
+    texts = item_texts(dataset, fields)
+    labels = {
+        view: field_strings(dataset, dataset.item_feat, config[key], "item") if config[key] else []
+        for view, key in (("taxonomy", "category_field"), ("brand", "brand_field"))
+        if view in options.grounding.views or (view == "taxonomy" and "semantic" in options.grounding.views)
+    }
+    image = None
+    if config["grounding_visual_file"]:
+        image = read_image_vectors(
+            config["grounding_visual_file"],
+            [str(token) for token in dataset.field2id_token[dataset.iid_field]],
+        )
+    return Sources(texts, labels, image)
+
+
 def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     """Prepare items and prompts from the train part of a split dataset, or take them from the cache.
 
@@ -263,22 +299,8 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     if dataset.prepared_extra is not None:
         return from_checkpoint(dataset.prepared_extra, item_tokens, dataset.dataset_name)
     options = PreparationOptions.from_config(config)
-    fields = config["text_fields"]
-    if not fields:
-        raise UserError(
-            f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items have no text"
-            " to ground; add for example text_fields: [title] and load_col.item: [item_id, title]"
-        )
-    texts = item_texts(dataset, fields)
-    labels = {
-        view: field_strings(dataset, dataset.item_feat, config[key], "item") if config[key] else []
-        for view, key in (("taxonomy", "category_field"), ("brand", "brand_field"))
-        if view in options.grounding.views or (view == "taxonomy" and "semantic" in options.grounding.views)
-    }
-    image = None
-    if config["grounding_visual_file"]:
-        image = read_image_vectors(config["grounding_visual_file"], item_tokens)
-    sources = Sources(texts, labels, image)
+    sources = item_sources(dataset, config, options)
+    texts, labels, image = sources.texts, sources.labels, sources.image
     profiles = user_profiles(dataset, config["profile_fields"] or [])
     templates = load_tasks(task_folder(config))[GENERAL].templates
     tasks = tasks_of(dataset, config)
@@ -289,7 +311,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     key = fingerprint(
         version=CODE_VERSION,
         items=item_tokens,
-        texts=texts,
+        texts=list(texts),
         labels=labels,
         profiles=profiles,
         templates=list(templates),
@@ -318,7 +340,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         tokenizer = pretrained_tokenizer(base[2], sizes)
     else:
         tokenizer = train_bpe(
-            texts[1:] + profiles + list(templates) + (tasks.corpus() if tasks else []),
+            [*texts[1:], *profiles, *templates, *(tasks.corpus() if tasks else [])],
             options.bpe_size,
             sizes,
         )

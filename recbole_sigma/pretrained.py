@@ -232,6 +232,12 @@ def add_lora(model: nn.Module, options: LoraOptions, key: str) -> list[nn.Parame
     return trained
 
 
+def recompute_activations(model: Any) -> None:
+    """Trade time for memory: activations inside each layer are computed again in the backward pass."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def merge_lora(model: nn.Module) -> None:
     """Fold the adapters into the weights, in place; the model then has its original modules."""
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from recbole_sigma import checkpoint as files
 from recbole_sigma import distributed, trainer_state
+from recbole_sigma.acceleration import loss_weight, memory_sentence, pieces, precision
 from recbole_sigma.batches import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.task_report import add_task_rows
@@ -82,6 +83,8 @@ class SigmaTrainer(StoredRun):
         self.scheduler_step = 0
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=bool(self.enable_scaler))
         self.world = distributed.current()
+        self.half = precision(str(config["train_precision"] or "fp32"), self.device)
+        self.accumulation = int(config["train_accumulation"] or 1)
         self._keep_nothing()
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._best_state: dict[str, Any] | None = None
@@ -132,6 +135,10 @@ class SigmaTrainer(StoredRun):
         # RecBole's SINE switches autograd's anomaly mode on for the whole process when its package is
         # imported, as every sequential model does: each operation then formats a stack trace
         torch.autograd.set_detect_anomaly(False)
+        if hasattr(self.model, "longest_row"):
+            rows = -(-int(self.config["train_batch_size"]) // self.accumulation)
+            positions = rows * int(self.model.longest_row())
+            self.logger.info(memory_sentence(self.model, positions, self.half is not None))
         try:
             result = super().fit(train_data, valid_data, *args, saved=saved, **kwargs)  # type: ignore[misc]
         finally:
@@ -224,19 +231,24 @@ class SigmaTrainer(StoredRun):
         batches = epoch_batches(train_data, done, self.world.rank, self.world.size)
         for interaction, weight in batches:
             self.optimizer.zero_grad()
-            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
-                losses = loss_of(interaction.to(self.device))
-            parts = isinstance(losses, tuple)
-            every = losses if parts else (losses,)
-            loss = sum(every)
-            self._check_finite(loss, epoch, done)
-            self.scaler.scale(loss * weight if weight != 1.0 else loss).backward()
+            values: list[float] = []
+            whole = loss_weight(self.model, interaction)
+            for piece, _ in pieces(interaction, self.accumulation, getattr(self.model, "ITEM_SEQ_LEN", None)):
+                share = weight * loss_weight(self.model, piece) / whole
+                with torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None):
+                    losses = loss_of(piece.to(self.device))
+                parts = isinstance(losses, tuple)
+                every = losses if parts else (losses,)
+                loss = sum(every)
+                self._check_finite(loss, epoch, done)
+                self.scaler.scale(loss * share if share != 1.0 else loss).backward()
+                own = [share * part.item() for part in every]
+                values = [x + y for x, y in zip(values, own, strict=True)] if values else own
             if self.clip_grad_norm:
                 self.scaler.unscale_(self.optimizer)
                 clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            values = [weight * part.item() for part in every]
             totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
             done += 1
             if self._progress is not None:

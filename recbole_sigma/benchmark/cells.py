@@ -16,7 +16,7 @@ import numpy as np
 
 from recbole_sigma.benchmark.diversity import intra_list_distance
 from recbole_sigma.benchmark.folder import FORMAT, RunFolder
-from recbole_sigma.benchmark.plan import Cell, Plan, Training
+from recbole_sigma.benchmark.plan import MEMORY, Cell, Plan, Training
 from recbole_sigma.evaluation.judge import Judge, Judgement
 
 _TRAINED = ("best_valid_result", "best_epoch", "history", "parameters", "versions")
@@ -37,7 +37,7 @@ def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, 
     work = folder.work_path(training.key)
     values = {**training.values, "checkpoint_dir": str(work), "resume": True}
     result = run_sigma(training.model, plan.dataset, plan.files, values, arguments=plan.words)
-    judged = Judged(result["test"], result["protocol"], result["loaders"].train)
+    judged = Judged(result["test"], result["protocol"], result["loaders"].train, result["memory_weight"])
     record = {
         "created": now(),
         "model": training.model,
@@ -77,6 +77,7 @@ class Judged:
         judgement: the test judgement.
         protocol: the protocol it was made under.
         train: the train loader.
+        memory_weight: weight of the collaborative memory, 0 or None for none.
         valid: metrics on validation under the same settings; None is those of the training.
         seconds: CPU and wall seconds of a judgement apart from the training; None is the training's own test.
     """
@@ -86,10 +87,12 @@ class Judged:
         judgement: Judgement,
         protocol: dict[str, Any],
         train: Any,
+        memory_weight: float | None,
         valid: dict[str, float] | None = None,
         seconds: dict[str, float] | None = None,
     ) -> None:
         self.judgement, self.protocol, self.valid, self.seconds = judgement, protocol, valid, seconds
+        self.memory_weight = memory_weight
         events = train._dataset.train_events()
         count = np.bincount(events.items.numpy(), minlength=train._dataset.item_num)
         self.target_counts = count[judgement.targets]
@@ -109,8 +112,10 @@ def judge_again(
     places = {
         key: here[key] for key in ("data_path", "artifact_dir", "log_dir", "gpu_id", "use_gpu") if key in here
     }
+    # the checkpoint keeps the memory weight that its training chose, as a fixed one
+    memory = {key: cell.config[key] for key in MEMORY if key in cell.config}
     config, model, _, train_data, valid_data, test_data = load_data_and_model(
-        str(folder.checkpoint_path(training.key)), {**places, **differing}
+        str(folder.checkpoint_path(training.key)), {**places, **differing, **memory}
     )
     judge = Judge(config)
     judge.collector.data_collect(train_data)
@@ -119,7 +124,7 @@ def judge_again(
     valid = judge.judge(model, valid_data).metrics
     test = judge.judge(model, test_data, progress=bool(here["show_progress"]), label="Test")
     seconds = {"total": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "test": test.seconds}
-    return Judged(test, config.protocol(), train_data, dict(valid), seconds)
+    return Judged(test, config.protocol(), train_data, judge.recall.weight, dict(valid), seconds)
 
 
 def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged: Judged) -> dict[str, Any]:
@@ -147,6 +152,7 @@ def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged:
         "test_result": dict(test.metrics),
         "valid_result": judged.valid if judged.valid is not None else trained["best_valid_result"],
         "intra_list_distance@10": judged.diversity,
+        "memory_weight": judged.memory_weight,
         "unreachable_targets": test.unreachable,
         "places": {
             "users": test.users.tolist(),

@@ -87,7 +87,7 @@ def remarks(cells: list[dict[str, Any]], aside: int = 0) -> list[str]:
         found.append(f"{aside} finished cells with other settings for the same row and seed are set aside")
     for kind, sentence in (
         ("policy", "one training judged under both seen-item policies, its epoch picked under the first"),
-        ("decoding", "judged on another row's weights, because only decoding differs"),
+        ("decoding", "judged on another row's weights, because only decoding or the memory differs"),
     ):
         reused = dict.fromkeys(c["row"]["name"] for c in cells if c["weights"]["shared"] == kind)
         if reused:

@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from recbole_sigma.models.pretrained import GrownHead, build_pretrained
-from recbole_sigma.pretrained import LoraOptions
+from recbole_sigma.models.pretrained import GrownEmbedding, GrownHead, build_pretrained
+from recbole_sigma.pretrained import LoraOptions, recompute_activations
 from recbole_sigma.values import UserError
 
 
@@ -91,24 +91,28 @@ def build_backbone(
     )
     model = AutoModelForCausalLM.from_config(config)
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     return model
 
 
-def output_rows(model: Any, begin: int, end: int) -> Tensor:
-    """Output embeddings of the ids begin..end - 1: float [end - begin, d]; works for grown vocabularies."""
+def output_rows(model: Any, ids: Tensor) -> Tensor:
+    """Rows of the output embedding, float [*ids.shape, d]; a grown vocabulary included."""
     head = model.get_output_embeddings()
-    return head.slice(begin, end) if isinstance(head, GrownHead) else head.weight[begin:end]
+    return head.take(ids) if isinstance(head, GrownHead) else head.weight[ids]
 
 
 def embedding_scale(model: Any) -> float:
-    """Root mean square of the model's own input embeddings: what the size of an item token should be near.
+    """Factor on item tokens, which have unit variance, so that they are as long as a pretrained model's
+    words.
 
-    Item tokens have unit variance, a pretrained model's embeddings about 0.02 to 1; a token fifty times as
-    long as its neighbours drowns them in the first normalisation of the residual stream.
+    A pretrained model's embeddings have a root mean square of about 0.02 to 1; a token fifty times as long as
+    its neighbours drowns them in the first normalisation of the residual stream. 1 for scratch models, which
+    grow up with their items.
     """
-    weight = model.get_input_embeddings().weight
-    return float(weight[: min(len(weight), 8192)].detach().float().square().mean().sqrt())
+    table = model.get_input_embeddings()
+    if not isinstance(table, GrownEmbedding):
+        return 1.0
+    return float(table.weight[: min(table.first, 8192)].detach().float().square().mean().sqrt())
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_sigma.decoding.approximate import PrefixIndexes, index_prefixes
 from recbole_sigma.decoding.beam import Beams, SeenItems, search_prefixes, states_of
 from recbole_sigma.decoding.exact import prefix_survival
 from recbole_sigma.decoding.fusion import item_scale, prefix_log_weights
 from recbole_sigma.decoding.hybrid import fuse_dense, fused_scores
-from recbole_sigma.decoding.local import search_in_prefixes, sort_items
+from recbole_sigma.decoding.local import SortedItems, search_in_prefixes, sort_items
 from recbole_sigma.decoding.memory import Bonus, add_bonus
 from recbole_sigma.decoding.prompted import PromptedDecoder
 from recbole_sigma.models.backbone import hidden_states
@@ -48,6 +49,8 @@ class PrefixGeneration:
     beam_width: int
     sharpness: float
     sigma_reference: float
+    faiss_above: int
+    _catalogue: tuple[Tensor, SortedItems, PrefixIndexes | None] | None
     n_items: int
     ITEM_SEQ: str
     ITEM_SEQ_LEN: str
@@ -156,19 +159,32 @@ class PrefixGeneration:
         prompt, context, unit = self._prompt(interaction)
         decoder, beams = self._search(prompt, context, unit, seen, width)
         nodes, weights, scale = self._fused_beam(beams)
-        buckets = self.prefixes.buckets
+        items, indexes = self._sorted_items(unit)
         return search_in_prefixes(
             lambda columns, _: objective.item_query(
                 context, states_of(decoder, beams, columns), self.sharpness
             ),
             nodes,
             weights,
-            sort_items(unit, buckets.order, buckets.start),
+            items,
             k,
             scale,
             seen,
             seen_keep_mass=False,
+            approximate=indexes,
         )[0]
+
+    def _sorted_items(self, unit: Tensor) -> tuple[SortedItems, PrefixIndexes | None]:
+        """The catalogue by prefix, and inverted lists of prefixes above ``decode_faiss_above`` items; made
+        once for all batches that see the same item tokens.
+        """
+        if self._catalogue is None or not torch.equal(self._catalogue[0], unit):
+            buckets = self.prefixes.buckets
+            items, indexes = sort_items(unit, buckets.order, buckets.start), None
+            if self.faiss_above:
+                indexes = index_prefixes(items.vectors, items.start, self.faiss_above)
+            self._catalogue = (unit, items, indexes)
+        return self._catalogue[1:]
 
     @property
     def _factored(self) -> bool:

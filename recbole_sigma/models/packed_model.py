@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
+SMALLEST_GROUP = 8  # rows; fewer go along with the next longer group
+
 
 class PackedModel:
     """Mixin for RecBole models whose dataset redraws its rows every epoch (``PackedDataset`` and its kin)."""
@@ -18,3 +23,44 @@ class PackedModel:
         decayed = [p for p in parameters if p.dim() > 1]
         free = [p for p in parameters if p.dim() <= 1]
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+    def prediction_count(self, interaction: Any) -> float:
+        """Predictions of a batch as its mean loss weighs them: one per history item, plus the labels."""
+        labels = getattr(self, "labels_per_row", 0) * getattr(self, "label_weight", 0.0) * len(interaction)
+        return float(interaction[self.ITEM_SEQ_LEN].sum()) + labels  # type: ignore[attr-defined]
+
+    def longest_row(self) -> int:
+        """Columns of the longest training row, for the memory estimate."""
+        window = int(self.max_seq_length) + 1  # type: ignore[attr-defined]
+        trunk = getattr(self, "trunk", None)
+        if trunk is None:
+            return window
+        branch = trunk.layout.instruction + trunk.layout.prefix
+        return trunk.layout.history_end(window) + getattr(self, "labels_per_row", 0) * branch
+
+
+def length_groups(length: Tensor) -> list[Tensor]:
+    """Rows of a batch by length class (up to 8, 16, 32, ... items): a class shares one pass of the trunk.
+
+    Most rows of a sparse set are a few items long; padded to the longest row of the batch, nearly all of the
+    work would be padding. The sum of the losses is the same.
+
+    Args:
+        length: int64 [B].
+
+    Returns:
+        row numbers, int64, of each group, shortest first; together a permutation of the batch.
+    """
+    level = torch.ceil(torch.log2(length.clamp_min(8).double())).long()
+    groups: list[Tensor] = []
+    waiting = level.new_zeros(0)
+    for each in torch.unique(level):
+        waiting = torch.cat([waiting, (level == each).nonzero().flatten()])
+        if len(waiting) >= SMALLEST_GROUP:
+            groups.append(waiting)
+            waiting = level.new_zeros(0)
+    if len(waiting) and groups and len(groups[-1]) < 4 * SMALLEST_GROUP:
+        groups[-1] = torch.cat([groups[-1], waiting])
+    elif len(waiting):
+        groups.append(waiting)
+    return groups

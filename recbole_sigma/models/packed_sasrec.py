@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.data import PackedDataset, packed_sequences
 from recbole_sigma.models.losses import catalogue_cross_entropy, seen_pairs
-from recbole_sigma.models.packed_model import PackedModel
+from recbole_sigma.models.packed_model import PackedModel, length_groups
 
 
 class PackedSASRecDataset(PackedDataset):
@@ -63,16 +63,25 @@ class PackedSASRec(PackedModel, SASRec):
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean of the loss over all positions of the batch."""
         items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
+        parts = [
+            self._group_loss(items[rows, : int(length[rows].max())], length[rows])
+            for rows in length_groups(length)
+        ]
+        return torch.stack(parts).sum() / (length - 1).sum()
+
+    def _group_loss(self, items: Tensor, length: Tensor) -> Tensor:
+        """Sum of the loss over the positions of rows of similar length."""
         inputs, targets = items[:, :-1], items[:, 1:]
         inside = torch.arange(inputs.shape[1], device=items.device)[None] < (length - 1)[:, None]
         queries, vectors = self.states(inputs)[inside], self.item_embedding.weight
         if self.binary:
-            return self._binary_loss(queries, targets[inside], items, inside.nonzero(as_tuple=True)[0])
+            row = inside.nonzero(as_tuple=True)[0]
+            return self._binary_loss(queries, targets[inside], items, row) * len(queries)
         if self.cosine:
             queries, vectors = self.scale * F.normalize(queries, dim=-1), F.normalize(vectors, dim=-1)
         seen = seen_pairs(items, *inside.nonzero(as_tuple=True)) if self.mask_seen else None
         weights = torch.ones(len(queries), device=queries.device)
-        return catalogue_cross_entropy(queries, vectors, targets[inside], weights, seen)[0] / len(queries)
+        return catalogue_cross_entropy(queries, vectors, targets[inside], weights, seen)[0]
 
     def _binary_loss(self, states: Tensor, targets: Tensor, items: Tensor, row: Tensor) -> Tensor:
         """-log sigmoid(target) - log sigmoid(-negative), the mean over M positions.

@@ -21,6 +21,7 @@ from recbole_sigma.pretrained import (
     load_causal_model,
     load_tokenizer,
     merge_lora,
+    recompute_activations,
     vocabulary_fingerprint,
     weights_fingerprint,
 )
@@ -68,13 +69,17 @@ class GrownHead(nn.Module):
             [self.base(states)[..., : self.first], F.linear(states, self.rows.to(states.dtype))], -1
         )
 
-    def slice(self, begin: int, end: int) -> Tensor:
-        """Rows of the ids begin..end - 1: float [end - begin, d]."""
+    def take(self, ids: Tensor) -> Tensor:
+        """Rows of some ids: float [*ids.shape, d]."""
         weight = self.base.weight
         assert isinstance(weight, Tensor)
-        old = weight[begin : min(end, self.first)]
-        new = self.rows[max(begin - self.first, 0) : max(end - self.first, 0)]
-        return new if not len(old) else torch.cat([old.to(new.dtype), new]) if len(new) else old
+        new = ids >= self.first
+        if bool(new.all()):  # semantic-ID tokens: the usual case
+            return self.rows[ids - self.first]
+        old = weight[ids.masked_fill(new, 0)].to(self.rows.dtype)
+        if not len(self.rows):
+            return old
+        return torch.where(new[..., None], self.rows[(ids - self.first).clamp(min=0)], old)
 
 
 def build_pretrained(
@@ -117,17 +122,25 @@ def build_pretrained(
             " embeddings: tokenizer and weights belong to different models"
         )
     fingerprints = {VOCABULARY: vocabulary_fingerprint(base), WEIGHTS: weights_fingerprint(model)}
-    add_lora(model, lora, "backbone_lora")
-    _grow(model, first, tokenizer.get_vocab_size(with_added_tokens=True) - first)
+    grow_pretrained(model, first, tokenizer.get_vocab_size(with_added_tokens=True) - first, lora)
     for key, value in fingerprints.items():
         model.register_buffer(key, value)
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     _keep_only_trained(model, name)
     return model
 
 
-def _grow(model: Any, first: int, count: int) -> None:
+def grow_pretrained(model: Any, first: int, count: int, lora: LoraOptions) -> None:
+    """Adapters inside and new rows at both ends of a loaded model, in place.
+
+    Args:
+        model: a transformers causal LM.
+        first: id of the first new token.
+        count: number of new tokens.
+        lora: adapters; rank 0 trains every weight.
+    """
+    add_lora(model, lora, "backbone_lora")
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is table.weight
 

@@ -24,14 +24,13 @@ from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.generation import PrefixGeneration
 from recbole_sigma.models.losses import seen_pairs
 from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
-from recbole_sigma.models.packed_model import PackedModel
+from recbole_sigma.models.packed_model import PackedModel, length_groups
 from recbole_sigma.models.packing import RowLayout
 from recbole_sigma.models.prefixes import build_prefixes
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import LabelDraw, build_task_labels
 from recbole_sigma.models.trunk import PackedTrunk
-from recbole_sigma.preparation import Prepared, prepare
-from recbole_sigma.pretrained import LoraOptions
+from recbole_sigma.preparation import Prepared, lora_options, prepare
 from recbole_sigma.values import UserError
 
 OBJECTIVES, SLOTS = ("paper", "global"), ("tokens", "sum")
@@ -70,7 +69,10 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         self.sharpness = 1.0 / float(config["decode_temperature"])
         self.sigma_reference = float(config["decode_sigma_reference"])
         self.register_buffer("mean_spread", torch.ones(()))
+        self.faiss_above = int(config["decode_faiss_above"])
+        self._catalogue = None
         self.labels_per_row = int(config["task_labels_per_row"])
+        self.label_share = float(config["task_label_share"])
         self.label_weight = float(config["sigma_label_weight"])
         self.mask_seen = bool(config["sigma_mask_seen"]) and bool(config["filter_seen"])
         self.window = int(config["MAX_ITEM_LIST_LENGTH"])
@@ -100,12 +102,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             tokenizer.token_to_id(START),
             tokenizer.token_to_id(END),
             tokenizer=tokenizer,
-            lora=LoraOptions(
-                int(config["backbone_lora_rank"]),
-                float(config["backbone_lora_alpha"]),
-                float(config["backbone_lora_dropout"]),
-                tuple(config["backbone_lora_targets"]),
-            ),
+            lora=lora_options(config, "backbone_lora"),
             checkpointing=bool(config["backbone_checkpointing"]),
         )
         d_model = backbone.get_input_embeddings().weight.shape[1]
@@ -115,7 +112,9 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         self.register_buffer("instructions", self.prepared.instructions, persistent=False)
         self.task_labels = build_task_labels(config, dataset, self.prepared)
         self.fusion = self._build_fusion(config, d_model)
-        self.instruction_gate = nn.Parameter(torch.zeros(d_model))
+        # shut for JustForYou alone; several tasks need the instruction from the first step on
+        opening = torch.zeros(d_model) if self.task_labels is None else torch.ones(d_model)
+        self.instruction_gate = nn.Parameter(opening)
         last = int(config["sigma_recency"])
         self.recency = RecencyPath(d_model, last) if last else None
         temperature = float(config["sigma_temperature"])
@@ -174,10 +173,32 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         beside a mean of many positions would drown the dense signal in noise.
         """
         items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
-        tokens = self.fusion()
-        unit = F.normalize(tokens, dim=-1)
-        draw = self._draw_branches(interaction, length)
         users = interaction[self.USER_ID]
+        tokens = self.fusion()
+        draw = self._draw_branches(interaction, length)
+        labels = 0 if draw is None else draw.after.numel()
+        scale = 1.0 / (float((length - 1).sum()) + self.label_weight * labels)
+        total: tuple[Tensor, ...] | None = None
+        for rows in length_groups(length):
+            own = None if draw is None else draw.rows(rows)
+            part = self._group_losses(
+                users[rows], items[rows, : int(length[rows].max())], length[rows], tokens, own, scale
+            )
+            total = part if total is None else tuple(a + b for a, b in zip(total, part, strict=True))
+        assert total is not None
+        return total
+
+    def _group_losses(
+        self,
+        users: Tensor,
+        items: Tensor,
+        length: Tensor,
+        tokens: Tensor,
+        draw: LabelDraw | None,
+        scale: float,
+    ) -> tuple[Tensor, ...]:
+        """`calculate_loss` for rows of similar length; ``scale`` weighs each prediction."""
+        unit = F.normalize(tokens, dim=-1)
         if draw is None:
             history, branches, start = self.trunk.packed(users, items, length, tokens, None, None, None)
         else:
@@ -185,12 +206,9 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             history, branches, start = self.trunk.packed(
                 users, items, length, tokens, draw.after, draw.text, label
             )
-
         states = self._history_contexts(history, items, unit)
         valid = torch.arange(items.shape[1] - 1, device=items.device)[None] < (length - 1)[:, None]
         row, column = valid.nonzero(as_tuple=True)
-        labels = 0 if draw is None else draw.after.numel()
-        scale = 1.0 / (len(row) + self.label_weight * labels)
         context, path = states[:, :-1][valid], history[:, 1:, : self.trunk.layout.prefix][valid]
         dense, _ = self._losses(context, path, items, row, column, unit, scale)
         if draw is None:
@@ -267,6 +285,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
     def _draw_branches(self, interaction: Any, length: Tensor) -> LabelDraw | None:
         """Where labels are attached and what their instructions say: by task, or JustForYou anywhere."""
         if not self.labels_per_row or not self.label_weight:
+            return None
+        if self.label_share < 1.0 and float(torch.rand(())) >= self.label_share:
             return None
         if self.task_labels is not None:
             return self.task_labels.draw(interaction[FIRST_EVENT], length, self.labels_per_row)

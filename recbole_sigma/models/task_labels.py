@@ -41,6 +41,10 @@ class LabelDraw:
     text: Tensor
     task: Tensor | None = None
 
+    def rows(self, rows: Tensor) -> LabelDraw:
+        """The labels of some rows of the batch."""
+        return LabelDraw(self.after[rows], self.text[rows], None if self.task is None else self.task[rows])
+
 
 class TaskLabels(nn.Module):
     """Draws labels for packed rows and keeps each task's mean loss of the epoch.

@@ -62,8 +62,8 @@ class PackedTrunk(nn.Module):
         return self.backbone.get_input_embeddings()(ids)
 
     def output_rows(self, ids: Tensor) -> Tensor:
-        """Rows of the output embedding, float [n, d], of n vocabulary ids that follow each other."""
-        return output_rows(self.backbone, int(ids[0]), int(ids[-1]) + 1)
+        """Rows of the output embedding, float [*ids.shape, d]."""
+        return output_rows(self.backbone, ids)
 
     def packed(
         self,

@@ -113,9 +113,10 @@ _CELLS = 1 << 24  # distances held at a time beyond those
 def balanced_assignment(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Assign vectors to centroids so that every centroid gets n // K of them, or one more.
 
-    Vectors propose to their nearest centroid. One that has too many proposals keeps those that would lose
-    most by going to their next choice; the others go there, and so on (deferred acceptance). The n % K
-    centroids with the most first choices take one vector more.
+    Centroids that attract too many become dearer until demand meets supply (the dual of the transport
+    problem, by subgradient steps); at these prices vectors propose to their nearest centroid. One that has
+    too many proposals keeps those that would lose most by going to their next choice; the others go there,
+    and so on (deferred acceptance). The n % K centroids with the most first choices take one vector more.
 
     Args:
         vectors: float32 [n, d].
@@ -134,18 +135,36 @@ def balanced_assignment(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarra
     capacity = np.full(k, n // k)
     popular = np.argsort(-np.bincount(order[:, 0], minlength=k), kind="stable")
     capacity[popular[: n % k]] += 1
-    result = _propose(distance, order, capacity)
+    price = _prices(distance, order, capacity)
+    distance = distance + price[order]
+    rank = np.argsort(distance, axis=1, kind="stable")
+    order = np.take_along_axis(order, rank, axis=1)
+    result = _propose(np.take_along_axis(distance, rank, axis=1), order, capacity)
     left = np.flatnonzero(result < 0)
     while len(left):  # their 64 nearest centroids are full: look at those with room
         room = capacity - np.bincount(result[result >= 0], minlength=k)
         open_ = np.flatnonzero(room)
         some = left[: max(1, _CELLS // len(open_))]
-        far = ((vectors[some, None] - centroids[open_][None]) ** 2).sum(axis=2)
+        far = ((vectors[some, None] - centroids[open_][None]) ** 2).sum(axis=2) + price[open_]
         rank = np.argsort(far, axis=1, kind="stable")
         chosen = _propose(np.take_along_axis(far, rank, axis=1), rank, room[open_])
         result[some[chosen >= 0]] = open_[chosen[chosen >= 0]]
         left = np.flatnonzero(result < 0)
     return result
+
+
+def _prices(distance: np.ndarray, order: np.ndarray, capacity: np.ndarray, rounds: int = 100) -> np.ndarray:
+    """Price per centroid at which the nearest choice (distance + price) fills every centroid about evenly."""
+    price = np.zeros(len(capacity))
+    scale = float(np.abs(distance[:, -1] - distance[:, 0]).mean())
+    rows = np.arange(len(order))
+    for step in range(rounds):
+        chosen = order[rows, (distance + price[order]).argmin(axis=1)]
+        excess = np.bincount(chosen, minlength=len(capacity)) / capacity - 1.0
+        if not excess.any():
+            break
+        price += scale * 0.3 / (1.0 + 0.2 * step) * np.clip(excess, -1.0, 1.0)
+    return price
 
 
 def _propose(distance: np.ndarray, order: np.ndarray, capacity: np.ndarray) -> np.ndarray:

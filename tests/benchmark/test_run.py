@@ -187,6 +187,29 @@ def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_ag
     assert base["places"] != top1["places"], "the variant changes something here, or the test shows nothing"
 
 
+def test_the_memory_joins_the_weights_of_the_row_without_it(planted, tiny) -> None:
+    small = tiny["PackedSASRec"]
+    rows = ["PackedSASRec", "PackedSASRec+memory"]
+    shared = bench(planted, rows, values=small, policies="both")
+    assert len(list(Path("o/trainings").glob("*.json"))) == 2, "one per policy: its losses follow the filter"
+    for cell in shared["cells"][1::2]:
+        assert cell["row"]["name"] == "PackedSASRec+memory" and cell["weights"]["shared"] == "decoding"
+        alone = quick_start.run_sigma(
+            "PackedSASRec",
+            "planted",
+            config_dict={
+                **planted,
+                **small,
+                "memory": "validation",
+                "seed": 2020,
+                "filter_seen": cell["filter_seen"],
+            },
+        )
+        assert cell["test_result"] == dict(alone["test_result"])
+        assert cell["memory_weight"] == alone["memory_weight"]
+    assert shared["cells"][1]["memory_weight"] > 0, "or the test shows nothing"
+
+
 def test_recboles_sasrec_runs_with_both_of_its_losses(planted) -> None:
     small = {"n_layers": 1, "hidden_size": 8, "inner_size": 8}
     record = bench(planted, ["SASRec-BPR", "SASRec-CE"], values=small)

@@ -1,6 +1,6 @@
 """Evaluation by several processes gives what one process gives, and prefix_survival is the share it says."""
 
-from __future__ import annotations
+from __future__ import os
 
 import numpy as np
 import pytest
@@ -54,8 +54,6 @@ def events(users: int = 25) -> list[tuple[str, str, int]]:
 def judged(name, values, processes=1, **changes):
     merged = {**values, "metrics": METRICS, "topk": [1, 3, 7], "valid_metric": "NDCG@7", **changes}
     config = SigmaConfig(name, "small", config_dict=merged)
-    if processes > 1:
-        config["single_spec"], config["world_size"] = False, processes
     data = load_data(config, config.model_class)
     judge = Judge(config)
     judge.collector.data_collect(data.train)
@@ -65,6 +63,8 @@ def judged(name, values, processes=1, **changes):
 
 def _process(rank, processes, folder, cases):
     torch.set_num_threads(1)
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": 0}  # as torchrun does
+    os.environ.update({key: str(value) for key, value in here.items()}, MASTER_ADDR="localhost")
     store = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
     answers = []

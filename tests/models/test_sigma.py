@@ -384,3 +384,19 @@ def test_ablations_by_one_key_train(planted_settings):
 def test_bad_settings_get_one_sentence_before_training(planted_settings, change, message):
     with pytest.raises(UserError, match=message):
         build(planted_settings, **change)
+
+
+def test_faiss_inside_prefixes_is_an_option(planted_settings):
+    """Above every size it changes nothing; below, the lists stay valid and close to the exact ones."""
+    settings = {**planted_settings, "tokenizer_codebook_size": 2, "tokenizer_levels": 1}
+    _, data, exact = build(settings)
+    batch = one_batch(data.test)
+    expected = exact.eval().rank(batch, 5)
+    for above, share in ((1000, 1.0), (4, 0.9)):
+        model = build(settings, decode_faiss_above=above)[2]
+        model.load_state_dict(exact.state_dict())
+        got = model.eval().rank(batch, 5)
+        assert (got.items > 0).all()
+        assert all(len(set(row.tolist())) == 5 for row in got.items)
+        same = (got.items[:, :, None] == expected.items[:, None, :]).any(2).float().mean()
+        assert same >= share

@@ -1,0 +1,149 @@
+"""Fits, trains, decodes? One language-model training step and one decode at a real model's shape.
+
+    python benchmarks/lm_step.py                                    # a small shape, for a look on any machine
+    python benchmarks/lm_step.py --shape qwen3-0.6b --rows 16 --device cuda --bf16 --steps 10
+
+Weights are random (nothing is downloaded): speed and memory do not depend on them, accuracy is not measured.
+Prints tokens/s and items/s of training and of prompt encoding, peak memory, and model FLOPs utilisation (6 N
+per trained token; with frozen weights 4 N, no weight gradients; 2 N per decoded token; N without embeddings)
+against ``--peak`` TFLOP/s, which must be given for the device at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from recbole_sigma.models.backbone import hidden_states
+from recbole_sigma.models.pretrained import grow_pretrained
+from recbole_sigma.pretrained import LoraOptions, recompute_activations
+
+SHAPES = {
+    # hidden, layers, heads, key-value heads, head width, feed-forward, vocabulary, tied: from the models'
+    # cards
+    "small": (256, 4, 4, 2, 64, 768, 8000, True),
+    "smollm2-135m": (576, 30, 9, 3, 64, 1536, 49152, True),
+    "qwen3-0.6b": (1024, 28, 16, 8, 128, 3072, 151936, True),
+}
+
+
+def random_model(shape: str, dtype: torch.dtype, device: str) -> torch.nn.Module:
+    """A Qwen3 model of the shape with random weights."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    width, layers, heads, pairs, head, inner, vocabulary, tied = SHAPES[shape]
+    config = Qwen3Config(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=pairs, head_dim=head, intermediate_size=inner, tie_word_embeddings=tied,
+        max_position_embeddings=4096, attn_implementation="sdpa",
+    )  # fmt: skip
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            return Qwen3ForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Run the steps; see the module's text for what comes back."""
+    device = torch.device(options.device)
+    half = torch.bfloat16 if options.bf16 else torch.float32
+    torch.manual_seed(0)
+    model = random_model(options.shape, half if options.rank else torch.float32, options.device)
+    size = SHAPES[options.shape][6]
+    grow_pretrained(model, size, options.codes, LoraOptions(rank=options.rank, dropout=0.0))
+    model.to(device)
+    if options.checkpointing:
+        recompute_activations(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    width, rows, length = SHAPES[options.shape][0], options.rows, options.tokens
+    body = sum(p.numel() for n, p in model.named_parameters() if "embed" not in n and "lm_head" not in n)
+    positions = torch.arange(length, device=device).expand(rows, -1)
+    allowed = torch.ones(length, length, dtype=torch.bool, device=device).tril().expand(rows, -1, -1)
+    ids = torch.randint(size, size + options.codes, (rows, length), device=device)
+    # every other position is an item token that comes as an embedding
+    fused = torch.nn.Parameter(torch.randn(rows, length // 2, width, device=device) * 0.02)
+
+    def forward() -> torch.Tensor:
+        embeddings = model.get_input_embeddings()(ids).clone()  # type: ignore[operator]
+        embeddings[:, 1::2] = fused[:, : embeddings[:, 1::2].shape[1]].to(embeddings.dtype)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.bf16):
+            return hidden_states(model, embeddings, positions, allowed)
+
+    def train() -> None:
+        states = forward()
+        logits = states.float() @ model.get_input_embeddings().rows.float().T  # type: ignore[union-attr,operator]
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten() - size)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if not torch.isfinite(loss):
+            raise RuntimeError("the loss is not finite")
+
+    def seconds(work: Callable[[], object], steps: int) -> float:
+        if device.type == "cuda":  # kernels are chosen and compiled in the first call
+            work()
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(steps):
+            work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - begin) / steps
+
+    model.train()
+    step = seconds(train, options.steps)
+    model.eval()
+    with torch.inference_mode():
+        decode = seconds(forward, options.steps)
+    tokens = rows * length
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    flops = (4 if options.rank else 6) * body * tokens / step
+    found = {
+        "parameters": float(sum(p.numel() for p in model.parameters())),
+        "trained": float(sum(p.numel() for p in trained)),
+        "train_step_s": step,
+        "train_tokens_per_s": tokens / step,
+        "train_items_per_s": tokens / 2 / step,
+        "prompt_tokens_per_s": tokens / decode,
+        "prompt_users_per_s": rows / decode,
+        "peak_memory_gib": peak,
+        "train_tflops": flops / 1e12,
+    }
+    if options.peak:
+        found["train_mfu"] = flops / 1e12 / options.peak
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--rows", type=int, default=1, help="packed rows per step")
+    parser.add_argument("--tokens", type=int, default=512, help="positions per row, half of them items")
+    parser.add_argument("--codes", type=int, default=256, help="new tokens")
+    parser.add_argument("--rank", type=int, default=16, help="LoRA rank; 0 trains every weight")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--peak", type=float, default=0.0, help="TFLOP/s of the device in the type used")
+    options = parser.parse_args(arguments)
+    for name, value in measure(options).items():
+        print(f"{name:22s} {value:,.4g}" if value < 1e4 else f"{name:22s} {value:,.0f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""SIGMA on a pretrained trunk from end to end: train, store a few kB, reload onto the same base only."""
+
+import os
+
+import pytest
+import torch
+
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.quick_start import build_model, load_data, load_data_and_model, run_sigma
+from recbole_sigma.values import UserError
+from tests.language.conftest import save_model
+from tests.models.conftest import planted_config, write_planted
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted_lm")
+    write_planted(folder / "planted", users=40, length=12)
+    return folder
+
+
+def settings(root, tmp_path, folder, **more):
+    return {
+        **planted_config(root, tmp_path),
+        "epochs": 2,
+        "grounding_steps": 5,
+        "backbone": f"pretrained:{folder}",
+        "backbone_lora_rank": 4,
+        "MAX_ITEM_LIST_LENGTH": 10,
+        **more,
+    }
+
+
+def test_trains_stores_and_reloads(root, tmp_path, saved):
+    folder = save_model(tmp_path / "base", "qwen3", hidden_size=64, num_hidden_layers=3)
+    result = run_sigma("SIGMA", "planted", config_dict=settings(root, tmp_path, folder))
+    losses = [epoch["train_loss"] for epoch in result["history"]]
+    assert sum(losses[-1]) < sum(losses[0])
+    base = os.path.getsize(os.path.join(folder, "model.safetensors"))
+    model, test = load_data_and_model(result["checkpoint"])[1::4]
+    batch = next(iter(test))[0]
+    stored = model.state_dict()
+    assert not any("embed_tokens.base" in name or name.endswith("base_layer.weight") for name in stored)
+    backbone = sum(v.numel() * v.element_size() for n, v in stored.items() if "backbone" in n)
+    assert backbone < base / 2
+    again = load_data_and_model(result["checkpoint"])[1]
+    assert torch.equal(model.rank(batch, 5).items, again.rank(batch, 5).items)
+    os.rename(folder, folder + ".moved")
+    with pytest.raises(UserError, match="backbone: the model folder .* does not exist"):
+        load_data_and_model(result["checkpoint"])
+    save_model(tmp_path / "base", "qwen3", seed=4, hidden_size=64, num_hidden_layers=3)
+    with pytest.raises(UserError, match="base with other weights"):
+        load_data_and_model(result["checkpoint"])
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_other_shapes_decode_like_a_full_pass(root, tmp_path, saved, shape):
+    config = SigmaConfig("SIGMA", "planted", None, settings(root, tmp_path, saved(shape), decode_beam=0))
+    data = load_data(config, config.model_class)
+    torch.manual_seed(0)
+    model = build_model(config, config.model_class, data.train).eval()
+    batch = next(iter(data.test))[0]
+    ranked = model.rank(batch, 5)
+    scores = model.full_sort_predict(batch)
+    top = scores.topk(5)
+    assert torch.equal(ranked.items, top.indices)
+    row = model.rank(batch[3:4], 5)
+    assert torch.equal(row.items[0], ranked.items[3])
+    torch.testing.assert_close(row.scores[0], ranked.scores[3], atol=1e-4, rtol=1e-4)
+    losses = model.calculate_loss(next(iter(data.train)))
+    sum(losses).backward()
+    trained = {name for name, p in model.trunk.backbone.named_parameters() if p.grad is not None}
+    assert trained and all("lora_" in name or name.endswith("rows") for name in trained)
+
+
+def test_two_kinds_of_model_that_fail_before_training(root, tmp_path, saved):
+    for shape, match in (("bert", "not a causal language model"), ("t5", "encoder-decoder")):
+        with pytest.raises(UserError, match=match):
+            run_sigma("SIGMA", "planted", config_dict=settings(root, tmp_path, saved(shape)))

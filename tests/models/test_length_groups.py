@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.models import packed_model, packed_sasrec, sigma
+from recbole_sigma.models.packed_model import SMALLEST_GROUP, length_groups
+from recbole_sigma.quick_start import build_model, load_data
+from tests.models.conftest import planted_config, write_planted
+
+
+@pytest.mark.parametrize(
+    "sizes", [[3], [2] * 20, [2] * 20 + [50], [2] * 40 + [50], [9] * 3 + [40] * 30, [70, 5, 9]]
+)
+def test_groups_are_a_partition_of_similar_rows(sizes):
+    length = torch.tensor(sizes)
+    groups = length_groups(length)
+    assert torch.equal(torch.cat(groups).sort().values, torch.arange(len(sizes)))
+    assert all(len(group) >= min(SMALLEST_GROUP, len(sizes)) for group in groups[:-1])
+    tops = [int(length[group].max()) for group in groups]
+    assert tops == sorted(tops)
+
+
+@pytest.mark.parametrize("model", ["SIGMA", "PackedSASRec"])
+def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch, model):
+    write_planted(tmp_path / "data" / "planted", length=16)
+    lines = (tmp_path / "data/planted/planted.inter").read_text().splitlines()
+    kept = [
+        line
+        for n, line in enumerate(lines)
+        if n == 0 or int(line.split("u")[1].split("\t")[0]) % 3 or n % 16 > 8
+    ]
+    (tmp_path / "data/planted/planted.inter").write_text("\n".join(kept) + "\n")
+    change = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0} if model == "PackedSASRec" else {}
+    settings = {**planted_config(tmp_path / "data", tmp_path), **change, "train_batch_size": 64}
+    config = SigmaConfig(model, "planted", None, {**settings, "filter_seen": True})
+    data = load_data(config, config.model_class)
+    network = build_model(config, config.model_class, data.train)
+    batch = next(iter(data.train))
+    monkeypatch.setattr(packed_model, "SMALLEST_GROUP", 4)
+    assert len(length_groups(batch["item_length"] + 1)) > 1
+    found = []
+    for groups in (length_groups, lambda length: [torch.arange(len(length))]):
+        monkeypatch.setattr(sigma, "length_groups", groups)
+        monkeypatch.setattr(packed_sasrec, "length_groups", groups)
+        torch.manual_seed(0)
+        network.zero_grad()
+        loss = network.calculate_loss(batch)
+        loss = sum(loss) if isinstance(loss, tuple) else loss
+        loss.backward()
+        found.append((loss.detach(), [p.grad.clone() for p in network.parameters() if p.grad is not None]))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
