@@ -19,7 +19,7 @@ from recbole_sigma.quick_start import run_sigma
 
 # where a process may die: a name -> (owner, attribute); the n-th call of it kills
 POINTS: dict[str, tuple[Any, str]] = {
-    "grounding": (preparation, "align_text"),
+    "grounding": (preparation, "_ground"),
     "quantizer": (preparation, "tokenize_items"),
     "step": (training.SigmaTrainer, "_check_finite"),
     "evaluation": (Judge, "rank"),
