@@ -132,6 +132,33 @@ def time_growth(small: Case | HybridCase, large: Case | HybridCase, repeats: int
     return statistics.median(seconds[1]) / statistics.median(seconds[0])
 
 
+def profile_search(options: argparse.Namespace) -> str:
+    """Where the time of (c) goes, by operator, next to the bare forwards: says why a target was missed."""
+    parts = []
+    for name in options.models:
+        for items in options.items:
+            for beam in options.beams:
+                case: Case | HybridCase
+                if name == "hybrid":
+                    case = HybridCase(items, beam, 8)
+                else:
+                    catalogue = Catalogue(items)
+                    model, offset = build_model(name, sum(catalogue.sizes))
+                    case = Case(name, model, offset, catalogue, beam, BATCH[name])
+                    case.record()
+                for what, run in (("search", case.ours), ("bare forwards", case.bare)):
+                    run()
+                    with torch.profiler.profile() as trace:
+                        run()
+                    averages = trace.key_averages()
+                    whole = sum(event.self_cpu_time_total for event in averages)
+                    averages = sorted(averages, key=lambda event: -event.self_cpu_time_total)[:12]
+                    rows = [(e.key, e.count, 100 * e.self_cpu_time_total / whole) for e in averages]
+                    parts.append(f"{name}, {items} items, beam {beam}, {what}: {whole / 1000:.1f} ms\n")
+                    parts.append(tabulate(rows, ["operator", "calls", "% of CPU"], "github", floatfmt=".1f"))
+    return "\n".join(parts)
+
+
 def run_worker(options: argparse.Namespace) -> dict[str, Any]:
     """All timings of one allocator setting."""
     rows, growth = [], {}
@@ -284,6 +311,7 @@ def main() -> None:
         "--quick", action="store_true", help="12k and 1M items, beam 50, 3 repeats, no 135M model"
     )
     parser.add_argument("--output", type=Path, help="where to write the JSON report")
+    parser.add_argument("--profile", action="store_true", help="only show where the time of (c) goes")
     parser.add_argument("--worker", choices=["time", "memory"], help=argparse.SUPPRESS)
     parser.add_argument("--method", default="c", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -298,6 +326,10 @@ def main() -> None:
     if options.worker == "memory":
         peak = peak_memory(options.models[0], options.method, options.items[0], options.beams[0])
         print(json.dumps({"mb": peak}))
+        return
+
+    if options.profile:
+        print(profile_search(options))
         return
 
     passed = ["--worker", "time", "--repeats", str(options.repeats), "--models", ",".join(options.models)]

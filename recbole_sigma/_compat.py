@@ -146,3 +146,24 @@ def apply() -> None:
     stand_in_for_ray()
     quiet_known_warnings()
     check_recbole_version()
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed blocks instead of handing them back to the system.
+
+    torch frees and allocates score matrices of many megabytes in every step; by default glibc maps and unmaps
+    each of them, and the page faults can cost more than the arithmetic. For programs, not for a library: the
+    command line calls it.
+
+    Returns:
+        whether the C library took the settings (only glibc knows them).
+    """
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    largest = 2**31 - 1  # mallopt takes an int
+    trim, top_pad, mmap = -1, -2, -3
+    return all(mallopt(key, value) for key, value in ((mmap, largest), (trim, largest), (top_pad, 1 << 26)))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import platform
+import re
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +99,7 @@ class ArtifactStore:
         meta = {"format": FORMAT, "fingerprint": key, "header": text, "checksum": _checksum(whole, text)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(self.folder)
             write_atomically(path, save(whole, metadata=meta))
         except OSError as error:
             raise UserError(
@@ -108,18 +113,53 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary name in the same folder, flush to disk, rename: readers see the old file or the
     new one.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` for the caller to write; afterwards it takes the place of ``path``.
+
+    Its name holds the machine and the process, so two writers never share one, and `clear_leftovers` can tell
+    a file that is being written from one whose writer was killed.
+    """
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "-", platform.node())[:40] or "host"
+_LEFTOVER = re.compile(rf"^\..+\.{re.escape(_HOST)}\.(\d+)\.[0-9a-f]{{8}}\.tmp$")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove temporary files whose writer on this machine was killed."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = _LEFTOVER.match(path.name)
+        if found and not _alive(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _checksum(tensors: dict[str, Tensor], header: str) -> str:

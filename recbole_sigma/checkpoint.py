@@ -6,12 +6,15 @@ best score, library versions and a SHA-256 over all tensors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from safetensors.torch import save_file
 from scipy import sparse
 from torch import Tensor
 
+from recbole_sigma.artifacts import atomic_file
 from recbole_sigma.values import UserError
 
 FORMAT = "recbole-sigma-checkpoint"
@@ -55,6 +59,11 @@ class Checkpoint:
 
 def library_versions() -> dict[str, str]:
     """Versions that a result depends on."""
+    return dict(_library_versions())
+
+
+@cache
+def _library_versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in (
         "recbole-sigma",
@@ -78,9 +87,8 @@ def library_versions() -> dict[str, str]:
 
 
 def write(path: Path | str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to a temporary file, flush it to disk, and put it in place in one step."""
+    """Write a checkpoint: a temporary file, flushed to disk, put in place in one step."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors, aliases = _storable(checkpoint.tensors)
     meta = {
         **checkpoint.meta,
@@ -90,22 +98,27 @@ def write(path: Path | str, checkpoint: Checkpoint) -> None:
         "aliases": aliases,
         "sha256": digest(tensors),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps(meta, sort_keys=True)
+    header = {_KEY: text, _CHECK: hashlib.sha256(text.encode()).hexdigest()}
     try:
-        text = json.dumps(meta, sort_keys=True)
-        save_file(
-            tensors, str(temporary), metadata={_KEY: text, _CHECK: hashlib.sha256(text.encode()).hexdigest()}
-        )
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            save_file(tensors, str(temporary), metadata=header)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write {path} ({getattr(error, 'strerror', None) or error}): free the space, or set "
+            "checkpoint_dir to a folder that can be written"
+        ) from error
+
+
+def amend_config(path: Path | str, values: dict[str, Any]) -> None:
+    """Change settings in a written checkpoint; the weights stay."""
+    saved = read(path)
+    kept = {k: v for k, v in saved.meta.items() if k not in ("aliases", "sha256")}
+    tensors = dict(saved.tensors)
+    for name, source in (saved.meta.get("aliases") or {}).items():
+        tensors.setdefault(name, tensors[source])
+    write(path, Checkpoint({**kept, "config": {**saved.meta["config"], **values}}, tensors))
 
 
 def _storable(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -143,8 +156,50 @@ def is_checkpoint(path: Path | str) -> bool:
                 return False
             head = json.loads(file.read(size))
         return isinstance(head, dict) and _KEY in (head.get("__metadata__") or {})
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
+
+
+def read_meta(path: Path | str) -> dict[str, Any]:
+    """The checked JSON header of a checkpoint, without its tensors.
+
+    Raises:
+        UserError: naming what is wrong: the file, its format version, or its checksum.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"the checkpoint {path} does not exist")
+    if not is_checkpoint(path):
+        raise UserError(
+            f"{path} is not a recbole-sigma checkpoint, or its header is damaged; RecBole's own .pth "
+            "files hold pickled code "
+            f"and are not read: train again with run_recbole_sigma.py"
+        )
+    with _damage(path), safe_open(str(path), framework="pt") as file:
+        header = file.metadata()
+        meta = json.loads(header[_KEY])
+        if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has checkpoint format version {meta.get('format_version')!r}, this release "
+                f"reads {FORMAT_VERSION}: use the release that wrote it "
+                f"({(meta.get('versions') or {}).get('recbole-sigma')})"
+            )
+        if hashlib.sha256(header[_KEY].encode()).hexdigest() != header.get(_CHECK):
+            raise UserError(
+                f"{path} is damaged: sha256 of its header differs from the stored one; train again"
+            )
+        return meta
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What a damaged file makes its readers raise, as a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy or train again") from error
 
 
 def read(path: Path | str, model: str | None = None, dataset: str | None = None) -> Checkpoint:
@@ -159,42 +214,18 @@ def read(path: Path | str, model: str | None = None, dataset: str | None = None)
         UserError: naming what differs: the file, its format version, model, dataset, or checksum.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"the checkpoint {path} does not exist")
-    if not is_checkpoint(path):
-        raise UserError(
-            f"{path} is not a recbole-sigma checkpoint, or its header is damaged; RecBole's own .pth "
-            "files hold pickled code "
-            f"and are not read: train again with run_recbole_sigma.py"
-        )
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata()
-            meta = json.loads(header[_KEY])
-            if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
-                raise UserError(
-                    f"{path} has checkpoint format version {meta.get('format_version')!r}, this release "
-                    "reads "
-                    f"{FORMAT_VERSION}: use the release that wrote it "
-                    f"({(meta.get('versions') or {}).get('recbole-sigma')})"
-                )
-            if hashlib.sha256(header[_KEY].encode()).hexdigest() != header.get(_CHECK):
-                raise UserError(
-                    f"{path} is damaged: sha256 of its header differs from the stored one; train again"
-                )
-            for name, want in (("model", model), ("dataset", dataset)):
-                if want is not None and meta.get(name) != want:
-                    raise UserError(f"{path} was written for {name} {meta.get(name)!r}, not {want!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is damaged ({error}): restore it from a copy or train again") from error
+    meta = read_meta(path)
+    for name, want in (("model", model), ("dataset", dataset)):
+        if want is not None and meta.get(name) != want:
+            raise UserError(f"{path} was written for {name} {meta.get(name)!r}, not {want!r}")
+    with _damage(path), safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     if digest(tensors) != meta.get("sha256"):
         raise UserError(
             f"{path} is damaged: sha256 of its tensors differs from the one in its header; train again"
         )
-    tensors.update({name: tensors[source] for name, source in meta["aliases"].items()})
+    with _damage(path):
+        tensors.update({name: tensors[source] for name, source in meta["aliases"].items()})
     return Checkpoint(meta=meta, tensors=tensors, path=path)
 
 

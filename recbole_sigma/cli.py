@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma._compat import keep_freed_memory
 from recbole_sigma.values import UserError
 
 USAGE = """\
@@ -16,7 +18,9 @@ usage: {program} [VERB] --model=NAME --dataset=NAME [--config_files="a.yaml b.ya
 verbs
   (none)      train and test one model
   demo        Pop, WindowItemKNN and SIGMA on the MovieLens-100K inside RecBole, then a table
-  benchmark   a table of --models=A,B,C with --seeds=1,2,3
+  benchmark   a table of --models=A,B,C with --seeds=1,2,3; run it again to continue after an interruption
+  tune        search --models on validation, --trials=N each; best settings become property files
+  report      the tables, plots and report.html of a benchmark's --output folder, made again
   tasks       the instruction tasks of a --dataset: rows, why a task is off, sample prompts;
               with --checkpoint=FILE their figures: controls, lifts, baselines (--baselines=FILE,FILE
               --modes=all --rows=N)
@@ -30,14 +34,25 @@ examples
   {program} --model=SASRec --dataset=ml-100k --learning_rate=1e-3 --epochs=50
   {program} --model=SIGMA --dataset=my-data --data_path=dataset/ --config_files="my.yaml"
   {program} benchmark --models=Pop,WindowItemKNN,PackedSASRec,SIGMA --dataset=ml-100k --seeds=2024,2025,2026
+  {program} benchmark --models="SIGMA,SIGMA-*,SASRec-BCE,mine.yaml" --dataset=ml-100k --filter=both
+  {program} benchmark --models=list
   {program} tasks --dataset=ml-100k
   {program} --model=SIGMA --dataset=ml-100k --tasks=all
   {program} recommend --checkpoint=saved/FILE --history="Toy Story; Aladdin" --instruction="something new"
   {program} --help --model=SIGMA
 
 options
-  --output=FOLDER   where the JSON of the results goes (saved/results)
+  --output=FOLDER   where results go (saved/results; saved/benchmark/DATASET for benchmark)
+  --filter=POLICY   benchmark: filtered, unfiltered or both (seen items)
+  --force           benchmark: do finished cells again
+  --trials=N        tune: trials per model, the shipped settings among them (20)
+  --budget=SECONDS  tune: CPU seconds per model after which no new trial starts
+  --sampler=NAME    tune: random, or tpe (needs hyperopt); --space=FILE.yaml replaces the shipped search space
+  --reference=ROW   benchmark, report: compare with this row, not with the best baseline
   --quiet           no progress, only the table and the path of the JSON
+  --json            no progress, one JSON object on stdout and nothing else: for scripts
+  --resume          go on where the same command was cut off
+  --nproc=N         N processes on this machine (torchrun works too)
   --version         print the version
   --help            this text; with --model=NAME the keys of that model too
 
@@ -54,23 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; None reads ``sys.argv``.
 
     Returns:
-        The exit code: 0, 1 when a cell of a table failed, 2 for a mistake the user can mend, 130 after
-        Ctrl-C.
+        The exit code: 0, 1 when a cell of a table failed or this program did, 2 for a mistake the user can
+        mend, 130 after Ctrl-C.
     """
+    keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
+    from recbole_sigma.failures import fail, show_fault, system_sentence
+
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return fail(str(error), 2, words)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        return fail("stopped (the same command with --resume goes on from its last stored state)", 130, words)
     except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        return fail(system_sentence(error), 2, words)
+    except Exception as error:
+        return fail(show_fault(error), 1, words)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -79,7 +94,10 @@ def _dispatch(words: list[str]) -> int:
     verb = words.pop(0) if words and not words[0].startswith("-") else ""
     if verb not in VERBS:
         raise UserError(f"unknown verb {verb!r}{nearest(verb, VERBS)}; --help lists the verbs")
-    own, rest = _own_options(words)
+    # recommend has a --filter of its own, which may be given several times
+    own, rest = _own_options(
+        words, [name for name in OWN if name != "filter"] if verb == "recommend" else OWN
+    )
     if "help" in own:
         print(help_text(own.get("model") or (own.get("models") or "").split(",")[0]))
         return 0
@@ -91,11 +109,16 @@ def _dispatch(words: list[str]) -> int:
     return VERBS[verb](own, rest)
 
 
-OWN = ("model", "models", "dataset", "seeds", "config_files", "output", "quiet", "help", "version")
-_SWITCHES = ("quiet", "help", "version")
+OWN = (
+    "model", "models", "dataset", "seeds", "config_files", "output", "quiet", "json", "help", "version",
+    "filter", "force", "reference", "trials", "budget", "sampler", "space",
+)  # fmt: skip
+OF_SEARCH = ("trials", "budget", "sampler", "space")
+OF_TABLES = ("models", "seeds", "filter", "force", "reference", *OF_SEARCH)
+_SWITCHES = ("quiet", "json", "help", "version", "force")
 
 
-def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
+def _own_options(words: list[str], names: Sequence[str] = OWN) -> tuple[dict[str, str], list[str]]:
     """Take the options that are not configuration keys out of the words."""
     own: dict[str, str] = {}
     rest: list[str] = []
@@ -104,7 +127,7 @@ def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
         word = {"-h": "--help", "-m": "--model", "-d": "--dataset"}.get(words[position], words[position])
         position += 1
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name not in OWN:
+        if not word.startswith("--") or name not in names:
             rest.append(word)
             continue
         if name in _SWITCHES:
@@ -119,11 +142,12 @@ def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return own, rest
 
 
-def _shared(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
+def shared_options(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
+    """Config files, defaults and output folder; options that another verb owns are refused."""
     for name in refused:
         if name in own:
             raise UserError(f"--{name} does not belong to this verb; --help shows examples")
-    quiet = "quiet" in own
+    quiet = "quiet" in own or "json" in own
     return {
         "config_file_list": own.get("config_files", "").split(),
         "config_dict": {"state": "WARNING", **({"show_progress": False} if quiet else {})},
@@ -132,24 +156,21 @@ def _shared(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(own: dict[str, str], rest: list[str]) -> int:
-    shared = _shared(own, ("models", "seeds"))
+    shared = shared_options(own, OF_TABLES)
     output = shared.pop("output")
-    if "quiet" not in own:
+    if "quiet" not in own and "json" not in own:
         shared["config_dict"]["state"] = "INFO"
-    shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
-    from recbole_sigma.benchmark import (
-        cell,
-        commit,
-        format_table,
-        machine,
-        result_path,
-        summarize,
-        write_json,
-    )
+    shared["config_dict"] = let_words_win(shared["config_dict"], shared["config_file_list"])
+    from recbole_sigma import distributed
+    from recbole_sigma.benchmark.cells import commit, machine
+    from recbole_sigma.benchmark.folder import write_json
+    from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
     from recbole_sigma.quick_start import run_sigma, unreachable_sentence
 
     result = run_sigma(own.get("model"), own.get("dataset"), arguments=rest, **shared)
-    plain = cell(result)
+    if result is None or not distributed.current().main:
+        return 0  # process 0 speaks for all
+    plain = single_record(result)
     rows = summarize([plain])
     path = result_path(Path(output), result["model"], result["dataset"])
     write_json(
@@ -167,6 +188,10 @@ def _train(own: dict[str, str], rest: list[str]) -> int:
             "table": rows,
         },
     )
+    if "json" in own:
+        kept = ("model", "dataset", "seed", "test_result", "best_valid_result", "best_epoch", "checkpoint")
+        print(json.dumps({**{key: plain[key] for key in kept}, "results": str(path)}))
+        return 0
     print(protocol_line(result["protocol"]))
     if result["unreachable_targets"]:
         print(unreachable_sentence(result["test"]))
@@ -175,7 +200,7 @@ def _train(own: dict[str, str], rest: list[str]) -> int:
     return 0
 
 
-def _let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+def let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
     """Drop a default of the command line that a config file sets."""
     from recbole_sigma.settings import load_yaml
 
@@ -185,46 +210,15 @@ def _let_words_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, An
     return {key: value for key, value in values.items() if key not in named}
 
 
-def _table(
-    own: dict[str, str], rest: list[str], models: Sequence[str], dataset: str, seeds: Sequence[int], name: str
-) -> int:
-    from recbole_sigma.benchmark import format_table, run_table
+def _of_tables(name: str) -> Callable[[dict[str, str], list[str]], int]:
+    """A verb of `benchmark.verbs`, imported when it is used."""
 
-    shared = _shared(own, ("model",))
-    shared["config_dict"] = _let_words_win(shared["config_dict"], shared["config_file_list"])
-    record, path = run_table(models, dataset, seeds, arguments=rest, name=name, **shared)
-    if record["cells"]:
-        print(protocol_line(record["protocol"]))
-        print(format_table(record["table"]))
-    for failure in record["failed"]:
-        print(f"failed: {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
-    print(f"results: {path}")
-    return 1 if record["failed"] else 0
+    def verb(own: dict[str, str], rest: list[str]) -> int:
+        from recbole_sigma.benchmark import verbs
 
+        return getattr(verbs, name)(own, rest)
 
-def _demo(own: dict[str, str], rest: list[str]) -> int:
-    from recbole_sigma.benchmark import DEMO_MODELS
-
-    models = own["models"].split(",") if "models" in own else DEMO_MODELS
-    return _table(own, rest, models, own.get("dataset", "ml-100k"), _seeds(own), "demo")
-
-
-def _benchmark(own: dict[str, str], rest: list[str]) -> int:
-    if "models" not in own or "dataset" not in own:
-        raise UserError("benchmark needs --models=A,B,C and --dataset=NAME")
-    models = [name.strip() for name in own["models"].split(",") if name.strip()]
-    return _table(own, rest, models, own["dataset"], _seeds(own), "benchmark")
-
-
-def _seeds(own: dict[str, str]) -> list[int]:
-    text = own.get("seeds", "2020")
-    try:
-        seeds = [int(word) for word in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds must be integers separated by commas, not {text!r}") from None
-    if any(not 0 <= seed < 2**32 for seed in seeds):
-        raise UserError(f"--seeds must lie in 0..{2**32 - 1}, not {text!r}")
-    return seeds
+    return verb
 
 
 def _tasks(own: dict[str, str], rest: list[str]) -> int:
@@ -241,8 +235,10 @@ def _recommend(own: dict[str, str], rest: list[str]) -> int:
 
 VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "": _train,
-    "demo": _demo,
-    "benchmark": _benchmark,
+    "demo": _of_tables("demo"),
+    "benchmark": _of_tables("benchmark"),
+    "tune": _of_tables("tune"),
+    "report": _of_tables("report"),
     "tasks": _tasks,
     "recommend": _recommend,
 }

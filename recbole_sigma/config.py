@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from recbole.config import Config
 from recbole.evaluator.register import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_sigma import plugin, settings
+from recbole_sigma import distributed, plugin, settings
+from recbole_sigma.evaluation.metrics import without_beam
 from recbole_sigma.values import UserError
 
 PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "filter_seen", "metric_decimal_place")
@@ -20,9 +24,14 @@ DERIVED_KEYS = (
     "MODEL_INPUT_TYPE",
     "eval_type",
     "device",
+    "single_spec",
+    "local_rank",
     "valid_neg_sample_args",
     "test_neg_sample_args",
 )
+
+
+_PLAIN_NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 
 
 class SigmaConfig(Config):
@@ -103,6 +112,12 @@ class SigmaConfig(Config):
             self._problems.append(
                 "no dataset is named: give --dataset=ml-100k (or dataset: ml-100k in a config file)"
             )
+        elif not _PLAIN_NAME.fullmatch(str(dataset)):
+            self._problems.append(
+                f"dataset {str(dataset)!r} must be the plain name of a folder in data_path, without a path: "
+                "name the folder above it with --data_path"
+            )
+            dataset = None
         if model is None or dataset is None:
             for source, values in self._given:
                 self._problems.extend(settings.unknown_keys(values, source))
@@ -118,6 +133,29 @@ class SigmaConfig(Config):
         for key in PROTOCOL_KEYS:
             if key in self._shipped:
                 self.internal_config_dict[key] = self._shipped[key]
+
+    def _init_device(self) -> None:
+        """The device of this process; connecting to the others is `distributed.join`'s.
+
+        RecBole's own method needs nccl and a GPU per process. To its loaders and trainers this stays one
+        process (``single_spec``): `batches` and `training` share the work out.
+        """
+        final = self.final_config_dict
+        chosen = final["gpu_id"]
+        chosen = ",".join(map(str, chosen)) if isinstance(chosen, (tuple, list)) else str(chosen)
+        final["gpu_id"] = os.environ["CUDA_VISIBLE_DEVICES"] = chosen
+        world = distributed.current()
+        final["single_spec"], final["local_rank"] = True, world.local_rank
+        final["device"] = torch.device("cpu")
+        if chosen and final.get("use_gpu", True) and torch.cuda.is_available():
+            if world.local_rank >= torch.cuda.device_count():
+                raise UserError(
+                    f"process {world.local_rank} of this machine has no GPU: gpu_id {chosen!r} names "
+                    f"{torch.cuda.device_count()}; name as many as nproc, or use the CPU with --gpu_id=''"
+                )
+            final["device"] = torch.device(f"cuda:{world.local_rank}" if world.several else "cuda")
+        if not world.main:
+            final["show_progress"] = False
 
     def _get_final_config_dict(self) -> dict[str, Any]:
         final = super()._get_final_config_dict()
@@ -166,6 +204,8 @@ class SigmaConfig(Config):
                     f"metric {name} needs the scores of all items, which ranked lists do not carry: "
                     f"use top-k metrics such as Hit, NDCG, MRR, Recall"
                 )
+            if lowered == "prefix_survival" and (problem := without_beam(self.model_class)):
+                say(problem)
         topk = final["topk"]
         whole = (
             [k for k in topk if isinstance(k, int) and not isinstance(k, bool) and k > 0]
@@ -192,7 +232,15 @@ class SigmaConfig(Config):
                     "catalogue: set mode: full"
                 )
         split = args.get("split")
-        if not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS", "TS"):
+        ratios = next(iter(split.values())) if isinstance(split, dict) and len(split) == 1 else None
+        if "RS" in (split or ()) and not (
+            isinstance(ratios, list)
+            and len(ratios) == 3
+            and all(isinstance(r, (int, float)) and r >= 0 for r in ratios)
+            and sum(ratios) > 0
+        ):
+            say(f"eval_args: split RS needs ratios [train, valid, test] such as [8,1,1], not {ratios!r}")
+        elif not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS", "TS"):
             say(
                 f"eval_args: split must be one of {{LS: valid_and_test}}, {{RS: [8,1,1]}}, "
                 f"{{TS: [8,1,1]}}; not {split!r}"

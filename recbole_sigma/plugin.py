@@ -222,12 +222,21 @@ def merge_internal(config: Any, original: Callable[..., None], model_class: type
 
     Order: RecBole's overall, ours; RecBole's model, its ancestors' and ours; sample; RecBole's dataset, ours;
     then RecBole's quick-start file of the model type. Files, dictionaries and the command line outrank all of
-    these.
+    these. Our model files are read again behind RecBole's sample and dataset files, which set the history
+    length of every model to 50, whatever its own file says.
     """
     load = config._update_internal_config_dict
     here = properties_dir()
     stock: list[Path] = []
     done: set[Path] = set()
+    own = [here / "model" / f"{ancestor.__name__}.yaml" for ancestor in reversed(model_class.__mro__)]
+
+    def load_over(file: str) -> Any:
+        answer = load(file)
+        for path in own:
+            if path.is_file():
+                load(str(path))
+        return answer
 
     def merge(path: Path) -> None:
         if path.is_file() and path not in done:
@@ -240,17 +249,19 @@ def merge_internal(config: Any, original: Callable[..., None], model_class: type
             for ancestor in reversed(model_class.__mro__):
                 for root in (*stock, here):
                     merge(root / "model" / f"{ancestor.__name__}.yaml")
-            answer = load(file)
+            answer = load_over(file)
             if not (path.parent / f"{dataset}.yaml").is_file():
                 merge(here / "dataset" / f"{dataset}.yaml")
             return answer
         done.add(path.resolve())
+        if path.parent.name == "dataset":
+            answer = load_over(file)
+            merge(here / "dataset" / f"{dataset}.yaml")
+            return answer
         answer = load(file)
         if path.name == "overall.yaml":
             stock.append(path.resolve().parent)
             merge(here / "overall.yaml")
-        elif path.parent.name == "dataset":
-            merge(here / "dataset" / f"{dataset}.yaml")
         return answer
 
     config._update_internal_config_dict = intercept

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.atomic_lines import line_problems
 from recbole_sigma.settings import nearest, raise_all
 
 
 def header(path: Path, separator: str, problems: list[str]) -> list[str]:
     """Field names in the first line of an atomic file (``name:type`` columns)."""
     try:
-        with path.open(encoding="utf-8") as file:
-            line = file.readline().rstrip("\r\n")
+        with path.open("rb") as file:
+            line = file.readline(1 << 20).decode("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path} cannot be read: {error}")
         return []
@@ -73,9 +74,23 @@ def check_files(config: Any, model_class: type) -> None:
             file.readline()
             if not file.readline().strip():
                 problems.append(f"{path} holds no interaction below its header")
+        if fields and not problems:
+            times = [config["TIME_FIELD"]] if config["TIME_FIELD"] in wanted else []
+            problems += line_problems(path, fields, separator, wanted[:2], times)
     if getattr(model_class, "needs_item_text", False):
         problems += _text_problems(config, model_class, folder / f"{name}.item", separator)
+    for kind in ("item", "user"):
+        path, key = folder / f"{name}.{kind}", config[f"{kind.upper()}_ID_FIELD"]
+        if _loaded(config, kind) and path.is_file() and not problems:
+            fields = header(path, separator, problems)
+            problems += line_problems(path, fields, separator, [key], unique=key) if fields else []
     raise_all(problems)
+
+
+def _loaded(config: Any, kind: str) -> bool:
+    """Whether the run reads the item or user file."""
+    columns = config["load_col"]
+    return columns is None or bool(columns.get(kind))
 
 
 def _text_problems(config: Any, model_class: type, path: Path, separator: str) -> list[str]:

@@ -20,40 +20,48 @@ from torch import Tensor
 
 from recbole_sigma.artifacts import ArtifactStore, fingerprint
 from recbole_sigma.data import PackedDataset
-from recbole_sigma.grounding.alignment import AlignmentOptions, align_text
-from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
-from recbole_sigma.grounding.text import encode_texts
-from recbole_sigma.grounding.views import PairView, collaborative_view, shared_value_view
-from recbole_sigma.instructions.prompts import encode_left_padded, profile_text, train_bpe
+from recbole_sigma.grounding.alignment import AlignmentOptions
+from recbole_sigma.grounding.stage import (
+    VIEWS,
+    GroundingOptions,
+    Sources,
+    alignment_report,
+    ground_items,
+)
+from recbole_sigma.grounding.text import encoder_kind
+from recbole_sigma.grounding.vector_file import read_image_vectors
+from recbole_sigma.instructions.prompts import (
+    encode_left_padded,
+    pretrained_tokenizer,
+    profile_text,
+    train_bpe,
+)
 from recbole_sigma.instructions.samples import task_folder, task_report, tasks_of
 from recbole_sigma.instructions.tasks import GENERAL, load_tasks
-from recbole_sigma.progress import Progress
+from recbole_sigma.pretrained import LoraOptions, folder_stamp
 from recbole_sigma.tokenization.health import code_health
-from recbole_sigma.tokenization.quantizers import auto_codebook_size, rq_kmeans
+from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
+from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
 from recbole_sigma.values import ItemCodes, ItemVectors, UserError
 
 CODE_VERSION = (
-    1  # raise when a change here or in grounding/, tokenization/, instructions/ changes the results
+    2  # raise when a change here or in grounding/, tokenization/, instructions/ changes the results
 )
-VIEWS = ("collaborative", "taxonomy", "brand")
+QUANTIZERS = ("rq-kmeans", "rq-kmeans-balanced", "rq-vae")
 
 
 @dataclass(frozen=True)
 class PreparationOptions:
     """Options of stages (a) and (b) and of the prompt, named as in ``properties/model/SIGMA.yaml``."""
 
-    text_encoder: str
-    text_dim: int
-    teacher_dim: int
-    teacher_window: int
-    views: tuple[str, ...]
-    view_window: int
-    align: bool
-    alignment: AlignmentOptions
+    grounding: GroundingOptions
+    quantizer: str
     codebook_size: int
     levels: int
     prefix_length: int
     quantize: tuple[str, ...]
+    rqvae_epochs: int
+    backbone: str
     bpe_size: int
     seed: int
 
@@ -67,41 +75,65 @@ class PreparationOptions:
         unknown = [view for view in config["grounding_views"] or [] if view not in VIEWS]
         if unknown:
             raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
-        levels, prefix = int(config["tokenizer_levels"]), int(config["tokenizer_prefix_length"])
+        levels = int(config["tokenizer_levels"])
+        wanted = config["tokenizer_prefix_length"]
+        prefix = levels if str(wanted) == "all" else int(wanted)
         if not 0 <= prefix <= levels:
             raise UserError(
                 f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})"
             )
         if config["grounding_teacher"] != "ppmi-svd":
             raise UserError(f"grounding_teacher: '{config['grounding_teacher']}' is unknown; use ppmi-svd")
-        if config["tokenizer_quantizer"] != "rq-kmeans":
+        if config["tokenizer_quantizer"] not in QUANTIZERS:
             raise UserError(
-                f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use rq-kmeans"
+                f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use one of "
+                f"{', '.join(QUANTIZERS)}"
             )
+        if "visual" in (config["grounding_views"] or ()) and not config["grounding_visual_file"]:
+            raise UserError(
+                "grounding_views: visual needs real image vectors: name them in grounding_visual_file, or"
+                " take visual out of the list"
+            )
+        encoder_kind(str(config["grounding_text_encoder"]))
         seed = int(config["seed"])
         return cls(
-            text_encoder=str(config["grounding_text_encoder"]),
-            text_dim=int(config["grounding_text_dim"]),
-            teacher_dim=int(config["grounding_teacher_dim"]),
-            teacher_window=int(config["grounding_teacher_window"]),
-            views=tuple(config["grounding_views"] or ()),
-            view_window=int(config["grounding_view_window"]),
-            align=bool(config["grounding_align"]),
-            alignment=AlignmentOptions(
-                dim=int(config["grounding_dim"]),
-                hidden=int(config["grounding_hidden"]),
-                tau=float(config["grounding_tau"]),
-                kd_weight=float(config["grounding_kd_weight"]),
-                steps=int(config["grounding_steps"]),
-                batch_pairs=int(config["grounding_batch_pairs"]),
-                learning_rate=float(config["grounding_learning_rate"]),
-                dropout=float(config["grounding_dropout"]),
+            grounding=GroundingOptions(
+                text_encoder=str(config["grounding_text_encoder"]),
+                text_dim=int(config["grounding_text_dim"]),
+                teacher_dim=int(config["grounding_teacher_dim"]),
+                teacher_window=int(config["grounding_teacher_window"]),
+                views=tuple(config["grounding_views"] or ()),
+                pairs=str(config["grounding_pairs"]),
+                view_window=int(config["grounding_view_window"]),
+                align=bool(config["grounding_align"]),
+                train_encoder=bool(config["grounding_train_encoder"]),
+                alignment=AlignmentOptions(
+                    dim=int(config["grounding_dim"]),
+                    hidden=int(config["grounding_hidden"]),
+                    tau=float(config["grounding_tau"]),
+                    kd_weight=float(config["grounding_kd_weight"]),
+                    steps=int(config["grounding_steps"]),
+                    batch_pairs=int(config["grounding_batch_pairs"]),
+                    learning_rate=float(config["grounding_learning_rate"]),
+                    encoder_rate=float(config["grounding_encoder_rate"]),
+                    dropout=float(config["grounding_dropout"]),
+                    correction=float(config["grounding_correction"]),
+                    chunk=int(config["grounding_chunk"]),
+                    seed=seed,
+                ),
+                lora=LoraOptions(
+                    rank=int(config["grounding_lora_rank"]), alpha=float(config["grounding_lora_alpha"])
+                ),
+                max_tokens=int(config["grounding_max_tokens"]),
                 seed=seed,
             ),
+            quantizer=str(config["tokenizer_quantizer"]),
             codebook_size=int(config["tokenizer_codebook_size"]),
             levels=levels,
             prefix_length=prefix,
             quantize=tuple(config["tokenizer_vectors"]),
+            rqvae_epochs=int(config["tokenizer_rqvae_epochs"]),
+            backbone=str(config["backbone"]),
             bpe_size=int(config["tokenizer_bpe_size"]),
             seed=seed,
         )
@@ -130,7 +162,9 @@ class Prepared:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that a store or a checkpoint keeps."""
+        image = {} if self.vectors.image is None else {"vectors_image": self.vectors.image}
         return {
+            **image,
             "vectors_text": self.vectors.text,
             "vectors_collaborative": self.vectors.collaborative,
             "codes": self.codes.codes,
@@ -151,7 +185,9 @@ class Prepared:
     def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Prepared:
         """Inverse of ``tensors`` and ``header``."""
         return cls(
-            vectors=ItemVectors(tensors["vectors_text"], tensors["vectors_collaborative"]),
+            vectors=ItemVectors(
+                tensors["vectors_text"], tensors["vectors_collaborative"], tensors.get("vectors_image")
+            ),
             codes=ItemCodes(tensors["codes"], tuple(header["sizes"]), int(header["prefix_length"])),
             tokenizer=Tokenizer.from_str(header["tokenizer"]),
             profiles=tensors["profiles"],
@@ -237,8 +273,12 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     labels = {
         view: field_strings(dataset, dataset.item_feat, config[key], "item") if config[key] else []
         for view, key in (("taxonomy", "category_field"), ("brand", "brand_field"))
-        if view in options.views
+        if view in options.grounding.views or (view == "taxonomy" and "semantic" in options.grounding.views)
     }
+    image = None
+    if config["grounding_visual_file"]:
+        image = read_image_vectors(config["grounding_visual_file"], item_tokens)
+    sources = Sources(texts, labels, image)
     profiles = user_profiles(dataset, config["profile_fields"] or [])
     templates = load_tasks(task_folder(config))[GENERAL].templates
     tasks = tasks_of(dataset, config)
@@ -255,7 +295,10 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         templates=list(templates),
         users=users,
         train_items=items,
-        options=asdict(options),
+        image=np.zeros(0) if image is None else image,
+        models=[folder_stamp(options.grounding.text_encoder), folder_stamp(options.backbone)],
+        options={**asdict(options), "grounding": asdict(options.grounding)},
+        report=bool(config["grounding_report"]),
         **({"tasks": tasks.corpus(), "width": config["task_instruction_tokens"]} if tasks else {}),
     )
     store = ArtifactStore(config["artifact_dir"])
@@ -265,15 +308,20 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         logger.info("Item preparation read from %s", store.path("items", key))
         return Prepared.restore(*stored)
 
-    vectors, report = ground_items(users, items, texts, labels, options, bool(config["show_progress"]))
+    vectors, report = _ground(users, items, sources, options, config, store)
     codes = tokenize_items(vectors, options)
     health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
     logger.info(str(health))
-    tokenizer = train_bpe(
-        texts[1:] + profiles + list(templates) + (tasks.corpus() if tasks else []),
-        options.bpe_size,
-        codes.sizes[: codes.prefix_length],
-    )
+    sizes = codes.sizes[: codes.prefix_length]
+    base = options.backbone.partition(":")
+    if base[0] == "pretrained":
+        tokenizer = pretrained_tokenizer(base[2], sizes)
+    else:
+        tokenizer = train_bpe(
+            texts[1:] + profiles + list(templates) + (tasks.corpus() if tasks else []),
+            options.bpe_size,
+            sizes,
+        )
     instructions = encode_left_padded(tokenizer, templates, start=False, end=True)
     if tasks:  # every task's instructions share one width
         longest = encode_left_padded(tokenizer, tasks.texts(), start=False, end=True).shape[1]
@@ -310,61 +358,48 @@ def from_checkpoint(extra: dict[str, Any], item_tokens: list[str], dataset_name:
     return prepared
 
 
-def ground_items(
+def _ground(
     users: np.ndarray,
     items: np.ndarray,
-    texts: Sequence[str],
-    labels: dict[str, list[str]],
+    sources: Sources,
     options: PreparationOptions,
-    show_progress: bool,
+    config: Any,
+    store: ArtifactStore,
 ) -> tuple[ItemVectors, dict[str, Any]]:
-    """Stage (a): text vectors, teacher vectors, relevance pairs, alignment.
-
-    Args:
-        users: int [E], users of the TRAIN events, grouped, in time order inside a user.
-        items: int [E], their items.
-        texts: item texts, row 0 empty.
-        labels: view name -> value per item, for the views made from metadata.
-        options: see ``PreparationOptions``.
-        show_progress: show a bar while the projection trains.
-    """
-    n = len(texts)
-    teacher = ppmi_svd(
-        windowed_cooccurrence(users, items, n, options.teacher_window), options.teacher_dim, options.seed
+    """Stage (a), with the report of what alignment is worth where that is asked for."""
+    how, device = options.grounding, str(config["device"])
+    raw_key = fingerprint(
+        version=CODE_VERSION,
+        texts=list(sources.texts),
+        encoder=[how.text_encoder, folder_stamp(how.text_encoder), how.max_tokens],
     )
-    text = encode_texts(texts, options.text_encoder, options.text_dim, options.seed)
-    report: dict[str, Any] = {
-        "text_items": int((np.abs(text).sum(axis=1) > 0).sum()),
-        "taught_items": int((np.abs(teacher).sum(axis=1) > 0).sum()),
-    }
-    if not options.align:
-        return ItemVectors(torch.from_numpy(text), torch.from_numpy(teacher)), {
-            **report,
-            "views": {},
-            "losses": [],
-        }
-    views: list[PairView] = []
-    for name in options.views:
-        if name == "collaborative":
-            views.append(collaborative_view(windowed_cooccurrence(users, items, n, options.view_window)))
-        elif labels.get(name):
-            views.append(shared_value_view(name, labels[name], pairs_per_item=4, seed=options.seed))
-    progress = Progress("Grounding items", options.alignment.steps, enabled=show_progress)
-    try:
-        grounded, losses = align_text(text, teacher, views, options.alignment, progress.advance)
-    finally:
-        progress.close()
-    report |= {"views": {view.name: len(view) for view in views}, "losses": losses}
-    return ItemVectors(torch.from_numpy(grounded), torch.from_numpy(teacher)), report
+    text, teacher, report = ground_items(
+        users,
+        items,
+        sources,
+        how,
+        bool(config["show_progress"]),
+        store.folder / f"text-{raw_key[:24]}.npy",
+        device,
+    )
+    if config["grounding_report"]:
+        report["retrieval"] = alignment_report(users, items, sources, how, device=device)
+        for row in report["retrieval"]:
+            logging.getLogger().info("retrieval of held-out train partners: %s", row)
+    image = None if sources.image is None else torch.from_numpy(sources.image)
+    return ItemVectors(torch.from_numpy(np.array(text)), torch.from_numpy(teacher), image), report
 
 
 def tokenize_items(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:
-    """Stage (b): residual k-means on the named vectors (``tokenizer_vectors``), row 0 left at zero.
+    """Stage (b): the quantizer (``tokenizer_quantizer``) on the named vectors (``tokenizer_vectors``), row 0
+    left at zero.
 
     Raises:
         UserError: an unknown vector name, or a codebook larger than the catalogue.
     """
     known = {"text": vectors.text, "collaborative": vectors.collaborative}
+    if vectors.image is not None:
+        known["image"] = vectors.image
     unknown = [name for name in options.quantize if name not in known]
     if unknown or not options.quantize:
         raise UserError(
@@ -373,6 +408,10 @@ def tokenize_items(vectors: ItemVectors, options: PreparationOptions) -> ItemCod
     joined = torch.cat([known[name] for name in options.quantize], dim=1).numpy()[1:]
     size = options.codebook_size or auto_codebook_size(len(joined))
     sizes = (size,) * options.levels
-    codes, _ = rq_kmeans(joined, sizes, options.seed)
+    if options.quantizer == "rq-vae":
+        codes, _ = rq_vae(joined, sizes, RQVAEOptions(epochs=options.rqvae_epochs, seed=options.seed))
+    else:
+        quantize = balanced_rq_kmeans if options.quantizer == "rq-kmeans-balanced" else rq_kmeans
+        codes, _ = quantize(joined, sizes, options.seed)
     padded = np.concatenate([np.zeros((1, options.levels), dtype=np.int64), codes])
     return ItemCodes(torch.from_numpy(padded), sizes, options.prefix_length)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import re
-import sys
+import json
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -20,12 +16,16 @@ from recbole.sampler import KGSampler
 from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_sigma import checkpoint as files
-from recbole_sigma import plugin, preflight
+from recbole_sigma import distributed, plugin, preflight
 from recbole_sigma._compat import repaired_model
+from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.chronology import exact
-from recbole_sigma.config import SigmaConfig, rebuild_config
+from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
 from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.task_report import add_task_rows
+from recbole_sigma.launch import launch, wanted_processes
+from recbole_sigma.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
+from recbole_sigma.runs import RunFolder, run_id
 from recbole_sigma.training import make_trainer
 from recbole_sigma.values import UserError
 
@@ -39,8 +39,8 @@ def run_sigma(
     config_dict: dict[str, Any] | None = None,
     saved: bool = True,
     arguments: Iterable[str] = (),
-) -> dict[str, Any]:
-    """Train and test one model.
+) -> Any:
+    """Train and test one model, in as many processes as ``nproc`` says.
 
     Args:
         model: name or class, RecBole's or ours.
@@ -53,29 +53,39 @@ def run_sigma(
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
         ``test_result``) plus ``valid`` and ``test`` `Judgement`s, ``history``, ``best_epoch``, ``seconds``,
-        ``protocol``, ``config``, ``parameters`` and ``checkpoint``.
+        ``protocol``, ``config``, ``parameters``, ``checkpoint`` and ``loaders`` (not from several processes).
+        None on a machine without process 0.
 
     Raises:
         UserError: for anything in the settings or the data that makes the run impossible, before training.
     """
     started, cpu = time.perf_counter(), time.process_time()
-    config = SigmaConfig(model, dataset, config_file_list, config_dict, arguments)
+    files_, words = list(map(str, config_file_list or ())), list(arguments)
+    config = SigmaConfig(model, dataset, files_, config_dict, words)
+    if wanted_processes(config)[1] > 1 and not distributed.current().several:
+        call = {"model": model, "dataset": dataset, "config_file_list": files_, "config_dict": config_dict}
+        preflight.check_files(config, config.model_class)
+        return launch(config, {**call, "saved": saved, "arguments": words})
+    distributed.join(config["device"])
     model_class = repaired_model(config.model_class)
     start_log(config)
     logger = getLogger()
-    logger.info(config, extra=_FILE_ONLY)
+    logger.info(config, extra=FILE_ONLY)
     data = load_data(config, model_class)
-    prepared = time.perf_counter()
+    prepared, cpu_data = time.perf_counter(), time.process_time()
+    run = open_run(config, saved)
     network = build_model(config, model_class, data.train)
     trainer = build_trainer(config, network)
-    logger.info(network, extra=_FILE_ONLY)
+    if run is not None:
+        continue_run(trainer, run, data)
+    logger.info(network, extra=FILE_ONLY)
     say_protocol(config, logger)
-    built = time.perf_counter()
+    built, cpu_model = time.perf_counter(), time.process_time()
     trainer.judge.collector.data_collect(data.train)
     best_score, best_result = trainer.fit(
         data.train, data.valid, saved=saved, show_progress=bool(config["show_progress"])
     )
-    trained = time.perf_counter()
+    trained, cpu_train = time.perf_counter(), time.process_time()
     if saved:
         trainer.load(trainer.saved_model_file)
     test = trainer.judge.judge(trainer.model, data.test, progress=bool(config["show_progress"]), label="Test")
@@ -83,6 +93,9 @@ def run_sigma(
     if best_result is None and len(data.valid._dataset):  # no validation during training (eval_step: 0)
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
         best_score = best_result[str(config["valid_metric"]).lower()]
+    trainer.finish()
+    if run is not None:
+        run.close()
     logger.info(f"best valid: {dict(best_result or {})}")
     logger.info(f"test result: {dict(test.metrics)}")
     if test.unreachable:
@@ -97,6 +110,7 @@ def run_sigma(
         "test_result": dict(test.metrics),
         "test": test,
         "unreachable_targets": test.unreachable,
+        "memory_weight": trainer.judge.recall.weight,
         "history": trainer.history,
         "best_epoch": trainer.best_epoch,
         "seconds": {
@@ -106,12 +120,17 @@ def run_sigma(
             "train": trained - built,
             "test": test.seconds,
             "cpu": time.process_time() - cpu,
+            "cpu_data": cpu_data - cpu,
+            "cpu_model": cpu_model - cpu_data,
+            "cpu_train": cpu_train - cpu_model,
+            "cpu_test": time.process_time() - cpu_train,
         },
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "protocol": config.protocol(),
         "config": config.requested,
         "versions": files.library_versions(),
         "checkpoint": trainer.saved_model_file if saved else None,
+        "loaders": data,
     }
 
 
@@ -137,7 +156,7 @@ def load_data(config: Any, model_class: type) -> Loaders:
     init_seed(config["seed"], config["reproducibility"])
     with _recbole_words(config):
         dataset = make_dataset_class(model_class)(config)
-    getLogger().info(dataset, extra=_FILE_ONLY)
+    getLogger().info(dataset, extra=FILE_ONLY)
     preflight.check_dataset(config, dataset)
     with _recbole_words(config):
         parts = dataset.build()
@@ -179,13 +198,16 @@ def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
 
     RecBole counts sequences for sequential models but user-item scores for the others.
     """
+    world = distributed.current()
+    if world.several:  # the rows are shared out by RecBole's sampler, and put together by the judge
+        config["single_spec"], config["world_size"] = False, world.size
     asked = config["eval_batch_size"]
     rows = max(1, min(int(asked), _MAX_SCORES // part.item_num))
     config["eval_batch_size"] = rows if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else rows * part.item_num
     try:
         return stock_data.get_dataloader(config, phase)(config, part, sampler, shuffle=False)
     finally:
-        config["eval_batch_size"] = asked
+        config["eval_batch_size"], config["single_spec"] = asked, True
 
 
 def make_dataset_class(model_class: type) -> type:
@@ -200,14 +222,112 @@ def make_dataset_class(model_class: type) -> type:
 
 
 def build_model(config: Any, model_class: type, train: Any) -> Any:
-    """Build a model on the train data, from the seed alone."""
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    return model_class(config, train._dataset).to(config["device"])
+    """Build a model on the train data, from the seed alone.
+
+    Of several processes rank 0 builds first: it prepares the items, and the others read what it stored.
+    Their weights are the same; their later draws (negatives, dropout) are their own.
+    """
+    world = distributed.current()
+    if not world.main:
+        distributed.wait()
+    init_seed(config["seed"], config["reproducibility"])
+    model = model_class(config, train._dataset).to(config["device"])
+    if world.main:
+        distributed.wait()
+    else:
+        init_seed(config["seed"] + world.rank, config["reproducibility"])
+    return model
 
 
 def build_trainer(config: Any, model: Any) -> Any:
     """The trainer that RecBole would choose, with our evaluator and checkpoints."""
+    Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's own check is a race
     return make_trainer(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+
+
+# --- continuing ---
+
+
+def open_run(config: Any, saved: bool) -> RunFolder | None:
+    """Take the folder of this run's state; with ``resume`` the state in it too.
+
+    Raises:
+        UserError: ``resume`` without checkpoints, a damaged state, or a run that is still going.
+    """
+    if not saved:
+        if config["resume"]:
+            raise UserError("resume: nothing is stored with saved=False, so nothing can be continued")
+        return None
+    name = run_id(requested_values(config), distributed.current().size)
+    world = distributed.current()
+    if not world.main:
+        folder, stored = json.loads(distributed.broadcast(""))
+        return RunFolder.follow(folder, stored)
+    run = RunFolder(config["checkpoint_dir"], name, bool(config["resume"]))
+    distributed.broadcast(json.dumps([str(run.folder), run.stored is not None]))
+    logger = getLogger()
+    if config["resume"] and run.stored is None:
+        logger.info(f"resume: no state of this command is stored in {run.root}; it starts from the beginning")
+    run.announce(logger)
+    return run
+
+
+def continue_run(trainer: Any, run: RunFolder, data: Loaders) -> None:
+    """Go on where the stored state ends, if there is one, and keep the state of this run from now on.
+
+    Raises:
+        UserError: the state was written for other data or other item preparation, the model's training loop
+            cannot be continued, or the best weights are gone.
+    """
+    trainer.run, trainer.origin = run, origin(trainer.model, data)
+    saved = run.stored
+    if saved is None:
+        if trainer.config["resume"] and not trainer.exact:
+            raise UserError(
+                f"resume: {trainer.config['model']} has a training loop of its own in RecBole, which cannot "
+                "be continued exactly: run the command without --resume"
+            )
+        return
+    for what, digest in trainer.origin.items():
+        if saved.meta["origin"].get(what) != digest:
+            raise UserError(
+                f"resume: the {what} changed since {saved.path} was written: restore it, or run the command "
+                "without --resume to start anew"
+            )
+    best = Path(trainer.config["checkpoint_dir"]) / saved.meta["best_file"]
+    if saved.meta["best_epoch"] is not None and not best.is_file():
+        raise UserError(
+            f"resume: {best}, which holds the best weights so far, is gone: run the command without --resume"
+        )
+    trainer.saved_model_file = str(best)
+    if saved.meta.get("finished"):
+        trainer.accept_finished(saved)
+        getLogger().info(f"the run is finished; its weights are tested again: {best}")
+    else:
+        trainer.continue_from(saved)
+        trainer.trained = bool(saved.meta["trained"])
+
+
+def origin(model: Any, data: Loaders) -> dict[str, str]:
+    """Digests of what a run learns from: the events and names of the dataset, and the prepared items."""
+    dataset = data.train._dataset
+    events = dataset.chronology
+    names = {
+        field: list(map(str, dataset.field2id_token[field]))
+        for field in (dataset.uid_field, dataset.iid_field)
+    }
+    found = {
+        "dataset": fingerprint(
+            users=events.users, items=events.items, times=events.times, names=names, held=dataset.held_out
+        )
+    }
+    if hasattr(model, "checkpoint_extra"):
+        extra = model.checkpoint_extra()
+        # text is JSON, whose keys come in another order from the cache
+        found["item preparation"] = fingerprint(
+            **{name: json.loads(value) if isinstance(value, str) else value for name, value in extra.items()}
+        )
+    return found
 
 
 # --- reloading ---
@@ -264,77 +384,6 @@ def evaluate_checkpoint(
     judge = Judge(config, filter_seen)
     judge.collector.data_collect(train)
     return judge.judge(model, test if phase == "test" else valid)
-
-
-# --- log ---
-
-
-def start_log(config: Any) -> Path:
-    """One log file per run, and the console at level ``state``; handlers of an earlier run are replaced."""
-    folder = Path(config["log_dir"] or "log") / config["model"]
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    path = folder / f"{config['model']}-{config['dataset']}-{stamp}-{os.getpid()}.log"
-    root = getLogger()
-    for handler in [h for h in root.handlers if getattr(h, "_recbole_sigma", False)]:
-        root.removeHandler(handler)
-        handler.close()
-    level = getattr(logging, str(config["state"] or "INFO").upper())
-    form = "%(asctime)s %(levelname)s %(message)s"
-    for handler, handler_level in (
-        (logging.FileHandler(path, encoding="utf-8"), logging.INFO),
-        (logging.StreamHandler(), level),
-    ):
-        handler._recbole_sigma = True  # type: ignore[union-attr]
-        handler.setLevel(handler_level)
-        to_file = isinstance(handler, logging.FileHandler)
-        handler.setFormatter(
-            _PlainFormatter(form) if to_file or not sys.stderr.isatty() else logging.Formatter(form)
-        )
-        if not to_file:
-            handler.addFilter(_brief)
-        root.addHandler(handler)
-    root.setLevel(min(level, logging.INFO))
-    getLogger("faiss").setLevel(logging.WARNING)  # it announces which SIMD build it loads
-    return path
-
-
-_FILE_ONLY = {"file_only": True}
-
-
-def _brief(record: logging.LogRecord) -> bool:
-    """Whether a record belongs on the console."""
-    return not getattr(record, "file_only", False)
-
-
-class _PlainFormatter(logging.Formatter):
-    """Text without terminal colours, for files and pipes."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return _COLOUR.sub("", super().format(record))
-
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-def say_protocol(config: Any, logger: logging.Logger) -> None:
-    """One line that a reader needs before any number."""
-    args = config["eval_args"]
-    logger.info(
-        f"protocol: split {args['split']}, order {args['order']}, full catalogue, filter_seen "
-        f"{bool(config['filter_seen'])}, "
-        f"history {config['MAX_ITEM_LIST_LENGTH']}, ties by item id"
-    )
-
-
-def unreachable_sentence(judgement: Judgement) -> str:
-    """How many targets the filter makes impossible, in words."""
-    total = len(judgement.targets)
-    return (
-        f"{judgement.unreachable} of {total} test targets ({judgement.unreachable / max(1, total):.1%}) "
-        "repeat an item the user "
-        f"had met before, so filter_seen makes them unreachable for every model"
-    )
 
 
 __all__ = ["evaluate_checkpoint", "load_data", "load_data_and_model", "run_sigma"]

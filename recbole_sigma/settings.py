@@ -21,12 +21,18 @@ from recbole_sigma.values import UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "filter_seen": (True, False),
-    "train_schedule": ("constant", "cosine"),
+    "train_schedule": ("constant", "cosine", "inverse_sqrt"),
     "decode_mode": ("apf", "fixed_temp", "top1_prefix", "id_only"),
     "decode_space": ("logprob", "prob"),
     "grounding_teacher": ("ppmi-svd",),
+    "grounding_pairs": ("adjacency", "swing"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "memory": ("none", "validation", "fixed"),
+    "sasrec_loss": ("CE", "BCE"),
     "sasrec_score": ("dot", "cosine"),
+    "sigma_negatives_from": ("prefix", "catalogue"),
+    "sigma_objective": ("paper", "global"),
+    "sigma_slot": ("tokens", "sum"),
     "task_hemisphere": ("north", "south"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
@@ -44,17 +50,31 @@ RANGES: dict[str, tuple[float, float]] = {
     "train_clip_norm": (0.0, 1e9),
     "MAX_ITEM_LIST_LENGTH": (1, 1_000_000),
     "metric_decimal_place": (1, 17),
+    "prefix_survival_users": (0, 1 << 40),
     "seed": (0, 2**32 - 1),
+    "checkpoint_steps": (0, 1_000_000_000),
+    "nproc": (1, 1 << 16),
+    "world_size": (-1, 1 << 20),
+    "port": (0, 65535),
+    "group_offset": (0, 1 << 20),
     "backbone_dropout": (0.0, 0.99),
+    "backbone_lora_dropout": (0.0, 0.99),
+    "backbone_lora_rank": (0, 1 << 12),
     "decode_beam": (0, 1 << 30),
+    "decode_faiss_above": (0, 1 << 40),
     "decode_temperature": (1e-3, 1e3),
     "decode_sigma_reference": (0.0, 1e3),
     "fusion_dropout": (0.0, 0.99),
     "fusion_hidden": (0, 1 << 20),
     "grounding_batch_pairs": (2, 1 << 20),
+    "grounding_chunk": (0, 1 << 20),
+    "grounding_correction": (0.0, 1.0),
     "grounding_dim": (1, 1 << 16),
     "grounding_dropout": (0.0, 0.99),
+    "grounding_encoder_rate": (0.0, 10.0),
     "grounding_kd_weight": (0.0, 1e6),
+    "grounding_lora_rank": (0, 1 << 12),
+    "grounding_max_tokens": (2, 1 << 16),
     "grounding_steps": (1, 1 << 30),
     "grounding_tau": (1e-3, 1e3),
     "grounding_teacher_dim": (1, 1 << 16),
@@ -63,6 +83,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_id_weight": (0.0, 1e6),
     "sigma_label_weight": (0.0, 1e6),
     "sigma_negatives": (0, 1 << 30),
+    "sigma_recency": (0, 100_000),
     "sigma_temperature": (1e-3, 1e3),
     "task_labels_per_row": (0, 1 << 10),
     "task_instruction_tokens": (4, 1 << 10),
@@ -72,6 +93,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokenizer_bpe_size": (1, 1 << 20),
     "tokenizer_codebook_size": (0, 1 << 20),
     "tokenizer_levels": (1, 26),
+    "memory_weight": (0.0, 1e6),
+    "memory_window": (1, 1_000_000),
+    "memory_shrink": (0.0, 1e9),
+    "memory_last": (1, 1_000_000),
+    "memory_decay": (0.0, 1.0),
+    "memory_floor": (1e-12, 1e6),
+    "tokenizer_rqvae_epochs": (1, 1 << 20),
     "knn_window": (1, 1_000_000),
     "knn_shrink": (0.0, 1e9),
     "knn_last": (1, 1_000_000),
@@ -80,6 +108,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "attn_dropout_prob": (0.0, 1.0),
 }
 """Key -> (least, greatest) value."""
+
+WORDS: dict[str, tuple[str, ...]] = {"tokenizer_prefix_length": ("all",)}
+"""Key -> words that are allowed in place of a value of the key's type."""
 
 # Keys that RecBole 1.2.1's code reads but that none of its lists or property files declares.
 UNDECLARED = frozenset(
@@ -123,6 +154,24 @@ SafeLoader.add_implicit_resolver(
 )
 
 
+MAX_VALUES = 100_000  # values of a property file, aliases counted as often as they are used
+MAX_BRACKETS = 200  # in a value of the command line
+MAX_FLOW = 1000  # in a property file: the parser takes quadratic time over nested ones
+
+
+def _too_large(value: Any) -> bool:
+    """Whether a parsed value would fill the memory when it is shown: aliases of aliases double each time."""
+    left, stack = MAX_VALUES, [value]
+    while stack and left:
+        left -= 1
+        part = stack.pop()
+        if isinstance(part, dict):
+            stack.extend(part.values())
+        elif isinstance(part, (list, tuple, set)):
+            stack.extend(part)
+    return bool(stack)
+
+
 def parse_value(text: str) -> Any:
     """Value of ``--key=value``: YAML's scalars and flow collections, nothing executed.
 
@@ -133,9 +182,13 @@ def parse_value(text: str) -> Any:
         return None
     if stripped.startswith("(") and stripped.endswith(")") and ";" not in stripped and "inf" not in stripped:
         stripped = f"[{stripped[1:-1].rstrip(', ')}]"
+    if stripped.count("[") + stripped.count("{") > MAX_BRACKETS:
+        return text
     try:
         value = yaml.load(stripped, Loader=SafeLoader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    if _too_large(value):
         return text
     if isinstance(value, (str, int, float, bool, list, dict)):
         return value if not isinstance(value, str) else text
@@ -155,17 +208,25 @@ def load_yaml(path: Path | str, problems: list[str] | None = None) -> dict[str, 
     path = Path(path)
     problem = None
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)  # noqa: S506  a SafeLoader
-        if data is None or isinstance(data, dict):
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > MAX_FLOW:
+            raise RecursionError
+        data = yaml.load(text, Loader=SafeLoader)  # noqa: S506  a SafeLoader
+        if _too_large(data):
+            problem = f"{path} repeats or nests its values beyond {MAX_VALUES} of them: write them out"
+        elif data is None or isinstance(data, dict):
             return {str(key): value for key, value in (data or {}).items()}
-        problem = f"{path} holds a {type(data).__name__}, not `key: value` lines"
+        else:
+            problem = f"{path} holds a {type(data).__name__}, not `key: value` lines"
     except FileNotFoundError:
         folder = path.parent
         near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else ""
         problem = f"the config file {path} does not exist{near}"
     except (OSError, UnicodeDecodeError) as error:
         problem = f"the config file {path} cannot be read: {error}"
-    except yaml.YAMLError as error:
+    except RecursionError:
+        problem = f"{path} nests its values too deep: write them out"
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = f"{path}{line} is not valid YAML: {getattr(error, 'problem', None) or error}"
@@ -247,7 +308,9 @@ def declared_keys() -> frozenset[str]:
         keys.update(getattr(stock, name))
     for root in (recbole_properties(), properties_dir()):
         for path in root.rglob("*.yaml"):
-            if path.name not in ("url.yaml", "kg_url.yaml") and path.parent.name != "tasks":
+            # these folders hold other things than keys with their defaults
+            other = path.parent.name in ("tasks", "variants", "tune")
+            if path.name not in ("url.yaml", "kg_url.yaml") and not other:
                 keys |= _yaml_keys(path)
     return frozenset(keys)
 
@@ -304,6 +367,8 @@ def wrong_value(key: str, value: Any, default: Any) -> str | None:
         value: what the user gave.
         default: the key's default in our property files (None: any type).
     """
+    if value in WORDS.get(key, ()):
+        return None
     if default is not None and value is not None:
         kind = type(default)
         fits = {

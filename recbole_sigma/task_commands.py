@@ -100,7 +100,9 @@ def _show_tasks(own: dict[str, str], rest: list[str]) -> int:
 
 def _judge_checkpoint(own: dict[str, str], found: dict[str, list[str]]) -> int:
     from recbole_sigma import checkpoint as files
-    from recbole_sigma.benchmark import commit, result_path, write_json
+    from recbole_sigma.benchmark.cells import commit
+    from recbole_sigma.benchmark.folder import write_json
+    from recbole_sigma.benchmark.results import result_path
     from recbole_sigma.decoding.fusion import MODES
     from recbole_sigma.evaluation.task_bench import TaskBench
     from recbole_sigma.evaluation.task_report import full_report

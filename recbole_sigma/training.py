@@ -1,9 +1,10 @@
-"""Training for any RecBole trainer: our evaluator, safe checkpoints, schedules, a record."""
+"""Training for any RecBole trainer: our evaluator, safe checkpoints, exact resume, schedules, a record."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 import os
 import time
@@ -14,14 +15,18 @@ from typing import Any
 
 import recbole.trainer.trainer as stock
 import torch
-from recbole.utils import set_color
-from torch import Tensor
+from recbole.utils import calculate_valid_score, set_color
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 
 from recbole_sigma import checkpoint as files
-from recbole_sigma.config import requested_values
+from recbole_sigma import distributed, trainer_state
+from recbole_sigma.batches import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.task_report import add_task_rows
 from recbole_sigma.progress import Counted, Progress
+from recbole_sigma.stored_run import StoredRun
 from recbole_sigma.values import UserError
 
 FLOOR = 0.05  # the cosine schedule ends at this share of the learning rate
@@ -34,8 +39,11 @@ def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> f
         step: 0-based step.
         total: steps of the whole training.
         warmup: steps of linear warm-up.
-        schedule: ``constant`` or ``cosine`` (down to `FLOOR`).
+        schedule: ``constant``, ``cosine`` (down to `FLOOR`), or ``inverse_sqrt`` (TIGER, arXiv 2305.05065,
+            section 4.1): constant during the warm-up, then the square root of warm-up steps over steps.
     """
+    if schedule == "inverse_sqrt":
+        return math.sqrt(max(1, warmup) / max(1, warmup, step + 1))
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":
@@ -44,15 +52,18 @@ def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> f
     return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-class SigmaTrainer:
+class SigmaTrainer(StoredRun):
     """Mixin before a RecBole trainer class; `make_trainer` builds the pair.
 
     A model may define ``on_epoch_start(epoch, train_data)``, ``optimizer_groups(weight_decay)``,
     ``loss_names``, ``checkpoint_extra()`` / ``load_checkpoint_extra(extra)`` and ``training_free``.
+    What ``on_epoch_start`` computes must follow from the epoch and the data, or live in buffers that the
+    ``state_dict`` holds: a run that goes on inside an epoch calls it again and then puts the weights back.
 
     Attributes:
         history: one mapping per epoch: ``epoch``, ``train_loss``, ``valid``, seconds.
         judgement: what the last `evaluate` found, with the place of every target.
+        scheduler_step: how often the learning-rate schedule has stepped.
     """
 
     def __init__(self, config: Any, model: Any) -> None:
@@ -68,11 +79,32 @@ class SigmaTrainer:
         self.history: list[dict[str, Any]] = []
         self.judgement: Judgement | None = None
         self.best_epoch: int | None = None
+        self.scheduler_step = 0
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=bool(self.enable_scaler))
+        self.world = distributed.current()
+        self._keep_nothing()
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._best_state: dict[str, Any] | None = None
         self._keep_best_in_memory = False
         self._train_data: Any = None
         self._progress: Progress | None = None
+        self._distributed: Any = None
+        if self.world.several and not self.exact:
+            raise UserError(
+                f"{config['model']} has a training loop of its own, which runs in one process: use --nproc=1"
+            )
+
+    @property
+    def exact(self) -> bool:
+        """Whether the training loop is ours: continued runs and several processes need that.
+
+        RecBole's trainers with loops, optimizers or stages of their own (knowledge graphs, RecVAE, NCL,
+        pre-training) keep theirs.
+        """
+        kinds = type(self).__mro__
+        between = kinds[kinds.index(SigmaTrainer) + 1 : kinds.index(stock.Trainer)]
+        own = ("fit", "_train_epoch", "_build_optimizer", "_valid_epoch", "pretrain")
+        return not any(name in vars(kind) for kind in between for name in own)
 
     # --- training ---
 
@@ -94,6 +126,12 @@ class SigmaTrainer:
         """RecBole's fit; without a checkpoint file the best epoch is kept in memory instead."""
         self._train_data = train_data
         self._keep_best_in_memory = not saved
+        if self.trained:  # a run that was cut off between its last epoch and its end
+            self._choose_memory(valid_data)
+            return self.best_valid_score, self.best_valid_result
+        # RecBole's SINE switches autograd's anomaly mode on for the whole process when its package is
+        # imported, as every sequential model does: each operation then formats a stack trace
+        torch.autograd.set_detect_anomaly(False)
         try:
             result = super().fit(train_data, valid_data, *args, saved=saved, **kwargs)  # type: ignore[misc]
         finally:
@@ -102,7 +140,21 @@ class SigmaTrainer:
         if self._best_state is not None:
             self.model.load_state_dict(self._best_state["weights"])
             self.model.load_other_parameter(self._best_state["other"])
+        self.trained = True
+        self.store(self.history[-1]["epoch"] if self.history else -1)
+        self._choose_memory(valid_data)
         return result
+
+    def _choose_memory(self, valid_data: Any) -> None:
+        """Let validation weigh the collaborative memory beside the best weights; the checkpoint keeps it."""
+        if self.config["memory"] != "validation" or not valid_data:
+            return
+        if not self._keep_best_in_memory:
+            self.load(self.saved_model_file)
+        weight = self.judge.choose_memory_weight(self.model, valid_data)
+        self.logger.info(f"Collaborative memory: weight {weight:g}, chosen on validation")
+        if not self._keep_best_in_memory and self.world.main:
+            files.amend_config(self.saved_model_file, {"memory": "fixed", "memory_weight": weight})
 
     def _train_epoch(
         self,
@@ -113,26 +165,116 @@ class SigmaTrainer:
         **kwargs: Any,
     ) -> Any:
         self._start_schedule(train_data)
+        loss_of = self._shared_loss()  # before the generators are put back
+        continued, self._continued = self._continued, None
+        if continued is not None:
+            trainer_state.restore_generators(continued)
+            if "loader" in continued.group("rng"):
+                train_data.generator.set_state(continued.group("rng")["loader"])
+        elif epoch_idx > self.start_epoch:
+            self.store(epoch_idx - 1)
+        self.order_state = self.current_order()
         if hasattr(self.model, "on_epoch_start"):
             self.model.on_epoch_start(epoch_idx, train_data)
-        data = train_data
-        if show_progress:
-            if self._progress is None:
-                self._progress = Progress(f"Train {self.config['model']}", self.epochs * len(train_data))
-            data = Counted(train_data, self._progress)
+        if show_progress and self._progress is None:
+            left = self.epochs - epoch_idx
+            steps = epoch_length(train_data, self.world.size)
+            self._progress = Progress(f"Train {self.config['model']}", left * steps)
+        place = (continued.meta["place"] if continued is not None else None) or {}
         wall, cpu = time.perf_counter(), time.process_time()
-        loss = super()._train_epoch(data, epoch_idx, loss_func=loss_func, **kwargs)  # type: ignore[misc]
-        batches = max(1, len(train_data))
+        if self.exact:
+            if place:  # inside an epoch: what begins an epoch may draw numbers and move buffers
+                files.load_weights(self.model, continued)
+                trainer_state.restore_generators(continued)
+            loss = self._train_batches(train_data, epoch_idx, place, loss_of)
+        else:
+            data = Counted(train_data, self._progress) if self._progress is not None else train_data
+            loss = super()._train_epoch(data, epoch_idx, loss_func=loss_func, **kwargs)  # type: ignore[misc]
+        batches = epoch_length(train_data, self.world.size)
         parts = loss if isinstance(loss, tuple) else (loss,)
         self.history.append(
             {
                 "epoch": epoch_idx,
                 "train_loss": [float(part) / batches for part in parts if part is not None],
-                "train_seconds": time.perf_counter() - wall,
+                "train_seconds": time.perf_counter() - wall + place.get("seconds", 0.0),
                 "train_cpu_seconds": time.process_time() - cpu,
             }
         )
         return loss
+
+    def _train_batches(self, train_data: Any, epoch: int, place: dict[str, Any], loss_of: Any) -> Any:
+        """One pass over the data, or the rest of one.
+
+        Args:
+            train_data: RecBole's loader.
+            epoch: its number.
+            place: where a run that goes on had come to; empty at the start of an epoch.
+            loss_of: what gives the loss of a batch.
+
+        Returns:
+            The sum over batches of the loss, or of each of its parts, as RecBole does.
+        """
+        self.model.train()
+        done, totals = (
+            int(place.get("batches", 0)),
+            place.get("losses", [[]] * self.world.size)[self.world.rank],
+        )
+        parts = bool(place.get("parts", False))
+        started = time.perf_counter() - place.get("seconds", 0.0)
+        batches = epoch_batches(train_data, done, self.world.rank, self.world.size)
+        for interaction, weight in batches:
+            self.optimizer.zero_grad()
+            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+                losses = loss_of(interaction.to(self.device))
+            parts = isinstance(losses, tuple)
+            every = losses if parts else (losses,)
+            loss = sum(every)
+            self._check_finite(loss, epoch, done)
+            self.scaler.scale(loss * weight if weight != 1.0 else loss).backward()
+            if self.clip_grad_norm:
+                self.scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            values = [weight * part.item() for part in every]
+            totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
+            done += 1
+            if self._progress is not None:
+                self._progress.advance()
+            if self._due(done):
+                seconds = time.perf_counter() - started
+                self.store(epoch - 1, {"batches": done, "losses": totals, "parts": parts, "seconds": seconds})
+        if self.world.several:
+            totals = distributed.mean(totals)
+            distributed.same_everywhere(dict(self.model.named_buffers()))
+        return tuple(totals) if parts else (totals[0] if totals else None)
+
+    def _shared_loss(self) -> Any:
+        """The model's loss; with several processes inside DistributedDataParallel, which joins gradients."""
+        learns = any(parameter.requires_grad for parameter in self.model.parameters())
+        if not self.world.several or not learns:
+            return self.model.calculate_loss
+        if self._distributed is None:
+            self._distributed = DistributedDataParallel(
+                _Loss(self.model),
+                device_ids=[self.world.local_rank] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,  # frozen item vectors are large; see `same_everywhere`
+                find_unused_parameters=True,  # negatives, adapters and branches use what the batch needs
+            )
+        return self._distributed
+
+    def _check_finite(self, loss: Tensor, epoch: int, batch: int) -> None:
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the training loss of {self.config['model']} is {loss.item()} in epoch {epoch}, batch "
+                f"{batch}: lower learning_rate (now {self.config['learning_rate']}), set train_clip_norm, or "
+                "look for extreme values in the data; the last checkpoint holds the epochs before"
+            )
+
+    def current_order(self) -> Tensor | None:
+        """State of the generator that draws the order of the training data."""
+        generator = getattr(self._train_data, "generator", None)
+        return None if generator is None else generator.get_state()
 
     def _start_schedule(self, train_data: Any) -> None:
         schedule, warmup = (
@@ -141,13 +283,20 @@ class SigmaTrainer:
         )
         if self._scheduler is not None or (schedule == "constant" and not warmup):
             return
-        batches = max(1, len(train_data))
+        batches = epoch_length(train_data, self.world.size)
         total, warm = self.epochs * batches, int(warmup * batches)
-        self._scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, total, warm, schedule)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: learning_rate_factor(step, total, warm, schedule),
+            last_epoch=self.scheduler_step - 1,  # -1 for a fresh run
         )
-        scheduler = self._scheduler
-        self.optimizer.register_step_post_hook(lambda *_: scheduler.step())
+
+        def step(*_: Any) -> None:
+            scheduler.step()
+            self.scheduler_step = scheduler.last_epoch
+
+        self._scheduler = scheduler
+        self.optimizer.register_step_post_hook(step)
 
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: Any) -> str:
         """RecBole's line, with the mean loss per batch and the model's names for its parts."""
@@ -167,13 +316,18 @@ class SigmaTrainer:
     # --- evaluation ---
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
-        score, result = super()._valid_epoch(valid_data)  # type: ignore[misc]
+        cpu = time.process_time()
+        found = self.evaluate(valid_data, load_best_model=False)
+        # early stopping must come to the same end in every process
+        result = json.loads(distributed.broadcast(json.dumps(found or {})))
+        score = calculate_valid_score(result, self.valid_metric)
         better = (
             score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
         )
         if self.history:
             self.history[-1]["valid"] = dict(result)
             self.history[-1]["valid_seconds"] = self.judgement.seconds if self.judgement else None
+            self.history[-1]["valid_cpu_seconds"] = time.process_time() - cpu
         if self._progress is not None:
             best = score if better else self.best_valid_score
             epoch = self.history[-1]["epoch"] + 1
@@ -208,80 +362,17 @@ class SigmaTrainer:
         self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
         return self.judgement.metrics
 
-    # --- checkpoints ---
 
-    def load(self, path: str) -> None:
-        """Put the weights of a checkpoint file into the model."""
-        files.load_weights(
-            self.model, files.read(path, model=self.config["model"], dataset=self.config["dataset"])
-        )
-        self.logger.info(f"Loading model structure and parameters from {path}")
+class _Loss(nn.Module):
+    """The model's loss as a forward pass, which is where DistributedDataParallel joins gradients."""
 
-    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """Write one safetensors file; see `checkpoint`."""
-        if not self.config["single_spec"] and self.config["local_rank"] != 0:
-            return
-        path = kwargs.pop("saved_model_file", self.saved_model_file)
-        files.write(path, self.state(epoch))
-        if verbose:
-            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
 
-    def state(self, epoch: int) -> files.Checkpoint:
-        """Everything that the run holds: weights, optimizer, schedule, generators, early stopping."""
-        tensors: dict[str, Tensor] = {
-            f"model/{name}": value for name, value in self.model.state_dict().items()
-        }
-        other_tensors, other = files.pack_values(self.model.other_parameter() or {}, "other")
-        optimizer_tensors, optimizer = files.pack_optimizer(self.optimizer.state_dict())
-        random_tensors, generators = files.pack_random_state()
-        tensors |= other_tensors | optimizer_tensors | random_tensors
-        if self._train_data is not None and getattr(self._train_data, "generator", None) is not None:
-            tensors["rng/loader"] = self._train_data.generator.get_state()
-        extra: dict[str, str] = {}
-        if hasattr(self.model, "checkpoint_extra"):
-            for name, value in self.model.checkpoint_extra().items():
-                if isinstance(value, Tensor):
-                    tensors[f"extra/{name}"] = value
-                elif isinstance(value, str):
-                    extra[name] = value
-                else:
-                    raise TypeError(
-                        f"checkpoint_extra[{name!r}] must be text or a tensor, not {type(value).__name__}"
-                    )
-        return files.Checkpoint(
-            meta={
-                "model": self.config["model"],
-                "dataset": self.config["dataset"],
-                "config": requested_values(self.config),
-                "epoch": epoch,
-                "cur_step": self.cur_step,
-                "best_valid_score": float(self.best_valid_score),
-                "best_epoch": self.best_epoch,
-                "history": self.history,
-                "other": other,
-                "optimizer": optimizer,
-                "scheduler_step": self._scheduler.last_epoch if self._scheduler else 0,
-                "rng": generators,
-                "extra": extra,
-            },
-            tensors=tensors,
-        )
-
-    def resume_checkpoint(self, resume_file: str) -> None:
-        """Continue from a checkpoint: weights, optimizer, schedule, generators and early stopping."""
-        saved = files.read(resume_file, model=self.config["model"], dataset=self.config["dataset"])
-        files.load_weights(self.model, saved)
-        self.optimizer.load_state_dict(
-            files.unpack_optimizer(saved.group("optimizer"), saved.meta["optimizer"])
-        )
-        self.saved_model_file = str(resume_file)
-        self.start_epoch = saved.meta["epoch"] + 1
-        self.cur_step = saved.meta["cur_step"]
-        self.best_valid_score = saved.meta["best_valid_score"]
-        self.best_epoch = saved.meta["best_epoch"]
-        self.history = list(saved.meta["history"])
-        files.restore_random_state(saved.group("rng"), saved.meta["rng"])
-        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+    def forward(self, interaction: Any) -> Any:
+        """The model's ``calculate_loss``."""
+        return self.model.calculate_loss(interaction)
 
 
 @contextlib.contextmanager

@@ -115,6 +115,13 @@ TINY: dict[str, dict[str, Any]] = {
         "hidden_size": 8,
         "embedding_size": 8,
     },
+    "BERT4Rec": {
+        "epochs": 1,
+        "MAX_ITEM_LIST_LENGTH": 10,
+        "n_layers": 1,
+        "hidden_size": 8,
+        "inner_size": 8,
+    },
     "WindowItemKNN": {},
     "PackedSASRec": {"epochs": 2, "n_layers": 1, "hidden_size": 8, "inner_size": 8},
     "SIGMA": {

@@ -151,6 +151,7 @@ def search_prefixes(
     seen: SeenItems | None = None,
     score: str = "vocab",
     last: int | None = None,
+    prior: Sequence[Tensor | None] | None = None,
 ) -> Beams:
     """Find the best prefixes of ``depth`` codes.
 
@@ -163,9 +164,13 @@ def search_prefixes(
         seen: nodes to stay out of, see :class:`SeenItems`.
         score: see :func:`beam_search`.
         last: number of prefixes to keep at the last step; default ``beam``.
+        prior: per level, None or float [B, nodes of depth level + 1]: added to the logit of the code that
+            leads to each node. The softmax of such a level runs over the node's own children, so it needs
+            ``score="level"``.
 
     Returns:
-        the prefixes, equal scores ordered by node (at depth L: by item id).
+        the prefixes, equal scores ordered by node (at depth L: by item id). A beam that covers all prefixes
+        of every depth gives all of them, exactly. :func:`states_of` reads the prefixes' last codes.
     """
     _check_request(trie, level_tokens, beam, depth, score)
     device = trie.item_of_leaf.device
@@ -174,7 +179,10 @@ def search_prefixes(
     step = decoder.first()
     for level in range(depth):
         width = last if last is not None and level == depth - 1 else beam
-        candidates = candidates_of(decoder, step, trie, level, level_tokens[level], nodes, scores, score)
+        extra = None if prior is None else prior[level]
+        candidates = candidates_of(
+            decoder, step, trie, level, level_tokens[level], nodes, scores, score, extra
+        )
         if seen is not None:
             hide(candidates, trie, level, nodes, *seen.exhausted(level + 1))
         parents, nodes, scores = _select(candidates, trie, level, nodes, width)
@@ -183,6 +191,24 @@ def search_prefixes(
         if level < depth - 1:
             step = decoder.advance(tokens, parents)
     return Beams(depth, nodes, scores, tokens, parents)
+
+
+def states_of(decoder: Decoder, beams: Beams, columns: Tensor | None = None) -> Tensor:
+    """Read the last code of found prefixes: the states that an item is predicted from.
+
+    Args:
+        decoder: the back end that ``beams`` were searched with, as :func:`search_prefixes` left it. It is
+            left so, whatever the number of calls.
+        beams: what the search found.
+        columns: int64 [c], some of the beams (chunks of a certified search); default all.
+
+    Returns:
+        hidden states [B, c, d]; meaningless in slots that hold no prefix.
+    """
+    tokens, parents = beams.tokens, beams.parents
+    if columns is not None:
+        tokens, parents = tokens[:, columns], parents[:, columns]
+    return decoder.advance(tokens, parents, keep=False).hidden
 
 
 def verify(items: Tensor, trie: Trie, seen: SeenItems | None) -> None:
@@ -247,9 +273,26 @@ def candidates_of(
     nodes: Tensor,
     scores: Tensor,
     score: str,
+    prior: Tensor | None = None,
 ) -> Candidates:
-    """Score all children of all beams; ``-inf`` where a slot of the rectangle is no child."""
+    """Score all children of all beams; ``-inf`` where a slot of the rectangle is no child.
+
+    Args:
+        decoder: the back end.
+        step: its state at the beams.
+        trie: the catalogue.
+        level: which level is predicted.
+        tokens: int64 [K], vocabulary ids of the level's codes.
+        nodes: int64 [B, W], -1 in empty slots.
+        scores: float [B, W] of the beams.
+        score: ``"vocab"`` or ``"level"``.
+        prior: float [B, nodes of depth level + 1] on the children's logits, or None.
+    """
     tokens = tokens[: trie.sizes[level]]
+    if prior is not None:
+        if score != "level":
+            raise ValueError('a prior changes the softmax over a level: it needs score="level"')
+        return _with_prior(decoder.logits(step, tokens).float(), trie, level, nodes, scores, prior)
     if score == "vocab":
         logits = decoder.logits(step).float()
         total = logits.logsumexp(dim=-1)
@@ -268,6 +311,22 @@ def candidates_of(
     codes = trie.tokens[level][(start[..., None] + offset).clamp_max_(trie.n_nodes(level + 1) - 1)].long()
     values = logits.gather(2, tokens[codes] if score == "vocab" else codes) + base
     return Candidates(values.masked_fill_(offset >= degree[..., None], -torch.inf), start, None)
+
+
+def _with_prior(
+    logits: Tensor, trie: Trie, level: int, nodes: Tensor, scores: Tensor, prior: Tensor
+) -> Candidates:
+    """Candidates [B, W, C] whose logits [B, W, K] get a prior per child, normalised over the children."""
+    start, degree = trie.children(level, nodes.clamp_min(0))
+    degree = torch.where(nodes >= 0, degree, 0)
+    offset = torch.arange(max(int(degree.max()), 1), device=nodes.device)
+    child = (start[..., None] + offset).clamp_max_(trie.n_nodes(level + 1) - 1)
+    values = logits.gather(2, trie.tokens[level][child].long())
+    values = values + prior.float().gather(1, child.flatten(1)).view_as(values)
+    values = values.masked_fill_(offset >= degree[..., None], -torch.inf)
+    total = values.logsumexp(dim=-1)
+    base = scores - total.masked_fill_(total == -torch.inf, 0.0)  # nothing below: every child stays -inf
+    return Candidates(values + base[..., None].nan_to_num(neginf=0.0), start, None)
 
 
 def hide(candidates: Candidates, trie: Trie, level: int, nodes: Tensor, rows: Tensor, gone: Tensor) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from recbole_sigma.decoding.checks import prompt_mask, refuse_empty_prompts, refuse_unfit_model
-from recbole_sigma.decoding.kv import Ancestry, Pool, Step, additive
+from recbole_sigma.decoding.kv import Ancestry, BranchingDecoder, Pool, Step, additive
 from recbole_sigma.values import UserError
 
 _RELIABLE_ATTENTION = ("sdpa", "eager")
@@ -27,7 +27,7 @@ _FULL_LAYERS = {"full_attention", "sliding_attention"}
 _probed: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()
 
 
-class CausalDecoder:
+class CausalDecoder(BranchingDecoder):
     """Incremental decoder over a batch of prompts.
 
     Args:
@@ -84,7 +84,7 @@ class CausalDecoder:
         prompt, self.mask = _left_padded(prompt, mask)
         self.lengths = self.mask.sum(dim=1)
         self.prompt: Tensor | None = prompt
-        self.cache = _PooledCache(prompt.shape[1] + reserve)
+        self.cache = PooledCache(prompt.shape[1] + reserve)
         self.prompt_bias: Tensor | None = None
         self.ancestry = Ancestry(self.batch, 0, prompt.device)
         self.forwarded: list[int] = []
@@ -137,56 +137,22 @@ class CausalDecoder:
             layer.keys, layer.values = layer.pool.append(*spread)
 
     @torch.inference_mode()
-    def advance(self, tokens: Tensor, parents: Tensor, keep: bool = True) -> Step:
-        """Feed one more token per beam.
-
-        Args:
-            tokens: int64 [B, W], vocabulary ids.
-            parents: int64 [B, W], the current beam that each of them extends.
-            keep: make them the current beams; False evaluates them and leaves the decoder as it was.
-
-        Returns:
-            hidden states [B, W, d], and logits [B, W, V] unless a ``head`` was given.
-        """
-        visible, positions = self.ancestry.branch(parents)
-        step = self._extend(tokens, visible, positions[-tokens.shape[1] :])
-        if keep:
-            self.ancestry.commit(visible, positions)
-        else:
-            self.cache.rewind(self.mask.shape[1] + self.ancestry.size)
-        return step
-
-    @torch.inference_mode()
-    def force(self, tokens: Tensor) -> Step:
-        """Teacher forcing: states after every token of independent paths that continue the prompt.
-
-        Args:
-            tokens: int64 [B, M, T], vocabulary ids of M paths per user.
-
-        Returns:
-            hidden states [B, M, T, d] (and logits [B, M, T, V]); entry t has read the prompt and tokens 0..t.
-        """
-        batch, number, length = tokens.shape
-        visible, positions = self.ancestry.paths(number, length)
-        step = self._extend(tokens.flatten(1), visible.expand(batch, -1, -1), positions[self.ancestry.size :])
-        self.cache.rewind(self.mask.shape[1] + self.ancestry.size)
-        logits = None if step.logits is None else step.logits.unflatten(1, (number, length))
-        return Step(step.hidden.unflatten(1, (number, length)), logits)
-
-    @torch.inference_mode()
     def logits(self, step: Step, tokens: Tensor | None = None) -> Tensor:
         """Output logits of a step over the vocabulary, or over some of its ids, [..., V] or [..., n]."""
         logits = self.head(step.hidden) if step.logits is None else step.logits
         return logits if tokens is None else logits[..., tokens]
 
-    def _extend(self, tokens: Tensor, visible: Tensor, depth: Tensor) -> Step:
+    def _extend(self, tokens: Tensor, visible: Tensor, query_depth: Tensor, key_depth: Tensor) -> Step:
         if self.prompt_bias is None:
             raise ValueError("first() runs the prompt and must come before advance() and force()")
         prompt = self.prompt_bias.expand(-1, -1, tokens.shape[1], -1)
         mask = torch.cat([prompt, additive(visible, prompt.dtype)[:, None]], dim=3)
-        positions = self.lengths[:, None] + depth - 1
+        positions = self.lengths[:, None] + query_depth - 1
         embedded = self.embed is not None
         return self._call(self.embed(tokens) if embedded else tokens, embedded, mask, positions)
+
+    def _rewind(self, size: int) -> None:
+        self.cache.rewind(self.mask.shape[1] + size)
 
     def _call(
         self, tokens: Tensor, embedded: bool, mask: Tensor | None, positions: Tensor, last_only: bool = False
@@ -337,13 +303,34 @@ class _PooledLayer(DynamicLayer):
         return self.pool.length
 
 
-class _PooledCache(Cache):
+class PooledCache(Cache):
     """Full-attention cache of as many layers as the model asks for, which can step back."""
 
     def __init__(self, reserve: int) -> None:
         super().__init__(layer_class_to_replicate=lambda: _PooledLayer(reserve))
 
+    @classmethod
+    def continuing(cls, cache: Cache, reserve: int) -> PooledCache:
+        """A cache that starts with what another one holds (copied, so that the other one stays as it is).
+
+        Raises:
+            UserError: layers that do not keep every position (sliding windows, states).
+        """
+        pooled = cls(0)
+        for index, layer in enumerate(cache.layers):
+            if not isinstance(layer, DynamicLayer) or layer.keys.shape[2] != layer.get_seq_length():
+                raise UserError(
+                    f"layer {index} of the prompt's cache is a {type(layer).__name__}, which forgets "
+                    "positions: choose a backbone with full attention in every layer."
+                )
+            own = _PooledLayer(layer.keys.shape[2] + reserve)
+            own.update(layer.keys, layer.values)
+            own.pool.reserve = reserve
+            pooled.layers.append(own)
+        return pooled
+
     def rewind(self, length: int) -> None:
+        """Keep the first ``length`` positions."""
         for layer in self.layers:
             layer.pool.length = length
 

@@ -6,17 +6,12 @@ that carry the prefix. Every item has exactly one prefix, so the candidates of d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from recbole_sigma.decoding.fusion import item_scale, prefix_log_weights
-from recbole_sigma.ranking import top_k
-from recbole_sigma.values import RankedItems
-
-DENSE_CELLS = 1 << 25  # rows are processed in chunks of at most this many [row, item] scores
 
 
 @dataclass(frozen=True)
@@ -65,22 +60,20 @@ def build_buckets(prefix: Tensor, n_prefixes: int) -> PrefixBuckets:
 def fused_scores(
     queries: Tensor,
     beam: Tensor,
-    scores: Tensor,
+    weights: Tensor,
     items: Tensor,
     buckets: PrefixBuckets,
-    temperature: float,
     scale: Tensor,
     seen: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """log P(item | prompt) for every item under the beam's prefixes, -inf elsewhere.
 
     Args:
-        queries: float [B, W, d] unit rows, h_k of each beam.
+        queries: float [B, W, d], h_k / tau of each beam.
         beam: int64 [B, W] prefix of each beam; no prefix twice in a row.
-        scores: float [B, W] log P(prefix); -inf marks an empty slot.
+        weights: float [B, W] log P(prefix); -inf marks an empty slot.
         items: float [N, d] unit rows.
         buckets: the catalogue by prefix.
-        temperature: tau.
         scale: float [B] factor on the item logits (sigma of APF, or 1).
         seen: (row, item) pairs that are taken out before the softmax, so that each prefix's mass goes to what
             is left.
@@ -94,8 +87,7 @@ def fused_scores(
         hidden = torch.zeros(batch, items.shape[0], dtype=torch.bool, device=beam.device)
         hidden[seen] = True
     out = torch.full((batch, items.shape[0]), float("-inf"), dtype=queries.dtype, device=queries.device)
-    weights = prefix_log_weights(scores)
-    live = torch.isfinite(scores).reshape(-1)
+    live = torch.isfinite(weights).reshape(-1)
     flat_prefix = beam.reshape(-1).masked_fill(~live, buckets.n_prefixes)
     by_prefix = torch.argsort(flat_prefix, stable=True)
     counts = torch.bincount(flat_prefix, minlength=buckets.n_prefixes + 1)[:-1].tolist()
@@ -107,7 +99,7 @@ def fused_scores(
             slots = by_prefix[begin : begin + count]
             members = buckets.order[starts[prefix] : starts[prefix + 1]]
             rows = slots // width
-            logits = flat_query[slots] @ items[members].T * (scale[rows] / temperature)[:, None]
+            logits = flat_query[slots] @ items[members].T * scale[rows][:, None]
             if hidden is not None:
                 logits = logits.masked_fill(hidden[rows[:, None], members[None, :]], float("-inf"))
             out[rows[:, None], members[None, :]] = logits.log_softmax(dim=1) + flat_weight[slots][:, None]
@@ -115,99 +107,77 @@ def fused_scores(
     return out
 
 
-def prefix_beam(
-    log_probs: Tensor, buckets: PrefixBuckets, width: int, seen: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Step 1 for l = 1: the best prefixes that hold at least one item the user has not seen.
+def fuse_dense(
+    logits: Tensor,
+    buckets: PrefixBuckets,
+    mode: str,
+    width: int = 0,
+    space: str = "logprob",
+    reference: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three steps over one softmax of the whole catalogue: P(prefix) is the sum over its items.
 
     Args:
-        log_probs: float [B, C] log P(code) over the whole codebook.
+        logits: float [B, N], -inf for what may not be recommended.
+        buckets: the catalogue by prefix.
+        mode: ``apf``, ``fixed_temp`` or ``top1_prefix``.
+        width: prefixes in the beam; 0 = all. With all of them ``fixed_temp`` is the softmax itself.
+        space: see ``beam_spread``.
+        reference: see ``beam_spread``.
+
+    Returns:
+        (log P(item | prompt) [B, N], -inf outside the beam; the beam's prefixes int64 [B, W], best first;
+        their log-probabilities [B, W], -inf in slots of prefixes that have nothing left).
+    """
+    log_probs = _under_prefixes(logits.log_softmax(dim=1), buckets)
+    beam, score, scale = step_one(log_probs, buckets, mode, width, space, reference)
+    weights = torch.full_like(log_probs, float("-inf")).scatter(1, beam, prefix_log_weights(score))
+    scaled = logits * scale[:, None]
+    scaled[torch.isneginf(logits)] = float("-inf")
+    total = _under_prefixes(scaled, buckets)
+    shift = (weights - total).masked_fill(torch.isneginf(total), float("-inf"))
+    out = scaled + shift[:, buckets.prefix]
+    out[:, 0] = float("-inf")
+    return out, beam, score
+
+
+def _under_prefixes(values: Tensor, buckets: PrefixBuckets) -> Tensor:
+    """log-sum-exp of [B, N] values under each prefix: [B, C], -inf where nothing is left."""
+    index = buckets.prefix[buckets.order].expand(len(values), -1)
+    best = torch.full(
+        (len(values), buckets.n_prefixes), float("-inf"), dtype=values.dtype, device=values.device
+    )
+    best = best.scatter_reduce(1, index, values[:, buckets.order], "amax")
+    lifted = (values[:, buckets.order] - best.gather(1, index)).nan_to_num(nan=float("-inf")).exp()
+    total = torch.zeros_like(best).scatter_add(1, index, lifted)
+    return best + total.log()
+
+
+def prefix_beam(log_probs: Tensor, buckets: PrefixBuckets, width: int) -> tuple[Tensor, Tensor]:
+    """The best prefixes that hold an item.
+
+    Args:
+        log_probs: float [B, C] log P(prefix), -inf where nothing is left to recommend.
         buckets: the catalogue by prefix.
         width: beams; 0 or more than there are occupied prefixes means all of them.
-        seen: (row, item) pairs that may not be recommended.
 
     Returns:
         (prefix int64 [B, W], score float [B, W], best first; ties by prefix id). A row with fewer open
         prefixes than W ends in slots of score -inf.
     """
-    left = buckets.sizes.expand(len(log_probs), -1)
-    if seen is not None:
-        row, item = torch.unique(torch.stack([part[seen[1] > 0] for part in seen]), dim=1)
-        taken = torch.zeros_like(left).index_put(
-            (row, buckets.prefix[item]), torch.ones_like(item), accumulate=True
-        )
-        left = left - taken
     occupied = int((buckets.sizes > 0).sum())
     width = min(width or occupied, occupied)
-    masked = log_probs.masked_fill(left <= 0, float("-inf"))
+    masked = log_probs.masked_fill(buckets.sizes == 0, float("-inf"))
     score, prefix = torch.sort(masked, dim=1, descending=True, stable=True)
     return prefix[:, :width], score[:, :width]
 
 
-def hybrid_search(
-    log_probs: Tensor,
-    query_of: Callable[[Tensor], Tensor],
-    items: Tensor,
-    buckets: PrefixBuckets,
-    k: int,
-    temperature: float,
-    mode: str = "apf",
-    width: int = 0,
-    space: str = "logprob",
-    reference: float = 1.0,
-    seen: tuple[Tensor, Tensor] | None = None,
-) -> RankedItems:
-    """Prefix beam -> search inside each prefix -> fusion -> the k best items.
-
-    Args:
-        log_probs: float [B, C] log P(code | prompt).
-        query_of: prefixes int64 [B, W] -> unit queries float [B, W, d] (one trunk step over the beam).
-        items: float [N, d] unit rows.
-        buckets: the catalogue by prefix.
-        k: list length.
-        temperature: tau of the item softmax.
-        mode: ``apf``, ``fixed_temp`` or ``top1_prefix``.
-        width: beams; 0 = every prefix (then the list is exact).
-        space: see ``beam_spread``.
-        reference: see ``beam_spread``.
-        seen: (row, item) pairs that may not be recommended; the distribution is the one over the other items.
-
-    Returns:
-        ``RankedItems`` [B, k]; scores are log P(item | prompt).
-    """
-    beam, score, scale = step_one(log_probs, buckets, mode, width, space, reference, seen)
-    queries = query_of(beam)
-    rows = max(1, DENSE_CELLS // items.shape[0])
-    parts = []
-    for begin in range(0, len(beam), rows):
-        piece = slice(begin, begin + rows)
-        own = _slice_seen(seen, begin, begin + rows)
-        dense = fused_scores(
-            queries[piece], beam[piece], score[piece], items, buckets, temperature, scale[piece], own
-        )
-        parts.append(top_k(dense, k))
-    return RankedItems(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))
-
-
 def step_one(
-    log_probs: Tensor,
-    buckets: PrefixBuckets,
-    mode: str,
-    width: int,
-    space: str,
-    reference: float,
-    seen: tuple[Tensor, Tensor] | None = None,
+    log_probs: Tensor, buckets: PrefixBuckets, mode: str, width: int, space: str, reference: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Beam, its log-probabilities and the item scale; ``top1_prefix`` keeps the first beam only."""
-    beam, score = prefix_beam(log_probs, buckets, width, seen)
+    beam, score = prefix_beam(log_probs, buckets, width)
     scale = item_scale(score, mode, space, reference)
     if mode == "top1_prefix":
         beam, score = beam[:, :1], score[:, :1]
     return beam, score, scale
-
-
-def _slice_seen(seen: tuple[Tensor, Tensor] | None, begin: int, end: int) -> tuple[Tensor, Tensor] | None:
-    if seen is None:
-        return None
-    inside = (seen[0] >= begin) & (seen[0] < end)
-    return seen[0][inside] - begin, seen[1][inside]

@@ -9,6 +9,7 @@ table.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,65 @@ class Step(NamedTuple):
 
     hidden: Tensor
     logits: Tensor | None
+
+
+class BranchingDecoder(ABC):
+    """What the back ends share: beams branch off one pool of positions, and stepping back is cutting it.
+
+    A back end sets ``batch`` and ``ancestry`` and defines ``_extend`` (one forward pass over new query
+    positions) and ``_rewind`` (forget all but the first positions of the pool).
+    """
+
+    batch: int
+    ancestry: Ancestry
+
+    @torch.inference_mode()
+    def advance(self, tokens: Tensor, parents: Tensor, keep: bool = True) -> Step:
+        """Feed one more token per beam.
+
+        Args:
+            tokens: int64 [B, W], vocabulary ids.
+            parents: int64 [B, W], the current beam that each of them extends.
+            keep: make them the current beams; False evaluates them and leaves the decoder as it was, so any
+                number of prefixes can be looked at in chunks.
+
+        Returns:
+            hidden states [B, W, d], and logits where the model computes them on its own.
+        """
+        visible, positions = self.ancestry.branch(parents)
+        step = self._extend(tokens, visible, positions[-tokens.shape[1] :], positions)
+        if keep:
+            self.ancestry.commit(visible, positions)
+        else:
+            self._rewind(self.ancestry.size)
+        return step
+
+    @torch.inference_mode()
+    def force(self, tokens: Tensor) -> Step:
+        """Teacher forcing: states after every token of independent paths that continue the prompt.
+
+        Args:
+            tokens: int64 [B, M, T], vocabulary ids of M paths per user.
+
+        Returns:
+            hidden states [B, M, T, d] (and logits [B, M, T, V] where the model computes them on its own);
+            entry t has read the prompt and tokens 0..t. The decoder is left as it was.
+        """
+        shape = tokens.shape[1:]
+        visible, positions = self.ancestry.paths(*shape)
+        visible = visible.expand(len(tokens), -1, -1)
+        step = self._extend(tokens.flatten(1), visible, positions[self.ancestry.size :], positions)
+        self._rewind(self.ancestry.size)
+        logits = None if step.logits is None else step.logits.unflatten(1, shape)
+        return Step(step.hidden.unflatten(1, shape), logits)
+
+    @abstractmethod
+    def _extend(self, tokens: Tensor, visible: Tensor, query_depth: Tensor, key_depth: Tensor) -> Step:
+        """One forward pass over tokens [B, Q] that may attend to ``visible`` [B or 1, Q, P + Q]."""
+
+    @abstractmethod
+    def _rewind(self, size: int) -> None:
+        """Forget all but the first ``size`` pooled positions."""
 
 
 class Ancestry:

@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from recbole_sigma.decoding.approximate import Cells, PrefixIndexes, search_cells
 from recbole_sigma.decoding.beam import top_with_ties
 from recbole_sigma.values import RankedItems
 
@@ -67,6 +68,7 @@ def search_in_prefixes(
     seen: tuple[Tensor, Tensor] | None = None,
     chunk: int = 64,
     seen_keep_mass: bool = True,
+    approximate: PrefixIndexes | None = None,
 ) -> tuple[RankedItems, int]:
     """Rank the items under the prefixes of a beam.
 
@@ -81,6 +83,8 @@ def search_in_prefixes(
         seen: (row, item) int64 vectors of what must not be recommended, or None.
         seen_keep_mass: seen items keep their share of P(item | prefix) and are merely not listed; False takes
             them out before the softmax, so that each prefix's mass goes to what is left.
+        approximate: inverted lists of the largest prefixes, which are then searched approximately and with an
+            estimated normaliser (see :mod:`.approximate`); None = everything exactly.
         chunk: prefixes per user and round; the certificate is checked between rounds.
 
     Returns:
@@ -109,7 +113,7 @@ def search_in_prefixes(
         queries = query_of(columns, part.clamp_min(0))
         if scale is not None:
             queries = queries * scale[:, None, None]
-        score, row = _best_per_prefix(queries, part, weight, items, k, seen, seen_keep_mass)
+        score, row = _best_per_prefix(queries, part, weight, items, k, seen, seen_keep_mass, approximate)
         best_score, best_row = _merge(
             torch.cat([best_score, score], 1), torch.cat([best_row, row], 1), items, k
         )
@@ -136,6 +140,7 @@ def _best_per_prefix(
     k: int,
     seen: tuple[Tensor, Tensor] | None,
     keep_mass: bool,
+    approximate: PrefixIndexes | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best k items under every (user, prefix): scores and rows of the catalogue, both [B, c * k]."""
     batch, width = beam.shape
@@ -154,28 +159,59 @@ def _best_per_prefix(
     row = torch.zeros(batch * width, keep, dtype=torch.int64, device=beam.device)
     banned = _seen_cells(prefix, slots, width, items, seen)
     query, weight = queries.flatten(0, 1)[slots], weight.flatten()[slots]
-    for begin, end, runs in _blocks(prefix, low, size):
-        logits = _logits(query[begin:end], runs, items, int(size[begin]))
-        total = logits.logsumexp(dim=1)
+    for begin, end, runs in _blocks(
+        prefix, low, size, None if approximate is None else approximate.threshold
+    ):
         mine = slice(*torch.searchsorted(banned[0], torch.tensor([begin, end], device=beam.device)).tolist())
-        if mine.stop > mine.start:
-            pair = banned[0][mine]
-            logits[pair - begin, banned[1][mine] - low[pair]] = -torch.inf
-            if not keep_mass:
-                total = logits.logsumexp(dim=1)
-                total = total.masked_fill(total == -torch.inf, 0.0)  # every item seen: nothing to list
-        place = low[begin:end, None] + torch.arange(logits.shape[1], device=beam.device)
-        place.clamp_max_(len(items.order) - 1)
+        pair, seen_row = banned[0][mine], banned[1][mine]
+        seen_here = (pair - begin, seen_row - low[pair])
+        cells = None if approximate is None else approximate.cells.get(int(prefix[begin]))
+        part = None
+        if cells is not None:
+            part = _in_cells(query[begin:end], cells, approximate, keep, seen_here, keep_mass)
+        if part is None:
+            logits = _logits(query[begin:end], runs, items, int(size[begin]))
+            total = logits.logsumexp(dim=1)
+            if len(pair):
+                logits[seen_here] = -torch.inf
+                if not keep_mass:
+                    total = logits.logsumexp(dim=1)
+            rows = torch.arange(logits.shape[1], device=beam.device)
+        else:
+            logits, rows, total = part
+        total = total.masked_fill(total == -torch.inf, 0.0)  # every item seen: nothing to list
+        place = (low[begin:end, None] + rows).clamp_max_(len(items.order) - 1)
         best, index = top_with_ties(logits, keep, partial(items.order.__getitem__, place))
         score[slots[begin:end], : best.shape[1]] = best + (weight[begin:end] - total)[:, None]
         row[slots[begin:end], : best.shape[1]] = place.gather(1, index)
     return score.view(batch, width * keep), row.view(batch, width * keep)
 
 
+def _in_cells(
+    query: Tensor,
+    cells: Cells,
+    settings: PrefixIndexes,
+    keep: int,
+    seen: tuple[Tensor, Tensor],
+    keep_mass: bool,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Logits, rows and normaliser of pairs of one large prefix; None where that would leave a list short."""
+    fetch = max(settings.fetch, keep)
+    if len(seen[0]):
+        pairs = torch.unique(torch.stack(seen), dim=1)
+        seen = (pairs[0], pairs[1])
+        fetch += int(torch.bincount(seen[0]).max())
+    found = search_cells(query, cells, settings.probes, fetch, seen, keep_mass)
+    left = torch.full((len(query),), len(cells.cell), device=query.device)
+    left -= torch.bincount(seen[0], minlength=len(query))
+    enough = (found[0] > -torch.inf).sum(dim=1) >= left.clamp_max(keep)
+    return found if bool(enough.all()) else None
+
+
 def _blocks(
-    prefix: Tensor, low: Tensor, size: Tensor
+    prefix: Tensor, low: Tensor, size: Tensor, alone: int | None = None
 ) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Cut the sorted pairs into blocks of about ``_CELLS`` scores.
+    """Cut the sorted pairs into blocks of about ``_CELLS`` scores; prefixes larger than ``alone`` stay alone.
 
     Yields:
         first pair, end, and per distinct prefix (pairs, first row of the catalogue, number of rows).
@@ -185,7 +221,8 @@ def _blocks(
     begin = end = widest = 0
     runs: list[tuple[int, int, int]] = []
     for number, start, length in zip(count.tolist(), low[first].tolist(), size[first].tolist(), strict=True):
-        if runs and (end - begin + number) * widest > _CELLS:
+        by_itself = alone is not None and widest > alone
+        if runs and (by_itself or (end - begin + number) * widest > _CELLS):
             yield begin, end, runs
             begin, runs = end, []
         widest = widest if runs else length

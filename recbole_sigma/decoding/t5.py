@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 from recbole_sigma.decoding.checks import prompt_mask, refuse_empty_prompts, refuse_unfit_model
-from recbole_sigma.decoding.kv import Ancestry, Pool, Step, additive
+from recbole_sigma.decoding.kv import Ancestry, BranchingDecoder, Pool, Step, additive
 from recbole_sigma.values import UserError
 
 
-class T5Decoder:
+class T5Decoder(BranchingDecoder):
     """Incremental decoder over a batch of encoded histories.
 
     Args:
@@ -77,43 +77,7 @@ class T5Decoder:
         start = self.model.config.pad_token_id if start is None else start
         tokens = torch.full((self.batch, 1), start, device=self.ancestry.positions.device)
         depth = self.ancestry.positions
-        return Step(self._forward(tokens, self.ancestry.visible, depth, depth), None)
-
-    @torch.inference_mode()
-    def advance(self, tokens: Tensor, parents: Tensor, keep: bool = True) -> Step:
-        """Feed one more token per beam.
-
-        Args:
-            tokens: int64 [B, W], vocabulary ids.
-            parents: int64 [B, W], the current beam that each of them extends.
-            keep: make them the current beams; False evaluates them and leaves the decoder as it was.
-
-        Returns:
-            hidden states [B, W, d].
-        """
-        visible, positions = self.ancestry.branch(parents)
-        hidden = self._forward(tokens, visible, positions[-tokens.shape[1] :], positions)
-        if keep:
-            self.ancestry.commit(visible, positions)
-        else:
-            self._rewind(self.ancestry.size)
-        return Step(hidden, None)
-
-    @torch.inference_mode()
-    def force(self, tokens: Tensor) -> Step:
-        """Teacher forcing: states after every token of independent paths, with the start token already fed.
-
-        Args:
-            tokens: int64 [B, M, T], vocabulary ids of M paths per user.
-
-        Returns:
-            hidden states [B, M, T, d]; entry t has read tokens 0..t.
-        """
-        batch, number, length = tokens.shape
-        visible, positions = self.ancestry.paths(number, length)
-        hidden = self._forward(tokens.flatten(1), visible, positions[self.ancestry.size :], positions)
-        self._rewind(self.ancestry.size)
-        return Step(hidden.view(batch, number, length, -1), None)
+        return self._extend(tokens, self.ancestry.visible, depth, depth)
 
     @torch.inference_mode()
     def logits(self, step: Step, tokens: Tensor | None = None) -> Tensor:
@@ -125,9 +89,9 @@ class T5Decoder:
             return self.model.lm_head(hidden)
         return F.linear(hidden, self.model.lm_head.weight[tokens])
 
-    def _rewind(self, length: int) -> None:
+    def _rewind(self, size: int) -> None:
         for pool in self.pools:
-            pool.length = length
+            pool.length = size
 
     def _encode(self, prompt: Tensor, mask: Tensor) -> Tensor:
         """The encoder over real tokens only, [T, d]: padding is spread out for attention and nowhere else."""
@@ -159,7 +123,7 @@ class T5Decoder:
             x = x.new_zeros(self.shape.numel(), x.shape[1]).index_copy_(0, self.real, x)
         return self._split(x.view(*self.shape, -1))
 
-    def _forward(self, tokens: Tensor, visible: Tensor, query_depth: Tensor, key_depth: Tensor) -> Tensor:
+    def _extend(self, tokens: Tensor, visible: Tensor, query_depth: Tensor, key_depth: Tensor) -> Step:
         """One decoder pass over query positions [B, Q] against the pool and themselves."""
         self.forwarded.append(tokens.shape[1])
         hidden = self.model.decoder.embed_tokens(tokens)
@@ -176,7 +140,7 @@ class T5Decoder:
             queries = attention.q(layer.layer_norm(hidden))
             hidden = hidden + attention.o(self._attend(queries, cross_keys, cross_values, self.cross_mask))
             hidden = block.layer[2](hidden)
-        return self.model.decoder.final_layer_norm(hidden)
+        return Step(self.model.decoder.final_layer_norm(hidden), None)
 
     def _position_bias(self, query_depth: Tensor, key_depth: Tensor) -> Tensor:
         """T5's relative position bias for arbitrary query and key depths, [H, Q, P]."""

@@ -11,6 +11,7 @@ from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
 from recbole_sigma.evaluation.metrics import DUPLICATE, EMPTY, INVALID, OK, SEEN
+from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.values import RankedItems
 
 
@@ -78,6 +79,7 @@ class RankedCollector(Collector):
         positive_i: Tensor,
         n_items: int,
         seen: tuple[Tensor, Tensor] | None,
+        survival: Tensor | None = None,
     ) -> Tensor:
         """Take one batch.
 
@@ -87,6 +89,8 @@ class RankedCollector(Collector):
             positive_i: int64 [P], item id of each target.
             n_items: N.
             seen: forbidden pairs of the batch, or None.
+            survival: float [B], share of each row's exact list that a beam kept, NaN where it was not
+                measured; or None.
 
         Returns:
             int64 [P]: 1-based place of every target in its list, 0 when it is not there.
@@ -100,11 +104,16 @@ class RankedCollector(Collector):
         self._parts["rec.items"].append(items.cpu())
         self._parts["rec.flags"].append(flags.cpu())
         self._parts["rec.topk"].append(torch.cat([hits.to(torch.int64), lengths[:, None]], dim=1).cpu())
+        if survival is not None:
+            self._parts["rec.survival"].append(survival.cpu())
         match = items[positive_u] == positive_i[:, None]
         return torch.where(match.any(1), match.to(torch.int8).argmax(1) + 1, 0)
 
-    def get_data_struct(self) -> DataStruct:
+    def get_data_struct(self, shard: Shard | None = None) -> DataStruct:
         """Everything collected since the last call; the data of the training set stays.
+
+        Args:
+            shard: the rows that were judged, so that those of other processes are added; None = all rows.
 
         RecBole's own method calls ``.cpu()`` on integers and counters, which crashes ItemCoverage, GiniIndex,
         AveragePopularity and TailPercentage in 1.2.1.
@@ -112,7 +121,8 @@ class RankedCollector(Collector):
         struct = DataStruct()
         for key, value in self.data_struct._data_dict.items():
             struct.set(key, value)
-        for key, parts in self._parts.items():
-            struct.set(key, torch.cat(parts))
+        found = {key: torch.cat(parts) for key, parts in self._parts.items()}
         self._parts.clear()
+        for key, value in (found if shard is None else shard.merge(shard.rows, found)).items():
+            struct.set(key, value)
         return struct

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,16 @@ from recbole.evaluator import Evaluator
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
-from recbole_sigma.chronology import Chronology
+from recbole_sigma.decoding.memory import WEIGHTS, Bonus, add_bonus
 from recbole_sigma.evaluation.collector import RankedCollector
+from recbole_sigma.evaluation.histories import Histories, Pairs
+from recbole_sigma.evaluation.metrics import without_beam
+from recbole_sigma.evaluation.recall import Recall
+from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.progress import Counted, Progress
 from recbole_sigma.ranking import top_k
 from recbole_sigma.values import RankedItems, UserError
 
-Pairs = tuple[Tensor, Tensor]
 _PAIRS = 1 << 18  # user-item pairs scored at once for a model that has only ``predict``
 
 
@@ -36,6 +39,7 @@ class Judgement:
         places: int64 [P], its 1-based place in the list, 0 when not among the first K.
         unreachable: number of targets that the seen-item filter forbids.
         seconds: wall seconds of the pass.
+        lists: int64 [rows, K], what was recommended, 0 in slots that count for nothing.
     """
 
     metrics: OrderedDict[str, float]
@@ -44,13 +48,15 @@ class Judgement:
     places: np.ndarray
     unreachable: int
     seconds: float
+    lists: np.ndarray
 
 
 class Judge:
-    """Evaluates any model on RecBole's full-ranking loaders.
+    """Evaluates any model on RecBole's full-ranking loaders, in one process or in several.
 
     Args:
-        config: RecBole config; reads ``topk``, ``metrics``, ``filter_seen`` and the device.
+        config: RecBole config; reads ``topk``, ``metrics``, ``filter_seen``, ``prefix_survival_users``, the
+            ``memory`` keys, the seed and the device.
         filter_seen: overrides ``config['filter_seen']``.
     """
 
@@ -60,10 +66,14 @@ class Judge:
         self.collector = RankedCollector(config)
         self.evaluator = Evaluator(config)
         self.k = max(config["topk"])
+        self.recall = Recall(config)
 
     @torch.no_grad()
     def judge(self, model: Any, loader: Any, progress: bool = False, label: str = "Evaluate") -> Judgement:
         """Rank for every row of the loader and compute all metrics.
+
+        In a run of several processes every one of them must call this; all get the same answer, each row
+        counted once.
 
         Args:
             model: a RecBole model, or a generative one with ``rank``.
@@ -71,46 +81,74 @@ class Judge:
             progress: show a bar.
             label: the bar's text.
         """
-        if not isinstance(loader, FullSortEvalDataLoader):
-            raise UserError(
-                "this evaluator ranks the full catalogue: set eval_args: {mode: full} (sampled metrics "
-                "are refused)"
-            )
+        _check_loader(loader)
+        shard = Shard(loader)
         if not self.collector.has_data:
             self.collector.data_collect(loader)
+        sampled = None
+        if self.collector.register.need("rec.survival"):
+            problem = without_beam(type(model))
+            if problem:
+                raise UserError(problem)
+            sampled = shard.sample(int(self.config["prefix_survival_users"] or 0), int(self.config["seed"]))
         model.eval()
         started = time.perf_counter()
         device = self.config["device"]
         n_items = loader._dataset.item_num
-        seen_of = _SeenItems(loader) if self.filter_seen else None
-        users, targets, places, unreachable = [], [], [], 0
+        batches = _Batches(loader, self.filter_seen, self.recall if self.recall.active else None, device)
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        begin = 0
         bar = Progress(label, len(loader), enabled=progress)
         for interaction, history, positive_u, positive_i in Counted(loader, bar):
-            seen = seen_of(interaction, history) if seen_of else None
-            if seen is not None:
-                keys = positive_u * n_items + positive_i
-                unreachable += int(torch.isin(keys, seen[0] * n_items + seen[1]).sum())
-                seen = (seen[0].to(device), seen[1].to(device))
+            seen, bonus, closed = batches(interaction, history, positive_u, positive_i)
             row_users = interaction[loader._dataset.uid_field]
-            ranked = self.rank(model, interaction.to(device), n_items, seen, loader)
+            rows = shard.rows[begin : begin + len(row_users)]
+            begin += len(row_users)
+            interaction = interaction.to(device)
+            if bonus is None:
+                ranked = self.rank(model, interaction, n_items, seen, loader)
+            else:
+                weights = (float(self.recall.weight or 0.0),)
+                (ranked,) = self.rank_fused(model, interaction, n_items, seen, loader, bonus, weights)
+            survival = None if sampled is None else self._survival(model, interaction, seen, sampled[rows])
             place = self.collector.collect_ranked(
-                ranked, positive_u.to(device), positive_i.to(device), n_items, seen
+                ranked, positive_u.to(device), positive_i.to(device), n_items, seen, survival
             )
-            users.append(row_users[positive_u])
-            targets.append(positive_i)
-            places.append(place.cpu())
+            found["rows"].append(rows[positive_u])
+            found["users"].append(row_users[positive_u])
+            found["targets"].append(positive_i)
+            found["places"].append(place.cpu())
+            found["closed"].append(closed)
         bar.close()
-        if not places:
+        if not found:
             raise UserError("the evaluation set is empty: no user has enough events for this split")
-        result = self.evaluator.evaluate(self.collector.get_data_struct())
+        collected = self.collector.get_data_struct(shard)
+        result = self.evaluator.evaluate(collected)
+        whole = {name: torch.cat(parts) for name, parts in found.items()}
+        whole = shard.merge(whole["rows"], whole)
         return Judgement(
             metrics=OrderedDict((name, float(value)) for name, value in result.items()),
-            users=torch.cat(users).numpy(),
-            targets=torch.cat(targets).numpy(),
-            places=torch.cat(places).numpy(),
-            unreachable=unreachable,
+            users=whole["users"].numpy(),
+            targets=whole["targets"].numpy(),
+            places=whole["places"].numpy(),
+            unreachable=int(whole["closed"].sum()),
             seconds=time.perf_counter() - started,
+            lists=collected.get("rec.items").numpy(),
         )
+
+    def _survival(self, model: Any, interaction: Interaction, seen: Pairs | None, sampled: Tensor) -> Tensor:
+        """Share of the exact list that the beam kept, float [B]; NaN in rows that are not sampled."""
+        share = torch.full((len(sampled),), torch.nan)
+        chosen = sampled.nonzero().flatten()
+        if len(chosen):
+            own = None
+            if seen is not None:
+                place = torch.full((len(sampled),), -1, dtype=torch.int64)
+                place[chosen] = torch.arange(len(chosen))
+                row = place.to(seen[0].device)[seen[0]]
+                own = (row[row >= 0], seen[1][row >= 0])
+            share[chosen] = model.prefix_survival(interaction[chosen], self.k, own).float().cpu()
+        return share
 
     def rank(
         self, model: Any, interaction: Interaction, n_items: int, seen: Pairs | None, loader: Any
@@ -118,11 +156,60 @@ class Judge:
         """Lists of one batch, from ``model.rank`` or from dense scores."""
         if getattr(model, "generative", False):
             return model.rank(interaction, self.k, seen)
+        return top_k(self._dense(model, interaction, n_items, loader), self.k, seen)
+
+    def rank_fused(
+        self,
+        model: Any,
+        interaction: Interaction,
+        n_items: int,
+        seen: Pairs | None,
+        loader: Any,
+        bonus: Bonus,
+        weights: tuple[float, ...],
+    ) -> list[RankedItems]:
+        """Lists of one batch by score + weight * bonus, one per weight."""
+        if getattr(model, "generative", False):
+            return model.rank_fused(interaction, self.k, seen, bonus, weights)
+        scores = self._dense(model, interaction, n_items, loader)
+        return [top_k(add_bonus(scores, bonus, weight), self.k, seen) for weight in weights]
+
+    @torch.no_grad()
+    def choose_memory_weight(self, model: Any, loader: Any) -> float:
+        """Set the weight of the collaborative memory to the best of `WEIGHTS` on a loader.
+
+        The best is the one with the highest mean of 1 / log2(1 + place) over the targets among the first ten
+        (NDCG@10 for one target per row), the smaller weight among equals.
+
+        Args:
+            model: see `judge`.
+            loader: the validation part.
+        """
+        _check_loader(loader)
+        model.eval()
+        n_items, device = loader._dataset.item_num, self.config["device"]
+        batches = _Batches(loader, self.filter_seen, self.recall, device)
+        shard, begin = Shard(loader), 0
+        rows, gains = [], []
+        for interaction, history, positive_u, positive_i in loader:
+            seen, bonus, _ = batches(interaction, history, positive_u, positive_i)
+            assert bonus is not None
+            rows.append(shard.rows[begin : begin + len(interaction)][positive_u])
+            begin += len(interaction)
+            lists = self.rank_fused(model, interaction.to(device), n_items, seen, loader, bonus, WEIGHTS)
+            hits = torch.stack([ranked.items[:, :10].cpu() for ranked in lists], dim=1)[positive_u]
+            match = hits == positive_i[:, None, None]
+            discount = 1.0 / torch.log2(torch.arange(match.shape[2], dtype=torch.float64) + 2.0)
+            gains.append((match * discount).sum(dim=2))
+        each = shard.merge(torch.cat(rows), {"gain": torch.cat(gains)})["gain"].mean(dim=0)
+        self.recall.weight = WEIGHTS[int(each.argmax())]
+        return self.recall.weight
+
+    def _dense(self, model: Any, interaction: Interaction, n_items: int, loader: Any) -> Tensor:
+        """Scores [B, N] of a model that is not generative."""
         if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:  # which only raises
-            scores = self._predict_all(model, interaction, n_items, loader)
-        else:
-            scores = model.full_sort_predict(interaction)
-        return top_k(scores.view(-1, n_items), self.k, seen)
+            return self._predict_all(model, interaction, n_items, loader)
+        return model.full_sort_predict(interaction).view(-1, n_items)
 
     def _predict_all(self, model: Any, interaction: Interaction, n_items: int, loader: Any) -> Tensor:
         """Dense scores of a model that has only ``predict``, a slice of the catalogue at a time."""
@@ -139,31 +226,46 @@ class Judge:
         return torch.cat(columns, dim=1)
 
 
-class _SeenItems:
-    """Items that a row's user met before the judged event, beyond the model's window too."""
+class _Batches:
+    """What the filter and the memory need to know about each batch.
 
-    def __init__(self, loader: Any) -> None:
-        dataset = loader._dataset
-        chronology: Chronology | None = getattr(dataset, "chronology", None)
-        if chronology is None:
-            raise UserError(
-                "filter_seen needs the events in order: build the dataset through "
-                "recbole_sigma.chronology.exact"
-            )
-        self.chronology: Chronology = chronology
-        self.user_field, self.time_field = dataset.uid_field, dataset.time_field
-        self.random_order = loader.config["eval_args"]["order"] == "RO"
-        self.moment: Tensor | None = None
-        if not loader.is_sequential:
-            # one row per user with all its targets: what came before the first of them
-            self.moment = torch.full((dataset.user_num,), len(self.chronology), dtype=torch.int64)
-            self.moment.scatter_reduce_(
-                0, dataset.inter_feat[self.user_field], dataset.inter_feat[self.time_field], "amin"
-            )
+    Args:
+        loader: the evaluation loader.
+        filter_seen: whether seen items are taken out.
+        recall: the memory, or None for none.
+        device: where the model is.
+    """
 
-    def __call__(self, interaction: Interaction, history: Pairs | None) -> Pairs:
-        if self.random_order and history is not None:
-            return history  # a random split has no "before": RecBole's train and valid items of the user
-        users = interaction[self.user_field]
-        ranks = interaction[self.time_field] if self.moment is None else self.moment[users]
-        return self.chronology.before(users, ranks)
+    def __init__(self, loader: Any, filter_seen: bool, recall: Recall | None, device: Any) -> None:
+        self.dataset, self.filter_seen, self.recall, self.device = (
+            loader._dataset,
+            filter_seen,
+            recall,
+            device,
+        )
+        self.histories = Histories(loader) if filter_seen or recall else None
+
+    def __call__(
+        self, interaction: Interaction, history: Pairs | None, positive_u: Tensor, positive_i: Tensor
+    ) -> tuple[Pairs | None, Bonus | None, Tensor]:
+        """(seen pairs or None, memory bonus or None, which targets the filter forbids: bool [P])."""
+        closed = torch.zeros_like(positive_i, dtype=torch.bool)
+        if self.histories is None:
+            return None, None, closed
+        met, bonus = self.histories(interaction, history), None
+        if self.recall is not None:
+            found = self.recall.bonus(self.dataset, met, len(interaction))
+            bonus = (found[0].to(self.device), found[1].to(self.device), found[2].to(self.device))
+        if not self.filter_seen:
+            return None, bonus, closed
+        n_items = self.dataset.item_num
+        closed = torch.isin(positive_u * n_items + positive_i, met[0] * n_items + met[1])
+        return (met[0].to(self.device), met[1].to(self.device)), bonus, closed
+
+
+def _check_loader(loader: Any) -> None:
+    if not isinstance(loader, FullSortEvalDataLoader):
+        raise UserError(
+            "this evaluator ranks the full catalogue: set eval_args: {mode: full} (sampled metrics "
+            "are refused)"
+        )

@@ -60,6 +60,35 @@ class Shortlist_Rate(_FlagMetric):  # noqa: N801  RecBole names a metric by its 
         return {"shortlist_rate": round(float(short.mean()), self.decimal_place)}
 
 
+class Prefix_Survival(AbstractMetric):  # noqa: N801  RecBole names a metric by its lower-cased class name
+    """Mean share of a user's exact best max(topk) items that a generative model's beam search returned.
+
+    Measured on a sample of rows (``prefix_survival_users``), since it needs the exact list.
+    """
+
+    metric_type = EvaluatorType.RANKING
+    metric_need = ["rec.survival"]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.longest = max(config["topk"])
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        """See the class."""
+        share = float(np.nanmean(dataobject.get("rec.survival").double().numpy()))
+        return {f"prefix_survival@{self.longest}": round(share, self.decimal_place)}
+
+
+def without_beam(model_class: type) -> str | None:
+    """The sentence about a model that has no beam search for ``prefix_survival`` to judge, or None."""
+    if hasattr(model_class, "prefix_survival"):
+        return None
+    return (
+        "metric prefix_survival compares a beam search with the exact list, and "
+        f"{model_class.__name__} has no beam search: take it out of metrics"
+    )
+
+
 class _FilledSlots:
     """RecBole's list metrics over filled slots only: item 0 is an empty slot, not a recommendation.
 
@@ -137,5 +166,5 @@ def lookup(items: np.ndarray, values: dict[int, int]) -> np.ndarray:
     return table[items]
 
 
-OURS = (Validity, Duplicate, Shortlist_Rate)
+OURS = (Validity, Duplicate, Shortlist_Rate, Prefix_Survival)
 REPAIRED = (ItemCoverage, ShannonEntropy, GiniIndex, AveragePopularity, TailPercentage)

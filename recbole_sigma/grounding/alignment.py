@@ -1,10 +1,11 @@
-"""Grounding losses and the trained projection: text vectors learn what users do (PAPER section 'multi-view
+"""Grounding losses and their training: text vectors learn what users do (PAPER section 'multi-view
 grounding').
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_sigma.grounding.encoders import FrozenTower, Tower
 from recbole_sigma.grounding.views import PairView
 
 
@@ -26,38 +28,27 @@ class AlignmentOptions:
         kd_weight: lambda of L = L_CL + lambda L_KD; 0 switches distillation off.
         steps: optimiser steps.
         batch_pairs: B, pairs per step (2B items).
-        learning_rate: AdamW step size.
+        learning_rate: step size of the projection and of word vectors.
+        encoder_rate: step size of a language model's weights.
         dropout: dropout on the hidden layer and on the input.
+        correction: share of log Q(j) taken off the logit of candidate j in L_CL, Q being how often the views
+            draw j (sampled-softmax correction; ours). 0 = the paper's formula, blind to popularity.
+        chunk: items encoded at a time, see `cached_backward`; 0 = the whole batch.
         seed: seed of initialisation, dropout and pair sampling.
     """
 
     dim: int = 64
-    hidden: int = 256
+    hidden: int = 512
     tau: float = 0.05
     kd_weight: float = 1.0
-    steps: int = 400
-    batch_pairs: int = 128
+    steps: int = 500
+    batch_pairs: int = 256
     learning_rate: float = 2e-3
-    dropout: float = 0.2
+    encoder_rate: float = 1e-4
+    dropout: float = 0.3
+    correction: float = 0.0
+    chunk: int = 0
     seed: int = 0
-
-
-class TextProjection(nn.Module):
-    """Down-projection of text vectors to the grounded space; unit rows out ([n, d_in] -> [n, dim])."""
-
-    def __init__(self, d_in: int, hidden: int, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(d_in, hidden),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, dim),
-        )
-        self.skip = nn.Linear(d_in, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(self.net(x) + self.skip(x), dim=-1)
 
 
 def similarity_logits(vectors: Tensor, items: Tensor, partner: Tensor, tau: float) -> Tensor:
@@ -98,6 +89,146 @@ def distillation_loss(text_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return torch.where(torch.isfinite(term), term, torch.zeros_like(term)).sum(dim=-1).mean()
 
 
+def align(
+    tower: Tower,
+    teacher: np.ndarray,
+    views: Sequence[PairView],
+    options: AlignmentOptions,
+    on_step: Callable[[], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train an item encoder on relevance pairs under L = L_CL + lambda L_KD.
+
+    Args:
+        tower: the encoder, trained in place.
+        teacher: float32 [N, d_c] frozen collaborative vectors; zero rows are unknown to the teacher.
+        views: relevance pairs; each step draws from the non-empty views, see `view_shares`.
+        options: see ``AlignmentOptions``.
+        on_step: called after every optimiser step.
+
+    Returns:
+        Losses of every 10th of the run; empty when no view has a pair, and then nothing was trained.
+    """
+    active = [view for view in views if len(view) > 0]
+    log: list[dict[str, float]] = []
+    if not active:
+        return log
+    device = tower.device
+    correction = torch.from_numpy(options.correction * draw_log_share(active, tower.n_items)).to(device)
+    rng = np.random.default_rng(options.seed)
+    optimizers = _optimizers(tower, options)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, options.steps) for each in optimizers]
+    tower.train()
+    for step in range(options.steps):
+        items = _draw_batch(active, options.batch_pairs, rng)
+        taught = torch.from_numpy(np.asarray(teacher[items.numpy()], dtype=np.float32)).to(device)
+        partner = torch.arange(len(items), device=device).roll(len(items) // 2)
+        batch = BatchLoss(items.to(device), partner, taught, correction, options)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        cached_backward(tower, items, batch, options.chunk)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        if on_step is not None:
+            on_step()
+        if step % max(1, options.steps // 10) == 0 or step == options.steps - 1:
+            log.append({"step": step, "loss_cl": float(batch.contrastive), "loss_kd": float(batch.distilled)})
+    return log
+
+
+class BatchLoss:
+    """L_CL + lambda L_KD of one batch as a function of its vectors [2B, d]; keeps both parts for the log."""
+
+    def __init__(
+        self, items: Tensor, partner: Tensor, taught: Tensor, correction: Tensor, options: AlignmentOptions
+    ) -> None:
+        self.items, self.partner, self.taught = items, partner, taught
+        self.correction, self.options = correction, options
+        self.contrastive = self.distilled = torch.zeros(())
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        tau, weight = self.options.tau, self.options.kd_weight
+        logits = similarity_logits(vectors, self.items, self.partner, tau)
+        corrected = logits - self.correction[self.items] if self.options.correction else logits
+        loss = contrastive_loss(corrected, self.partner)
+        self.contrastive = loss.detach()
+        if weight > 0:
+            known = self.taught.abs().sum(dim=1) > 0
+            teacher = similarity_logits(self.taught, self.items, self.partner, tau)
+            distilled = distillation_loss(logits[known], teacher[known])
+            self.distilled = distilled.detach()
+            loss = loss + weight * distilled
+        return loss
+
+
+def cached_backward(
+    tower: nn.Module, items: Tensor, loss_of: Callable[[Tensor], Tensor], chunk: int
+) -> Tensor:
+    """Gradients of a loss over the vectors of a whole batch, holding the activations of ``chunk`` items only.
+
+    The batch is encoded twice: without gradients to get the loss and its gradient at the vectors, then chunk
+    by chunk to carry that on into the encoder (gradient caching, arXiv 2101.06983). Dropout draws the same
+    masks both times, so the result is that of one large pass.
+
+    Args:
+        tower: ids -> vectors.
+        items: int64 [n].
+        loss_of: vectors [n, d] -> scalar.
+        chunk: items per pass; 0 or at least n = one pass.
+
+    Returns:
+        The loss, without gradient; gradients are added to the parameters.
+    """
+    if not chunk or chunk >= len(items):
+        loss = loss_of(tower(items))
+        loss.backward()
+        return loss.detach()
+    pieces = items.split(chunk)
+    states, vectors = [], []
+    with torch.no_grad():
+        for piece in pieces:
+            states.append(_random_state())
+            vectors.append(tower(piece))
+    whole = torch.cat(vectors).requires_grad_()
+    loss = loss_of(whole)
+    loss.backward()
+    assert whole.grad is not None
+    after = _random_state()
+    for piece, state, gradient in zip(pieces, states, whole.grad.split(chunk), strict=True):
+        _set_random_state(state)
+        tower(piece).backward(gradient)
+    _set_random_state(after)
+    return loss.detach()
+
+
+def _random_state() -> tuple[Tensor, list[Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
+
+
+def _optimizers(tower: Tower, options: AlignmentOptions) -> list[torch.optim.Optimizer]:
+    """AdamW for dense parameters, with a step size of its own for the text encoder, SparseAdam for words."""
+    sparse, encoder = tower.sparse_parameters(), tower.encoder_parameters()
+    apart = {id(parameter) for parameter in (*sparse, *encoder)}
+    head = [p for p in tower.parameters() if p.requires_grad and id(p) not in apart]
+    groups = [
+        {"params": head, "lr": options.learning_rate},
+        {"params": encoder, "lr": options.encoder_rate},
+    ]
+    dense = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=options.learning_rate, weight_decay=1e-2
+    )
+    found: list[torch.optim.Optimizer] = [dense]
+    if sparse:
+        found.append(torch.optim.SparseAdam(sparse, lr=options.learning_rate))
+    return found
+
+
 def align_text(
     text: np.ndarray,
     teacher: np.ndarray,
@@ -105,63 +236,55 @@ def align_text(
     options: AlignmentOptions,
     on_step: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Train the projection on relevance pairs and project every item.
-
-    Args:
-        text: float32 [N, d_t] frozen text vectors (row 0 padding).
-        teacher: float32 [N, d_c] frozen collaborative vectors; zero rows are unknown to the teacher.
-        views: relevance pairs; each step draws the batch evenly from the non-empty views.
-        options: see ``AlignmentOptions``.
-        on_step: called after every optimiser step.
+    """`align` with a projection on frozen text vectors [N, d_t].
 
     Returns:
-        (float32 [N, dim] unit rows with zero rows where the text is zero, log of losses every 10th of the
-        run).
+        (float32 [N, dim] unit rows with zero rows where the text is zero, losses of every 10th of the run).
     """
-    active = [view for view in views if len(view) > 0]
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(options.seed)
+    with seeded(options.seed):
+        tower = FrozenTower(text, options.hidden, options.dim, options.dropout)
+        log = align(tower, teacher, views, options, on_step)
+        return tower.vectors(), log
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from ``seed`` inside, leave torch's generators as they were."""
+    state = _random_state()
+    torch.manual_seed(seed)
     try:
-        source = torch.from_numpy(np.asarray(text, dtype=np.float32))
-        taught = torch.from_numpy(np.asarray(teacher, dtype=np.float32))
-        model = TextProjection(source.shape[1], options.hidden, options.dim, options.dropout)
-        log: list[dict[str, float]] = []
-        if active:
-            rng = np.random.default_rng(options.seed)
-            optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=1e-2)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-            for step in range(options.steps):
-                items = _draw_batch(active, options.batch_pairs, rng)
-                half = len(items) // 2
-                partner = torch.arange(len(items)).roll(half)
-                logits = similarity_logits(model(source[items]), items, partner, options.tau)
-                loss_cl = contrastive_loss(logits, partner)
-                loss_kd = torch.zeros(())
-                if options.kd_weight > 0:
-                    teacher_logits = similarity_logits(taught[items], items, partner, options.tau)
-                    known = taught[items].abs().sum(dim=1) > 0
-                    loss_kd = distillation_loss(logits[known], teacher_logits[known])
-                optimizer.zero_grad()
-                (loss_cl + options.kd_weight * loss_kd).backward()
-                optimizer.step()
-                schedule.step()
-                if on_step is not None:
-                    on_step()
-                if step % max(1, options.steps // 10) == 0 or step == options.steps - 1:
-                    log.append({"step": step, "loss_cl": loss_cl.item(), "loss_kd": loss_kd.item()})
-        model.eval()
-        with torch.no_grad():
-            grounded = model(source)
-        grounded[source.abs().sum(dim=1) == 0] = 0.0
-        return grounded.numpy().astype(np.float32), log
+        yield
     finally:
-        torch.random.set_rng_state(generator_state)
+        _set_random_state(state)
+
+
+def view_shares(views: Sequence[PairView]) -> list[float]:
+    """Share of a batch that each view draws: behaviour half of it, the other views the rest, evenly.
+
+    What users do is what the text has to learn; metadata pairs are many and easy, and with even shares they
+    cost a third of the gain (docs/language_models.md).
+    """
+    others = sum(view.name != "collaborative" for view in views)
+    if not others or others == len(views):
+        return [1.0 / len(views)] * len(views)
+    return [0.5 if view.name == "collaborative" else 0.5 / others for view in views]
+
+
+def draw_log_share(views: Sequence[PairView], n_items: int) -> np.ndarray:
+    """log of how often a batch holds each item, float32 [N], 0 for the most frequent one and for items that
+    no view draws.
+    """
+    count = np.zeros(n_items)
+    for view, share in zip(views, view_shares(views), strict=True):
+        weight = view.weight * share
+        count += np.bincount(view.left, weight, n_items) + np.bincount(view.right, weight, n_items)
+    return np.log(np.where(count > 0, count / count.max(), 1.0)).astype(np.float32)
 
 
 def _draw_batch(views: Sequence[PairView], pairs: int, rng: np.random.Generator) -> Tensor:
     """Item ids [2B]: the first half's partner of row i is row i + B."""
-    share = [pairs // len(views) + (1 if i < pairs % len(views) else 0) for i in range(len(views))]
-    drawn = [view.sample(size, rng) for view, size in zip(views, share, strict=True) if size > 0]
+    edge = np.rint(np.cumsum([0.0, *view_shares(views)]) * pairs).astype(int)
+    drawn = [view.sample(size, rng) for view, size in zip(views, np.diff(edge), strict=True) if size > 0]
     left = np.concatenate([pair[0] for pair in drawn])
     right = np.concatenate([pair[1] for pair in drawn])
     return torch.from_numpy(np.concatenate([left, right]))

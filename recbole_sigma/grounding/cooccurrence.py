@@ -4,15 +4,26 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
+_BLOCK = 1 << 20  # events counted at a time: bounds the pairs held beside the sums
+
 
 def windowed_cooccurrence(
-    users: np.ndarray, items: np.ndarray, n_items: int, window: int, gap_power: float = 0.5
+    users: np.ndarray,
+    items: np.ndarray,
+    n_items: int,
+    window: int,
+    gap_power: float = 0.5,
+    on_block: Callable[[], None] | None = None,
 ) -> sp.csr_matrix:
     """Count how often two items occur within ``window`` steps of one user's sequence.
+
+    Events are counted in blocks and only the upper triangle is summed, so the peak is about twice the result.
 
     Args:
         users: int [E], grouped so that each user's events are contiguous and in time order.
@@ -20,21 +31,27 @@ def windowed_cooccurrence(
         n_items: number of items including the padding row 0.
         window: largest distance in steps (1 = neighbours only).
         gap_power: a pair ``g`` steps apart weighs ``g ** -gap_power``.
+        on_block: called after every block of about a million events.
 
     Returns:
         Symmetric CSR matrix [n_items, n_items], float64, zero diagonal, row 0 empty.
     """
     users, items = np.asarray(users), np.asarray(items)
     total = sp.csr_matrix((n_items, n_items), dtype=np.float64)
-    for gap in range(1, min(window, len(items) - 1) + 1):
-        same_user = users[:-gap] == users[gap:]
-        left, right = items[:-gap][same_user], items[gap:][same_user]
-        weight = np.full(left.shape, float(gap) ** -gap_power)
-        total = total + sp.csr_matrix((weight, (left, right)), shape=(n_items, n_items))
-    total = total + total.T
-    total.setdiag(0.0)
-    total.eliminate_zeros()
-    return total.tocsr()
+    for begin in range(0, len(items), _BLOCK):
+        for gap in range(1, window + 1):
+            end = min(begin + _BLOCK, len(items) - gap)
+            if end <= begin:
+                break
+            same_user = users[begin:end] == users[begin + gap : end + gap]
+            left, right = items[begin:end][same_user], items[begin + gap : end + gap][same_user]
+            apart = left != right
+            low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
+            weight = np.full(low.shape, float(gap) ** -gap_power)
+            total = total + sp.csr_matrix((weight, (low, high)), shape=(n_items, n_items))
+        if on_block is not None:
+            on_block()
+    return (total + total.T).tocsr()
 
 
 def ppmi(counts: sp.csr_matrix, context_power: float = 0.75) -> sp.csr_matrix:

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from recbole_sigma.pretrained import add_tokens, load_tokenizer
+from recbole_sigma.values import UserError
+
 PAD, START, END, QUERY = "<|pad|>", "<|start|>", "<|end|>", "<q>"
 SPECIAL = (PAD, START, END, QUERY)
 
@@ -60,6 +63,30 @@ def train_bpe(texts: Sequence[str], vocab_size: int, code_sizes: Sequence[int]) 
     return tokenizer
 
 
+def pretrained_tokenizer(name: str, code_sizes: Sequence[int]) -> Tokenizer:
+    """The tokenizer of a pretrained model, kept as it is, with our special and semantic-ID tokens after its
+    own.
+
+    Args:
+        name: folder or hub name, as in ``backbone: pretrained:<name>``.
+        code_sizes: as in `train_bpe`.
+
+    Raises:
+        UserError: it cannot be loaded, or an exported model with a codebook of another size was named.
+    """
+    tokenizer = load_tokenizer(name, "backbone")
+    codes = [code_token(level, code) for level, k in enumerate(code_sizes) for code in range(k)]
+    add_tokens(tokenizer, [*SPECIAL, *codes])
+    try:
+        code_offsets(tokenizer, code_sizes)
+    except ValueError as error:
+        raise UserError(
+            f"backbone: '{name}' already holds semantic-ID tokens of another codebook ({error}): set "
+            "tokenizer_codebook_size to the one it was exported with, or name its base"
+        ) from error
+    return tokenizer
+
+
 def code_token(level: int, code: int) -> str:
     """Name of a semantic-ID token: level 0 is ``<a_k>``, level 1 ``<b_k>``, and so on."""
     return f"<{chr(ord('a') + level)}_{code}>"
@@ -97,7 +124,10 @@ def encode_left_padded(
     """
     head = [tokenizer.token_to_id(START)] if start else []
     tail = [tokenizer.token_to_id(END)] if end else []
-    rows = [head + encoding.ids + tail for encoding in tokenizer.encode_batch(list(texts))]
+    rows = [
+        head + encoding.ids + tail
+        for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    ]
     width = width or max(len(row) for row in rows)
     rows = [row[-width:] for row in rows]
     out = np.full((len(rows), width), tokenizer.token_to_id(PAD), dtype=np.int64)

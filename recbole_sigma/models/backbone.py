@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from recbole_sigma.models.pretrained import GrownHead, build_pretrained
+from recbole_sigma.pretrained import LoraOptions
 from recbole_sigma.values import UserError
 
 
@@ -27,29 +31,45 @@ SCRATCH_SHAPES = {
 
 
 def build_backbone(
-    name: str, vocab_size: int, max_positions: int, dropout: float, pad_id: int, start_id: int, end_id: int
+    name: str,
+    vocab_size: int,
+    max_positions: int,
+    dropout: float,
+    pad_id: int,
+    start_id: int,
+    end_id: int,
+    tokenizer: Tokenizer | None = None,
+    lora: LoraOptions | None = None,
+    checkpointing: bool = False,
 ) -> nn.Module:
     """Build the causal language model named by ``backbone``.
 
     ``scratch:<size>`` is a GPT-2 shape (pre-norm, learned positions, dropout everywhere: what small data
-    needs) with input and output embeddings untied.
+    needs) with input and output embeddings untied. ``pretrained:<name or folder>`` is `build_pretrained`.
 
     Args:
-        name: ``scratch:tiny``, ``scratch:small`` or ``scratch:base``.
+        name: ``scratch:tiny``, ``scratch:small``, ``scratch:base`` or ``pretrained:<name or folder>``.
         vocab_size: size of the tokenizer, semantic-ID tokens included.
         max_positions: longest packed row or prompt.
-        dropout: embedding, attention and residual dropout.
+        dropout: embedding, attention and residual dropout of a scratch model.
         pad_id: id of the padding token.
         start_id: id of the start token.
         end_id: id of the end token.
+        tokenizer: of a pretrained model, with the new tokens.
+        lora: adapters of a pretrained model; None takes the defaults.
+        checkpointing: recompute activations in the backward pass (less memory, a third more time).
 
     Raises:
-        UserError: unknown name.
+        UserError: unknown name, or a pretrained model that cannot be used.
     """
     kind, _, size = name.partition(":")
+    if kind == "pretrained":
+        if tokenizer is None:
+            raise ValueError("a pretrained backbone needs its tokenizer")
+        return build_pretrained(size, tokenizer, max_positions, lora or LoraOptions(), checkpointing)
     if kind != "scratch" or size not in SCRATCH_SHAPES:
         known = ", ".join(f"scratch:{key}" for key in SCRATCH_SHAPES)
-        raise UserError(f"backbone: '{name}' is unknown; use one of {known}")
+        raise UserError(f"backbone: '{name}' is unknown; use one of {known}, or pretrained:<name or folder>")
     from transformers import AutoModelForCausalLM, GPT2Config
 
     shape = SCRATCH_SHAPES[size]
@@ -69,7 +89,26 @@ def build_backbone(
         eos_token_id=end_id,
         attn_implementation="sdpa",
     )
-    return AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def output_rows(model: Any, begin: int, end: int) -> Tensor:
+    """Output embeddings of the ids begin..end - 1: float [end - begin, d]; works for grown vocabularies."""
+    head = model.get_output_embeddings()
+    return head.slice(begin, end) if isinstance(head, GrownHead) else head.weight[begin:end]
+
+
+def embedding_scale(model: Any) -> float:
+    """Root mean square of the model's own input embeddings: what the size of an item token should be near.
+
+    Item tokens have unit variance, a pretrained model's embeddings about 0.02 to 1; a token fifty times as
+    long as its neighbours drowns them in the first normalisation of the residual stream.
+    """
+    weight = model.get_input_embeddings().weight
+    return float(weight[: min(len(weight), 8192)].detach().float().square().mean().sqrt())
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:

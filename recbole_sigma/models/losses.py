@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_sigma.decoding.hybrid import PrefixBuckets
+
+Seen = tuple[Tensor, Tensor]
+"""(prediction int64 [P], item int64 [P]) pairs that are left out of a softmax over items."""
+
+_CELLS = 1 << 20  # scores held at a time: they stay in the processor's cache between two passes
 
 
 def seen_pairs(items: Tensor, rows: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +39,7 @@ def same_prefix_loss(
     buckets: PrefixBuckets,
     inverse_temperature: Tensor,
     negatives: int = 0,
-    seen: tuple[Tensor, Tensor] | None = None,
+    seen: Seen | None = None,
 ) -> Tensor:
     """L_ID: softmax of the target against items that share its prefix (paper: hard negatives N_c).
 
@@ -64,7 +71,9 @@ def same_prefix_loss(
     parts = []
     begin = 0
     for index, count in enumerate(counts):
-        if count:
+        if count and starts[index + 1] - starts[index] == 1:
+            parts.append(queries.new_zeros(count))  # the prefix names the item
+        elif count:
             members = sorted_items[starts[index] : starts[index + 1]]
             place = places[begin : begin + count]
             blocked = None
@@ -106,11 +115,44 @@ def _sample(size: int, place: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
     return kept, torch.searchsorted(kept, place)
 
 
+def random_negative_loss(
+    queries: Tensor,
+    targets: Tensor,
+    items: Tensor,
+    inverse_temperature: Tensor,
+    negatives: int,
+    seen: Seen | None = None,
+) -> Tensor:
+    """The ablation of L_ID's hard negatives: softmax of the target against random items of the catalogue.
+
+    Args:
+        queries: float [M, d], not normalised.
+        targets: int64 [M] item ids.
+        items: float [N, d] unit rows.
+        inverse_temperature: scalar 1 / tau.
+        negatives: items drawn uniformly per step, the same for all predictions.
+        seen: (prediction, item) pairs that are no negatives, or None.
+
+    Returns:
+        float [M], one loss per prediction.
+    """
+    drawn = torch.randint(1, len(items), (negatives,), device=targets.device)
+    queries = F.normalize(queries, dim=-1) * inverse_temperature
+    own = (queries * items[targets]).sum(dim=-1, keepdim=True)
+    others = queries @ items[drawn].T
+    closed = drawn[None, :] == targets[:, None]
+    if seen is not None:
+        row = torch.arange(len(targets), device=targets.device)[:, None] * len(items)
+        closed |= torch.isin(row + drawn[None, :], seen[0] * len(items) + seen[1])
+    logits = torch.cat([own, others.masked_fill(closed, float("-inf"))], dim=1)
+    return F.cross_entropy(logits, torch.zeros_like(targets), reduction="none")
+
+
 def catalogue_logits(
     queries: Tensor,
     items: Tensor,
     inverse_temperature: Tensor,
-    seen: tuple[Tensor, Tensor] | None = None,
+    seen: Seen | None = None,
     targets: Tensor | None = None,
 ) -> Tensor:
     """Logits over the whole catalogue, -inf where nothing may be recommended.
@@ -128,7 +170,7 @@ def catalogue_logits(
     return hide(F.normalize(queries, dim=-1) @ items.T * inverse_temperature, seen, targets)
 
 
-def hide(logits: Tensor, seen: tuple[Tensor, Tensor] | None = None, targets: Tensor | None = None) -> Tensor:
+def hide(logits: Tensor, seen: Seen | None = None, targets: Tensor | None = None) -> Tensor:
     """Logits [M, N] with -inf at the padding item and at seen items.
 
     Args:
@@ -145,17 +187,92 @@ def hide(logits: Tensor, seen: tuple[Tensor, Tensor] | None = None, targets: Ten
     return logits.masked_fill(closed, float("-inf"))
 
 
-def pooled_log_scores(logits: Tensor, buckets: PrefixBuckets) -> Tensor:
+def pooled_log_scores(logits: Tensor, order: Tensor, start: Tensor) -> Tensor:
     """log of the catalogue scores summed under each prefix.
 
     Args:
         logits: float [M, N] from ``catalogue_logits``.
-        buckets: the catalogue by prefix.
+        order: int64 [N - 1], item ids sorted by prefix.
+        start: int64 [C + 1], where each prefix begins in ``order``.
 
     Returns:
         float [M, C]; very small, not -inf, where a prefix has nothing left.
     """
     top = logits.detach().amax(dim=1, keepdim=True).clamp_min(-1e4)
-    weight = (logits - top).exp()[:, buckets.order]
-    parts = weight.split(buckets.sizes.tolist(), dim=1)  # one backward for all slices
+    weight = (logits - top).exp()[:, order]
+    parts = weight.split((start[1:] - start[:-1]).tolist(), dim=1)  # one backward for all slices
     return torch.stack([part.sum(dim=1) for part in parts], dim=1).clamp_min(1e-30).log() + top
+
+
+def catalogue_cross_entropy(
+    queries: Tensor, items: Tensor, targets: Tensor, weights: Tensor, seen: Seen | None = None
+) -> tuple[Tensor, Tensor]:
+    """Softmax cross-entropy over the whole catalogue, without ever holding all M x N scores.
+
+    Args:
+        queries: float [M, e].
+        items: float [N, e]; row 0 is padding and never counts.
+        targets: int64 [M].
+        weights: float [M].
+        seen: pairs left out of the softmax, in any order; a pair that names the target is ignored.
+
+    Returns:
+        (sum of weight times loss, the loss of every prediction float [M] without gradient).
+    """
+    rows, banned = targets[:0], targets[:0]
+    if seen is not None:
+        rows, order = torch.sort(seen[0], stable=True)
+        banned = seen[1][order]
+        keep = banned != targets[rows]
+        rows, banned = rows[keep], banned[keep]
+    return _CatalogueCrossEntropy.apply(queries, items, targets, weights, rows, banned)
+
+
+class _CatalogueCrossEntropy(torch.autograd.Function):
+    """Gradients are made together with the scores, a block of rows at a time: several times faster on a CPU
+    than keeping the whole matrix for a backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        rows: Tensor,
+        banned: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        count, n_items = len(queries), len(items)
+        size = max(16, _CELLS // n_items)
+        query, item = queries.detach().float(), items.detach().float()
+        columns = item.T.contiguous()
+        query_grad, item_grad = torch.empty_like(query), torch.zeros_like(item)
+        each = query.new_empty(count)
+        begins = list(range(0, count, size))
+        cut = torch.searchsorted(rows, torch.tensor([*begins, count], device=rows.device)).tolist()
+        for number, begin in enumerate(begins):
+            end = min(begin + size, count)
+            own, target = query[begin:end], targets[begin:end]
+            here = torch.arange(end - begin, device=query.device)
+            scores = own @ columns
+            scores[:, 0] = -torch.inf
+            part = slice(cut[number], cut[number + 1])
+            scores[rows[part] - begin, banned[part]] = -torch.inf
+            wanted = scores[here, target]
+            top = scores.amax(dim=1, keepdim=True)
+            total = scores.sub_(top).exp_().sum(dim=1, keepdim=True)
+            each[begin:end] = (total.log() + top)[:, 0] - wanted
+            scores.div_(total)
+            scores[here, target] -= 1.0
+            scores.mul_(weights[begin:end, None])
+            query_grad[begin:end] = scores @ item
+            item_grad.addmm_(scores.T, own)
+        ctx.save_for_backward(query_grad.to(queries.dtype), item_grad.to(items.dtype))
+        ctx.mark_non_differentiable(each)
+        return (each * weights).sum(), each
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query_grad, item_grad = ctx.saved_tensors
+        return query_grad * grad, item_grad * grad, None, None, None, None

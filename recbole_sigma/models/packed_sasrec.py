@@ -15,7 +15,7 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
 from recbole_sigma.data import PackedDataset, packed_sequences
-from recbole_sigma.models.losses import hide, seen_pairs
+from recbole_sigma.models.losses import catalogue_cross_entropy, seen_pairs
 from recbole_sigma.models.packed_model import PackedModel
 
 
@@ -29,11 +29,15 @@ class PackedSASRec(PackedModel, SASRec):
     Where the protocol filters seen items, the items of a window's history are no negatives
     (``sasrec_mask_seen``): the same lever that SIGMA's losses have.
 
+    ``sasrec_loss: CE`` is the full softmax; ``BCE`` the loss of the SASRec paper (section III-E): at every
+    position the target against one negative, drawn uniformly from the items outside the row.
+
     ``sasrec_score: dot`` scores by inner product as SASRec does; ``cosine`` by cosine times a learned scale.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        self.binary = str(config["sasrec_loss"]).upper() == "BCE"
         self.cosine = config["sasrec_score"] == "cosine"
         self.mask_seen = bool(config["sasrec_mask_seen"]) and bool(config["filter_seen"])
         if self.cosine:
@@ -57,13 +61,44 @@ class PackedSASRec(PackedModel, SASRec):
         return states @ items.T
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Cross-entropy over the catalogue, the mean over all positions of the batch."""
+        """Mean of the loss over all positions of the batch."""
         items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
         inputs, targets = items[:, :-1], items[:, 1:]
         inside = torch.arange(inputs.shape[1], device=items.device)[None] < (length - 1)[:, None]
-        logits = self._logits(self.states(inputs)[inside], self.item_embedding.weight)
+        queries, vectors = self.states(inputs)[inside], self.item_embedding.weight
+        if self.binary:
+            return self._binary_loss(queries, targets[inside], items, inside.nonzero(as_tuple=True)[0])
+        if self.cosine:
+            queries, vectors = self.scale * F.normalize(queries, dim=-1), F.normalize(vectors, dim=-1)
         seen = seen_pairs(items, *inside.nonzero(as_tuple=True)) if self.mask_seen else None
-        return F.cross_entropy(hide(logits, seen, targets[inside]), targets[inside])
+        weights = torch.ones(len(queries), device=queries.device)
+        return catalogue_cross_entropy(queries, vectors, targets[inside], weights, seen)[0] / len(queries)
+
+    def _binary_loss(self, states: Tensor, targets: Tensor, items: Tensor, row: Tensor) -> Tensor:
+        """-log sigmoid(target) - log sigmoid(-negative), the mean over M positions.
+
+        Args:
+            states: float [M, d].
+            targets: int64 [M].
+            items: int64 [B, T] items of the rows, right-padded with 0.
+            row: int64 [M], the row of each position.
+        """
+        own = torch.zeros(len(items), self.n_items, dtype=torch.bool, device=items.device)
+        own.scatter_(1, items, True)
+        own[own[:, 1:].all(dim=1)] = False  # a row that holds the whole catalogue: any item will do
+        own[:, 0] = True
+        negatives = torch.zeros_like(targets)
+        refused = own[row, negatives]
+        while refused.any():
+            drawn = torch.randint(1, self.n_items, (int(refused.sum()),), device=items.device)
+            negatives[refused] = drawn
+            refused = own[row, negatives]
+        both = self.item_embedding(torch.stack([targets, negatives]))
+        if self.cosine:
+            scores = self.scale * (F.normalize(states, dim=-1) * F.normalize(both, dim=-1)).sum(-1)
+        else:
+            scores = (states * both).sum(-1)
+        return -(F.logsigmoid(scores[0]) + F.logsigmoid(-scores[1])).mean()
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, float [B, N]."""

@@ -1,9 +1,9 @@
 """Positions, attention and read-out columns of SIGMA's packed rows.
 
-A row is: profile text [P] | T item slots of S = l + 1 tokens (l prefix tokens, then the item token) |
-branches. A branch hangs off the history after item t: the instruction's text [I], then the l prefix tokens of
-the label. It sees the profile, items 0..t and itself; nothing sees it, so any number of labels shares one
-pass over the history.
+A row is: profile text [P] | T item slots of S = l + 1 tokens (l prefix tokens, then the item token; l tokens
+for pure semantic IDs; one where prefix and item share a position) | branches. A branch hangs off the history
+after item t: the instruction's text [I], then the l prefix tokens of the label. It sees the profile, items
+0..t and itself; nothing sees it, so any number of labels shares one pass over the history.
 
 A branch's label tokens take the position ids that the next item's slot has in the history. The trunk then
 meets the same situation in a label as at every history position, and both train one function.
@@ -23,18 +23,20 @@ class RowLayout:
 
     Attributes:
         profile: P, tokens before the history.
-        prefix: l, prefix tokens per item.
+        prefix: prefix tokens per item: l, or 0 where they are summed into the item's position.
         instruction: I, tokens of an instruction.
+        item_token: whether a slot ends in the item token (not for pure semantic IDs).
     """
 
     profile: int
     prefix: int
     instruction: int
+    item_token: bool = True
 
     @property
     def slot(self) -> int:
         """S, tokens per item."""
-        return self.prefix + 1
+        return self.prefix + self.item_token
 
     def history_end(self, items: int) -> int:
         """Columns up to and including item number ``items``."""

@@ -25,7 +25,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 from recbole_sigma.artifacts import ArtifactStore, fingerprint
 from recbole_sigma.data import PackedDataset, WindowPacker
 from recbole_sigma.decoding.beam import beam_search
-from recbole_sigma.decoding.exact import exact_top_k, prefix_survival
+from recbole_sigma.decoding.exact import exact_top_k, prefix_survival, score_candidates
+from recbole_sigma.decoding.memory import Bonus, best_of, bonus_of, strongest
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.text import encode_texts
@@ -155,8 +156,7 @@ class TIGER(PackedModel, SequentialRecommender):
             )
         )
 
-    # --- training
-    # -----------------------------------------------------------------------------------------------------
+    # --- training -------------------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Cross-entropy of the next item's tokens, the mean over rows and levels."""
@@ -183,8 +183,7 @@ class TIGER(PackedModel, SequentialRecommender):
             ids = torch.cat([1 + hashed[:, None], ids], dim=1)
         return ids, (ids != PAD).long()
 
-    # --- generation
-    # ---------------------------------------------------------------------------------------------------
+    # --- generation -----------------------------------------------------------------------------------------
 
     def rank(self, interaction: Any, k: int, seen: tuple[Tensor, Tensor] | None = None) -> RankedItems:
         """Recommend by constrained beam search.
@@ -201,6 +200,27 @@ class TIGER(PackedModel, SequentialRecommender):
             self._decoder(interaction), self._catalogue(), self._level_tokens(), k, self.beam, seen
         )
 
+    def rank_fused(
+        self,
+        interaction: Any,
+        k: int,
+        seen: tuple[Tensor, Tensor] | None,
+        bonus: Bonus,
+        weights: tuple[float, ...],
+    ) -> list[RankedItems]:
+        """Lists by log P + weight * bonus over the beam's items and the strongest neighbours, one per weight.
+
+        Neighbours that the beam did not reach are scored by teacher forcing, so every candidate has its exact
+        score; an item that is neither in the beam nor among the ``decode_beam`` strongest neighbours is not
+        considered.
+        """
+        beam = self.rank(interaction, min(self.beam, self.n_items - 1), seen)
+        near = strongest(bonus, len(beam.items), self.beam, beam.items, seen, self.n_items)
+        items = torch.cat([beam.items, near], dim=1)
+        scores = torch.cat([beam.scores, self.score_candidates(interaction, near)], dim=1)
+        gain = bonus_of(bonus, items, self.n_items)
+        return [best_of(items, scores + weight * gain, k) for weight in weights]
+
     def prefix_survival(self, interaction: Any, k: int, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Share of each user's exact top k that the beam search returned, float [B]; slow."""
         kept = self.rank(interaction, k, seen)
@@ -208,6 +228,18 @@ class TIGER(PackedModel, SequentialRecommender):
             self._decoder(interaction), self._catalogue(), self._level_tokens(), k, kept.scores[:, -1], seen
         )
         return prefix_survival(exact, kept)
+
+    def score_candidates(self, interaction: Any, items: Tensor) -> Tensor:
+        """log P of given candidates, exactly: what another source of candidates is fused with.
+
+        Args:
+            interaction: rows with a history.
+            items: int64 [B, M], each row's own candidates; 0 fills up short rows.
+
+        Returns:
+            float [B, M], the scores that :meth:`rank` gives; ``-inf`` for 0.
+        """
+        return score_candidates(self._decoder(interaction), self._catalogue(), self._level_tokens(), items)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """The beam's items in dense scores [B, N], ``-inf`` elsewhere; for RecBole's own tools."""
@@ -235,8 +267,7 @@ class TIGER(PackedModel, SequentialRecommender):
     def _level_tokens(self) -> list[Tensor]:
         return [tokens.to(self.item_tokens.device) for tokens in self.level_tokens]
 
-    # --- checkpoints
-    # --------------------------------------------------------------------------------------------------
+    # --- checkpoints ----------------------------------------------------------------------------------------
 
     def checkpoint_extra(self) -> dict[str, Any]:
         """The semantic IDs travel with the weights."""
@@ -261,7 +292,13 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
     tokens = _item_tokens(dataset)
     kind, _, path = quantizer.partition(":")
     if kind == "file" and path:
-        codes = read_codes(path, tokens)
+        numbering, fields = config["tokenizer_codes_numbering"], config["text_fields"]
+        codes = read_codes(
+            path,
+            tokens,
+            None if numbering is None else str(numbering),
+            (lambda: item_texts(dataset, fields)) if fields else None,
+        )
         sizes = (int(codes.max()) + 1,) * codes.shape[1]
         logger.info("%s", code_health(codes[1:].numpy(), sizes, codes.shape[1]))
         if len(torch.unique(codes[1:], dim=0)) == len(codes) - 1:

@@ -18,28 +18,7 @@ from recbole.utils import InputType
 from scipy import sparse
 from torch import Tensor, nn
 
-from recbole_sigma.grounding.cooccurrence import windowed_cooccurrence
-
-
-def window_similarity(
-    users: np.ndarray, items: np.ndarray, n_items: int, window: int, shrink: float
-) -> sparse.csr_matrix:
-    """Shrunk cosine of windowed co-occurrence.
-
-    Args:
-        users: int [E], events grouped by user, in time order inside a user.
-        items: int [E].
-        n_items: N.
-        window: largest gap in steps.
-        shrink: constant in the denominator.
-
-    Returns:
-        float64 [N, N], symmetric, zero diagonal.
-    """
-    pairs = windowed_cooccurrence(users, items, n_items, window).tocoo()
-    count = np.bincount(items, minlength=n_items).astype(np.float64)
-    value = pairs.data / (np.sqrt(count[pairs.row] * count[pairs.col]) + shrink)
-    return sparse.csr_matrix((value, (pairs.row, pairs.col)), shape=(n_items, n_items))
+from recbole_sigma.grounding.neighbours import recency_weights, window_similarity
 
 
 class WindowItemKNN(SequentialRecommender):
@@ -71,12 +50,8 @@ class WindowItemKNN(SequentialRecommender):
         """Recency weights of each row's last events: float64 [B, N]."""
         history = interaction[self.ITEM_SEQ].cpu().numpy()
         length = interaction[self.ITEM_SEQ_LEN].cpu().numpy()
-        age = length[:, None] - 1 - np.arange(history.shape[1])[None, :]
-        row, column = np.nonzero((age >= 0) & (age < self.last))
-        weight = self.decay ** age[row, column]
-        return sparse.coo_matrix(
-            (weight, (row, history[row, column])), shape=(len(length), self.n_items)
-        ).tocsr()
+        row, column = np.nonzero(np.arange(history.shape[1])[None, :] < length[:, None])
+        return recency_weights(row, history[row, column], len(length), self.n_items, self.last, self.decay)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, float32 [B, N]."""

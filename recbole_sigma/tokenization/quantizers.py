@@ -76,3 +76,95 @@ def _plus_plus(vectors: np.ndarray, size: int, seed: int) -> np.ndarray:
         vectors = vectors[np.sort(rng.choice(len(vectors), limit, replace=False))]
     seeds, _ = kmeans_plusplus(vectors, size, random_state=seed)
     return np.ascontiguousarray(seeds, dtype=np.float32)
+
+
+def balanced_rq_kmeans(
+    vectors: np.ndarray, sizes: Sequence[int], seed: int, iterations: int = 10
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Residual k-means whose clusters hold equally many items at every level: n // K or one more.
+
+    Equal clusters bound the search inside a prefix and give every prefix the same prior (PAPER 1c). Each
+    level starts from plain k-means and alternates means with `balanced_assignment`.
+
+    Args, returns, raises: as `rq_kmeans`.
+    """
+    codes, centroids = np.zeros((len(vectors), len(sizes)), dtype=np.int64), []
+    residual = np.ascontiguousarray(vectors, dtype=np.float32).copy()
+    for level, size in enumerate(sizes):
+        _, (centre,) = rq_kmeans(residual, [size], seed + level)
+        for _ in range(iterations):
+            code = balanced_assignment(residual, centre)
+            moved = np.zeros_like(centre)
+            np.add.at(moved, code, residual)
+            moved /= np.bincount(code, minlength=size)[:, None]
+            settled = np.array_equal(code, codes[:, level])
+            codes[:, level], centre = code, moved
+            if settled:
+                break
+        residual -= centre[code]
+        centroids.append(centre)
+    return codes, centroids
+
+
+_CHOICES = 64  # nearest centroids looked at first: bounds the memory at n * 64
+_CELLS = 1 << 24  # distances held at a time beyond those
+
+
+def balanced_assignment(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Assign vectors to centroids so that every centroid gets n // K of them, or one more.
+
+    Vectors propose to their nearest centroid. One that has too many proposals keeps those that would lose
+    most by going to their next choice; the others go there, and so on (deferred acceptance). The n % K
+    centroids with the most first choices take one vector more.
+
+    Args:
+        vectors: float32 [n, d].
+        centroids: float32 [K, d], K <= n.
+
+    Returns:
+        int64 [n].
+    """
+    import faiss
+
+    n, k = len(vectors), len(centroids)
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(np.ascontiguousarray(centroids, dtype=np.float32))
+    width = min(k, _CHOICES)
+    distance, order = index.search(np.ascontiguousarray(vectors, dtype=np.float32), width)
+    capacity = np.full(k, n // k)
+    popular = np.argsort(-np.bincount(order[:, 0], minlength=k), kind="stable")
+    capacity[popular[: n % k]] += 1
+    result = _propose(distance, order, capacity)
+    left = np.flatnonzero(result < 0)
+    while len(left):  # their 64 nearest centroids are full: look at those with room
+        room = capacity - np.bincount(result[result >= 0], minlength=k)
+        open_ = np.flatnonzero(room)
+        some = left[: max(1, _CELLS // len(open_))]
+        far = ((vectors[some, None] - centroids[open_][None]) ** 2).sum(axis=2)
+        rank = np.argsort(far, axis=1, kind="stable")
+        chosen = _propose(np.take_along_axis(far, rank, axis=1), rank, room[open_])
+        result[some[chosen >= 0]] = open_[chosen[chosen >= 0]]
+        left = np.flatnonzero(result < 0)
+    return result
+
+
+def _propose(distance: np.ndarray, order: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+    """Deferred acceptance: ``order`` [n, m] names each row's centroids by rising ``distance``; -1 = none."""
+    n, width = order.shape
+    choice = np.zeros(n, dtype=np.int64)
+    result = np.full(n, -1, dtype=np.int64)
+    free = np.arange(n)
+    while len(free):
+        result[free] = order[free, choice[free]]
+        crowded = np.flatnonzero(np.bincount(result[result >= 0], minlength=len(capacity)) > capacity)
+        rows = np.flatnonzero(np.isin(result, crowded))
+        follow = np.minimum(choice[rows] + 1, width - 1)
+        regret = distance[rows, follow] - distance[rows, choice[rows]]
+        rows = rows[np.lexsort((-regret, result[rows]))]
+        owner = result[rows]
+        first = np.searchsorted(owner, owner)
+        out = rows[np.arange(len(rows)) - first >= capacity[owner]]
+        result[out] = -1
+        choice[out] += 1
+        free = out[choice[out] < width]
+    return result

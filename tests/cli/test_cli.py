@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recbole_sigma import benchmark, cli
+from recbole_sigma.benchmark.results import COLUMNS
 from recbole_sigma.cli import main
 
 
@@ -128,67 +129,38 @@ def test_a_table_of_models_and_seeds(planted, capsys, scratch: Path) -> None:
     ]
     assert main([*argv, *words(planted)]) == 0
     out = capsys.readouterr().out
-    (path,) = (scratch / "t").glob("*.json")
-    record = json.loads(path.read_text())
+    record = json.loads(Path("t/results.json").read_text())
     assert [(c["model"], c["seed"]) for c in record["cells"]] == [
         ("Pop", 1),
         ("WindowItemKNN", 1),
         ("BPR", 1),
         ("BPR", 2),
     ]
-    assert "±" in out and out.rstrip().endswith(str(path.relative_to(scratch)))
+    assert "±" in out and "results: t/results.json" in out
     bpr = record["table"][2]
     values = [c["test_result"]["ndcg@10"] for c in record["cells"][2:]]
     assert bpr["ndcg@10"] == pytest.approx(sum(values) / 2)
+    assert main([*argv, *words(planted)]) == 0
+    assert "kept from before: 4 cells" in capsys.readouterr().out
 
 
-def test_the_demo_has_three_models_and_ends_with_the_path(
-    planted, capsys, scratch: Path, monkeypatch
-) -> None:
+def test_the_demo_has_three_models_and_ends_with_the_path(capsys, scratch: Path, monkeypatch) -> None:
     asked = {}
 
-    def fake(models, dataset, seeds, **more):
+    def fake(models, dataset, seeds, policies=None, **more):
         asked.update(models=models, dataset=dataset, seeds=seeds, **more)
-        row = {"model": "Pop", "seconds": 1.0, **{c: 0.5 for c in benchmark.COLUMNS}}
+        row = {"model": "Pop", "seconds": 1.0, "filter_seen": True, **{c: 0.5 for c in COLUMNS}}
         protocol = {"eval_args": {"split": {}, "order": "TO"}, "filter_seen": True, "history": 50}
-        return {"cells": [1], "failed": [], "table": [row], "protocol": protocol}, Path(
-            "saved/results/demo.json"
-        )
+        outcome = {"kept": [], "failed": [], "elsewhere": [], "done": ["Pop"]}
+        return {"cells": [{"protocol": protocol}], "notes": [], "table": [row], "outcome": outcome}
 
-    monkeypatch.setattr(benchmark, "run_table", fake)
+    monkeypatch.setattr(benchmark, "run_benchmark", fake)
     assert main(["demo"]) == 0
     assert tuple(asked["models"]) == ("Pop", "WindowItemKNN", "SIGMA") and asked["dataset"] == "ml-100k"
     out = capsys.readouterr().out
     for column in ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@10", "NDCG@20", "seconds"):
         assert column in out
-    assert out.rstrip().endswith("saved/results/demo.json")
-
-
-def test_a_failed_cell_is_recorded_and_the_rest_goes_on(planted, capsys, scratch: Path, monkeypatch) -> None:
-    from recbole_sigma import quick_start
-
-    real = quick_start.run_sigma
-
-    def sometimes(model, *args, **kwargs):
-        if model == "Pop":
-            raise RuntimeError("broken on purpose")
-        return real(model, *args, **kwargs)
-
-    monkeypatch.setattr(quick_start, "run_sigma", sometimes)
-    argv = [
-        "benchmark",
-        "--models=Pop,WindowItemKNN",
-        "--dataset=planted",
-        "--quiet",
-        "--output=t",
-        *words(planted),
-    ]
-    assert main(argv) == 1
-    record = json.loads(next((scratch / "t").glob("*.json")).read_text())
-    assert [c["model"] for c in record["cells"]] == ["WindowItemKNN"] and record["failed"][0][
-        "error"
-    ] == "broken on purpose"
-    assert "failed: Pop" in capsys.readouterr().err
+    assert out.rstrip().endswith("in a browser") and "saved/results/demo-ml-100k-" in out
 
 
 def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
@@ -197,7 +169,7 @@ def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
 
     monkeypatch.setitem(cli.VERBS, "demo", interrupted)
     assert main(["demo"]) == 130
-    assert capsys.readouterr().err.strip() == "stopped"
+    assert capsys.readouterr().err.startswith("stopped (the same command with --resume")
 
 
 def test_a_folder_that_cannot_be_written(planted, scratch: Path, capsys) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from recbole_sigma.benchmark import result_path
+from recbole_sigma.benchmark.results import result_path
 
 
 def test_runs_of_one_second_get_files_of_their_own(tmp_path) -> None:

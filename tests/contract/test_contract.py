@@ -9,11 +9,12 @@ import torch
 
 from recbole_sigma import plugin, quick_start
 from recbole_sigma.config import SigmaConfig
-from recbole_sigma.evaluation.judge import Judge, _SeenItems
+from recbole_sigma.evaluation.histories import Histories
+from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
 from recbole_sigma.values import RankedItems
 
-MODELS = ["Pop", "BPR", "SASRec", "GRU4Rec", *plugin.available_models()]
+MODELS = ["Pop", "BPR", "SASRec", "GRU4Rec", "BERT4Rec", *plugin.available_models()]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -51,7 +52,7 @@ def lists(
     if k is not None:
         judge.k = k
     interaction, history, _, _ = next(iter(trained["test"]))
-    pairs = _SeenItems(trained["test"])
+    pairs = Histories(trained["test"])
     if rows is not None:
         interaction = interaction[torch.arange(len(interaction))[rows]]
         history = None
@@ -73,7 +74,7 @@ def test_lists_hold_k_unique_real_items(trained) -> None:
 
 def test_seen_items_are_never_recommended(trained) -> None:
     interaction, *_ = next(iter(trained["test"]))
-    row, item = _SeenItems(trained["test"])(interaction, None)
+    row, item = Histories(trained["test"])(interaction, None)
     ranked = lists(trained)
     for r, i in zip(row.tolist(), item.tolist(), strict=True):
         assert i not in ranked.items[r].tolist()
@@ -93,7 +94,7 @@ def test_a_list_longer_than_the_catalogue_ends_in_empty_slots(trained) -> None:
     n_items = trained["dataset"].item_num
     ranked = lists(trained, k=n_items + 5)
     interaction, *_ = next(iter(trained["test"]))
-    row, item = _SeenItems(trained["test"])(interaction, None)
+    row, item = Histories(trained["test"])(interaction, None)
     for r, got in enumerate(ranked.items.tolist()):
         filled = [i for i in got if i]
         seen = set(item[row == r].tolist())

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from recbole_sigma.decoding.fusion import beam_spread, item_scale, prefix_log_weights
-from recbole_sigma.decoding.hybrid import build_buckets, fused_scores, hybrid_search, prefix_beam, step_one
+from recbole_sigma.decoding.hybrid import build_buckets, fuse_dense, fused_scores, prefix_beam, step_one
+from recbole_sigma.decoding.local import search_in_prefixes, sort_items
+from recbole_sigma.ranking import top_k
 
 N, C, D, B = 30, 6, 4, 5
 
@@ -27,6 +29,41 @@ def case(seed=0):
         lambda beam: table[torch.arange(B)[:, None], beam],
         table,
     )
+
+
+def without_exhausted(log_probs, buckets, seen):
+    """log P(prefix) with -inf where a user has seen every item."""
+    closed = log_probs.clone()
+    for b in range(B):
+        banned = {i for r, i in seen if r == b}
+        for c in range(C):
+            if all(int(i) in banned for i in buckets.order[buckets.start[c] : buckets.start[c + 1]]):
+                closed[b, c] = -torch.inf
+    return closed
+
+
+def search(path, log_probs, table, items, buckets, k, tau, mode, width=0, seen=()):
+    """The two production paths: dense scores, or a certified search inside the prefixes."""
+    pairs = tuple(torch.tensor(column) for column in zip(*seen)) if seen else None
+    closed = without_exhausted(log_probs, buckets, seen)
+    beam, score, scale = step_one(closed, buckets, mode, width, "logprob", 1.0)
+    weights = prefix_log_weights(score)
+    rows = torch.arange(B)[:, None]
+    if path == "dense":
+        return top_k(
+            fused_scores(table[rows, beam] / tau, beam, weights, items, buckets, scale, pairs), k, pairs
+        )
+    return search_in_prefixes(
+        lambda columns, part: table[rows, part] / tau,
+        beam,
+        weights,
+        sort_items(items, buckets.order, buckets.start),
+        k,
+        scale,
+        pairs,
+        chunk=2,
+        seen_keep_mass=False,
+    )[0]
 
 
 def brute_force(prefix, items, log_probs, table, mode, width, tau, seen=()):
@@ -57,7 +94,7 @@ def brute_force(prefix, items, log_probs, table, mode, width, tau, seen=()):
 def test_scores_equal_the_formulas(mode, width):
     prefix, items, buckets, log_probs, query_of, table = case()
     beam, score, scale = step_one(log_probs, buckets, mode, width, "logprob", 1.0)
-    got = fused_scores(query_of(beam), beam, score, items, buckets, 0.3, scale)
+    got = fused_scores(query_of(beam) / 0.3, beam, prefix_log_weights(score), items, buckets, scale)
     torch.testing.assert_close(
         got, brute_force(prefix, items, log_probs, table, mode, width, 0.3), atol=1e-5, rtol=1e-5
     )
@@ -68,20 +105,21 @@ def test_scores_equal_the_formulas(mode, width):
 def test_probabilities_sum_to_one(mode, width):
     _, items, buckets, log_probs, query_of, _ = case(1)
     beam, score, scale = step_one(log_probs, buckets, mode, width, "logprob", 1.0)
-    total = fused_scores(query_of(beam), beam, score, items, buckets, 0.2, scale).exp().sum(1)
+    weights = prefix_log_weights(score)
+    total = fused_scores(query_of(beam) / 0.2, beam, weights, items, buckets, scale).exp().sum(1)
     torch.testing.assert_close(total, torch.ones(B), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("k", [1, 7, 29, 40])
 @pytest.mark.parametrize("mode", ["apf", "fixed_temp", "top1_prefix"])
-def test_list_equals_the_sorted_distribution_over_unseen_items(k, mode):
+@pytest.mark.parametrize("path", ["dense", "certified"])
+def test_list_equals_the_sorted_distribution_over_unseen_items(k, mode, path):
     prefix, items, buckets, log_probs, query_of, table = case(2)
     whole_prefix = [
         i for i in range(1, N) if prefix[i] == prefix[3]
     ]  # user 0 has seen everything under one prefix
     seen = [(0, i) for i in whole_prefix] + [(0, 0), (1, 1), (4, 28), (4, 28)] + [(2, i) for i in range(1, N)]
-    pairs = tuple(torch.tensor(column) for column in zip(*seen))
-    ranked = hybrid_search(log_probs, query_of, items, buckets, k, 0.3, mode, 0, seen=pairs)
+    ranked = search(path, log_probs, table, items, buckets, k, 0.3, mode, 0, seen)
     expected = brute_force(prefix, items, log_probs, table, mode, 0, 0.3, [(r, i) for r, i in seen if i])
     for b in range(B):
         order = sorted(range(1, N), key=lambda i: (-float(expected[b, i]), i))
@@ -94,14 +132,37 @@ def test_list_equals_the_sorted_distribution_over_unseen_items(k, mode):
     assert int(ranked.short[2]) == k and torch.isinf(ranked.scores[ranked.items == 0]).all()
 
 
-def test_chunked_rows_equal_one_pass(monkeypatch):
-    _, items, buckets, log_probs, query_of, _ = case(3)
-    seen = (torch.tensor([0, 2, 4]), torch.tensor([5, 6, 7]))
-    whole = hybrid_search(log_probs, query_of, items, buckets, 10, 0.3, seen=seen)
-    monkeypatch.setattr("recbole_sigma.decoding.hybrid.DENSE_CELLS", N * 2)
-    pieces = hybrid_search(log_probs, query_of, items, buckets, 10, 0.3, seen=seen)
-    assert torch.equal(whole.items, pieces.items)
-    torch.testing.assert_close(whole.scores, pieces.scores)
+@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "top1_prefix"])
+@pytest.mark.parametrize("width", [0, 1, 3])
+def test_one_softmax_read_in_three_steps_equals_the_formulas(mode, width):
+    prefix, _, buckets, _, _, _ = case(4)
+    logits = 3.0 * torch.randn(B, N, generator=torch.Generator().manual_seed(5))
+    closed = [0, 5, 9] + [i for i in range(1, N) if prefix[i] == 2]
+    logits[:, 0] = logits[1, closed] = -torch.inf
+    got, beam, score = fuse_dense(logits, buckets, mode, width)
+    for b in range(B):
+        left = [i for i in range(1, N) if torch.isfinite(logits[b, i])]
+        share = {c: sum(float(logits[b, i].double().exp()) for i in left if prefix[i] == c) for c in range(C)}
+        order = sorted((c for c in share if share[c]), key=lambda c: -share[c])[: width or None]
+        phi = np.log([share[c] / sum(share.values()) for c in order])
+        shown = 1 if mode == "top1_prefix" else len(order)
+        np.testing.assert_allclose(score[b, :shown], phi[:shown], atol=1e-5)
+        assert beam[b, :shown].tolist() == order[:shown] and torch.isinf(score[b, shown:]).all()
+        sigma = min(max(phi.std(), 0.05), 5.0) if mode == "apf" and len(order) > 1 else 1.0
+        order, phi = (order[:1], phi[:1]) if mode == "top1_prefix" else (order, phi)
+        expected = torch.full((N,), -torch.inf)
+        for c, weight in zip(order, np.exp(phi) / np.exp(phi).sum()):
+            mine = [i for i in left if prefix[i] == c]
+            expected[mine] = (logits[b, mine] * sigma).log_softmax(0) + float(np.log(weight))
+        torch.testing.assert_close(got[b], expected, atol=2e-5, rtol=1e-5)
+
+
+def test_a_prefix_far_below_the_best_item_keeps_its_probability():
+    buckets = build_buckets(torch.tensor([0, 0, 1, 1]), 2)
+    logits = torch.tensor([[-torch.inf, 300.0, 0.0, 1.0]])
+    got, _, score = fuse_dense(logits, buckets, "fixed_temp")
+    torch.testing.assert_close(got, logits.log_softmax(1))
+    assert score[0, 1].item() == pytest.approx(-298.687, abs=1e-2)
 
 
 def test_empty_prefixes_never_enter_the_beam():

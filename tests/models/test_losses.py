@@ -3,11 +3,14 @@ import torch
 import torch.nn.functional as F
 
 from recbole_sigma.decoding.hybrid import build_buckets
+from recbole_sigma.models import losses
 from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.losses import (
+    catalogue_cross_entropy,
     catalogue_logits,
     hide,
     pooled_log_scores,
+    random_negative_loss,
     same_prefix_loss,
     seen_pairs,
 )
@@ -112,7 +115,7 @@ def test_pooled_scores_are_the_sums_under_each_prefix():
     seen = (torch.tensor([0, 0, 4]), torch.tensor([3, 7, 1]))
     logits = catalogue_logits(queries, items, torch.tensor(3.0), seen)
     assert torch.isinf(logits[:, 0]).all() and torch.isinf(logits[0, [3, 7]]).all()
-    pooled = pooled_log_scores(logits, buckets)
+    pooled = pooled_log_scores(logits, buckets.order, buckets.start)
     for m in range(7):
         for c in range(4):
             members = [i for i in range(1, 12) if prefix[i] == c]
@@ -127,7 +130,40 @@ def test_with_gates_shut_the_hybrid_distribution_is_the_catalogue_softmax():
     _, items, buckets, queries, _ = setup()
     scale = torch.tensor(3.0)
     logits = catalogue_logits(queries, items, scale)
-    beam, score = prefix_beam(pooled_log_scores(logits, buckets).log_softmax(1), buckets, 0)
+    beam, score = prefix_beam(
+        pooled_log_scores(logits, buckets.order, buckets.start).log_softmax(1), buckets, 0
+    )
     unit = F.normalize(queries, dim=1)[:, None].expand(-1, beam.shape[1], -1)
-    fused = fused_scores(unit, beam, score, items, buckets, 1 / 3.0, torch.ones(7))
+    fused = fused_scores(unit * 3.0, beam, score, items, buckets, torch.ones(7))
     torch.testing.assert_close(fused, logits.log_softmax(1), atol=1e-5, rtol=1e-5)
+
+
+def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeypatch):
+    torch.manual_seed(3)
+    queries, items = torch.randn(23, 6, requires_grad=True), torch.randn(40, 6, requires_grad=True)
+    targets, weights = torch.randint(1, 40, (23,)), torch.rand(23)
+    seen = (torch.randint(23, (60,)), torch.randint(1, 40, (60,)))  # unsorted, some name the target
+    monkeypatch.setattr(losses, "_CELLS", 40 * 16)  # several blocks
+    total, each = catalogue_cross_entropy(queries, items, targets, weights, seen)
+    got = torch.autograd.grad(3.0 * total, [queries, items])
+    logits = hide(queries @ items.T, seen, targets)
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(each, expected)
+    assert not each.requires_grad
+    torch.testing.assert_close(total, (expected * weights).sum())
+    for mine, true in zip(got, torch.autograd.grad(3.0 * (expected * weights).sum(), [queries, items])):
+        torch.testing.assert_close(mine, true, atol=1e-5, rtol=1e-4)
+
+
+def test_random_negatives_leave_out_the_target_and_seen_items():
+    _, items, _, queries, targets = setup()
+    seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
+    torch.manual_seed(5)
+    got = random_negative_loss(queries, targets, items, torch.tensor(2.0), 9, seen)
+    torch.manual_seed(5)
+    drawn = torch.randint(1, len(items), (9,)).tolist()
+    for m, (q, y) in enumerate(zip(queries, targets)):
+        banned = {int(i) for r, i in zip(*seen) if r == m} | {int(y)}
+        others = [i for i in drawn if i not in banned]
+        logits = torch.stack([F.normalize(q, dim=0) @ items[i] * 2.0 for i in [int(y), *others]])
+        torch.testing.assert_close(got[m], F.cross_entropy(logits, torch.tensor(0)))

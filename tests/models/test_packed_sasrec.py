@@ -48,6 +48,35 @@ def test_the_packed_loss_is_the_mean_of_the_prefix_losses(score, planted) -> Non
     torch.testing.assert_close(model.calculate_loss(packed), torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
 
 
+def test_the_binary_loss_is_the_papers(planted, monkeypatch) -> None:
+    model, data = build(planted, sasrec_loss="BCE")
+    packed = next(iter(data.train))[torch.arange(4)]
+    drawn: list[torch.Tensor] = []
+    embed = type(model.item_embedding).forward
+
+    def remember(self, ids):
+        if ids.dim() == 2 and len(ids) == 2:
+            drawn.append(ids)
+        return embed(self, ids)
+
+    monkeypatch.setattr(type(model.item_embedding), "forward", remember)
+    loss = model.calculate_loss(packed)
+    (pairs,) = drawn
+    expected, position = [], 0
+    for row in range(len(packed)):
+        length = int(packed["item_length"][row])
+        items = [*packed["item_id_list"][row, :length].tolist(), int(packed["item_id"][row])]
+        for end in range(1, len(items)):
+            target, negative = pairs[:, position].tolist()
+            position += 1
+            assert target == items[end] and negative not in items and 0 < negative < model.n_items
+            state = model.forward(torch.tensor([items[:end] + [0] * (50 - end)]), torch.tensor([end]))
+            up, down = (state @ model.item_embedding.weight[[target, negative]].T)[0]
+            expected.append(-torch.nn.functional.logsigmoid(up) - torch.nn.functional.logsigmoid(-down))
+    assert position == pairs.shape[1]
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), atol=1e-5, rtol=1e-5)
+
+
 def test_predict_agrees_with_full_sort(planted) -> None:
     for score in ("dot", "cosine"):
         model, data = build(planted, sasrec_score=score)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_sigma.config import SigmaConfig
-from recbole_sigma.models.task_labels import LabelDraw
+from recbole_sigma.decoding.beam import states_of
 from recbole_sigma.preparation import Prepared
 from recbole_sigma.quick_start import build_model, load_data, load_data_and_model, run_sigma
 from recbole_sigma.ranking import top_k
@@ -84,31 +84,159 @@ def test_one_user_alone_gets_the_list_of_the_batch(planted_settings):
         torch.testing.assert_close(alone.scores[0], whole.scores[row], atol=1e-5, rtol=1e-4)
 
 
-def test_cached_beam_step_equals_a_full_pass(planted_settings):
-    """The query of every prefix from the shared cache equals the one from a packed row that ends in that
+@pytest.mark.parametrize("length", [1, 2, "all"])
+def test_cached_prefix_states_equal_a_full_pass(planted_settings, length):
+    """The item query of every prefix from the shared cache equals the one of a packed row that ends in that
     label.
     """
-    _, data, model = build(planted_settings)
+    _, data, model = build(planted_settings, tokenizer_prefix_length=length)
     model.eval()
     batch = one_batch(data.test)[:4]
+    buckets, gate = model.prefixes.buckets, model.objective.prefix_gate
     with torch.no_grad():
-        context, unit, cache, readable, position = model._prompt(batch)
-        beam = torch.arange(model.buckets.n_prefixes)[None].expand(4, -1)
-        fast = model._beam_queries(context, beam, cache, readable, position)
+        gate.normal_()
+        model.instruction_gate.normal_()
+        prompt, context, unit = model._prompt(batch)
+        decoder, beams = model._search(prompt, context, unit, None, 0)
+        fast = states_of(decoder, beams)
         items, length = batch["item_id_list"], batch["item_length"]
-        for prefix in range(model.buckets.n_prefixes):
-            label = int(model.buckets.order[model.buckets.start[prefix]])
+        assert beams.nodes.shape[1] == buckets.n_prefixes
+        for node in range(buckets.n_prefixes):
+            label = int(buckets.order[buckets.start[node]])
             rows = torch.cat([items, torch.zeros(4, 1, dtype=torch.int64)], dim=1)
             rows[torch.arange(4), length] = label
             after = (length - 1)[:, None]
-            draw = LabelDraw(after, model.instructions[:1].expand(4, 1, -1))
-            history, branches, start = model._packed_forward(
-                batch["user_id"], rows, length + 1, model.fusion(), draw
+            history, branches, start = model.trunk.packed(
+                batch["user_id"],
+                rows,
+                length + 1,
+                model.fusion(),
+                after,
+                model.instructions[:1].expand(4, 1, -1),
+                torch.full((4, 1), label),
             )
-            slow_context, slow_query = model._label_states(history, branches, after, start)
+            slow_context, path = model._label_states(
+                model._history_contexts(history, rows, unit), branches, after, start
+            )
             torch.testing.assert_close(slow_context, context, atol=1e-4, rtol=1e-4)
-            slow = torch.nn.functional.normalize(slow_query, dim=-1)
-            torch.testing.assert_close(slow, fast[:, prefix], atol=1e-4, rtol=1e-4)
+            place = (beams.nodes == node).int().argmax(1)
+            torch.testing.assert_close(path[:, -1], fast[torch.arange(4), place], atol=1e-4, rtol=1e-4)
+
+
+def brute_force(model, batch, seen):
+    """log P(item) of every item by teacher forcing: chain rule over codes, then the item inside its
+    prefix.
+    """
+    prefixes, objective, trunk = model.prefixes, model.objective, model.trunk
+    trie, codes = prefixes.trie, prefixes.codes
+    items, length = batch["item_id_list"], batch["item_length"]
+    n = len(items)
+    banned = [{int(i) for r, i in zip(*seen, strict=True) if r == b} for b in range(n)]
+    out = torch.full((n, model.n_items), -torch.inf)
+    _, context, unit = model._prompt(batch)
+    pairs = (
+        torch.tensor([b for b in range(n) for _ in banned[b]]),
+        torch.tensor([i for b in banned for i in b]),
+    )
+    pooled = objective.priors(context, unit, pairs if len(pairs[0]) else None)
+    for label in range(1, model.n_items):
+        rows = torch.cat([items, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
+        rows[torch.arange(n), length] = label
+        after = (length - 1)[:, None]
+        text = model.instructions[:1].expand(n, 1, -1)
+        history, branches, start = trunk.packed(
+            batch["user_id"], rows, length + 1, model.fusion(), after, text, torch.full((n, 1), label)
+        )
+        _, path = model._label_states(model._history_contexts(history, rows, unit), branches, after, start)
+        for b in range(n):
+            total = 0.0
+            for level in range(prefixes.length):
+                state = context[b] if not level else context[b] + objective.prefix_gate * path[b, level - 1]
+                followers = sorted(
+                    {
+                        int(codes[i, level])
+                        for i in range(1, model.n_items)
+                        if torch.equal(codes[i, :level], codes[label, :level])
+                    }
+                )
+                logits = []
+                for code in followers:
+                    node = trie.find([*codes[label, :level].tolist(), code])
+                    head = trunk.output_rows(model.level_tokens[level])[code]
+                    logits.append(float(state @ head) + float(pooled[level][b, node]))
+                share = torch.tensor(logits).log_softmax(0)
+                total += float(share[followers.index(int(codes[label, level]))])
+            query = torch.nn.functional.normalize(context[b] + objective.prefix_gate * path[b, -1], dim=0)
+            mates = [i for i in range(1, model.n_items) if torch.equal(codes[i], codes[label])]
+            mates = [i for i in mates if i not in banned[b]]
+            if label in mates:
+                inside = torch.stack([query @ unit[i] * objective.log_scale[0].exp() for i in mates])
+                out[b, label] = total + float(inside.log_softmax(0)[mates.index(label)])
+    for b in range(n):  # prefixes with nothing left give their mass to the others
+        out[b] -= out[b].logsumexp(0)
+    return out
+
+
+@pytest.mark.parametrize("pooling", [False, True])
+@pytest.mark.parametrize("length", [1, 2, "all"])
+def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length, pooling):
+    _, data, model = build(
+        planted_settings,
+        tokenizer_prefix_length=length,
+        decode_mode="fixed_temp",
+        sigma_prefix_pooling=pooling,
+    )
+    model.eval()
+    batch = one_batch(data.test)[:3]
+    seen = (torch.tensor([0, 0, 0, 2]), torch.tensor([1, 2, 5, 7]))
+    with torch.no_grad():
+        model.objective.prefix_gate.normal_()
+        model.instruction_gate.normal_()
+        expected = brute_force(model, batch, seen)
+    got = model.score_all(batch, seen)
+    torch.testing.assert_close(got, expected, atol=2e-4, rtol=1e-4)
+    ranked = model.rank(batch, 10, seen)
+    torch.testing.assert_close(ranked.scores, top_k(expected, 10).scores, atol=2e-4, rtol=1e-4)
+    assert torch.equal(ranked.items, top_k(got, 10, seen).items)
+
+
+@pytest.mark.parametrize(
+    "length, objective, slot",
+    [
+        (0, "paper", "tokens"),
+        (2, "paper", "tokens"),
+        ("all", "paper", "tokens"),
+        (1, "global", "sum"),
+        (2, "global", "tokens"),
+        (3, "global", "sum"),
+    ],
+)
+def test_every_prefix_length_learns_the_cycle(planted_settings, length, objective, slot):
+    change = {"tokenizer_prefix_length": length, "sigma_objective": objective, "sigma_slot": slot}
+    if length == "all":  # pure semantic IDs cannot tell colliding items of the history apart
+        change["tokenizer_codebook_size"] = 12
+    result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, **change}, saved=False)
+    assert result["test_result"]["hit@1"] >= (0.7 if length == "all" else 0.85)
+
+
+@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "top1_prefix", "id_only"])
+@pytest.mark.parametrize("length", [0, 1, 2, "all"])
+def test_global_distribution_is_one_softmax_read_in_three_steps(planted_settings, mode, length):
+    change = {"sigma_objective": "global", "sigma_slot": "sum", "decode_mode": mode}
+    _, data, model = build(planted_settings, tokenizer_prefix_length=length, **change)
+    model.eval()
+    batch = one_batch(data.test)
+    seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
+    scores = model.score_all(batch, seen).double()
+    assert torch.isinf(scores[0, [0, 1, 2]]).all() and torch.isinf(scores[3, 5])
+    torch.testing.assert_close(
+        scores.exp().sum(1), torch.ones(len(batch), dtype=torch.float64), atol=1e-5, rtol=0
+    )
+    if mode in ("fixed_temp", "id_only") or not length:
+        _, context, unit = model._prompt(batch)
+        plain = model.objective.catalogue(context, unit, 1.0).double()
+        plain[seen] = -torch.inf
+        torch.testing.assert_close(scores, plain.log_softmax(1), atol=1e-5, rtol=1e-5)
 
 
 def test_same_seed_same_metrics_other_seed_others(planted_settings, tmp_path):
@@ -217,6 +345,10 @@ def test_ablations_by_one_key_train(planted_settings):
         {"sigma_catalogue_weight": 0.0},
         {"sigma_id_weight": 0.0},
         {"sigma_negatives": 1},
+        {"sigma_recency": 0},
+        {"sigma_negatives_from": "catalogue"},
+        {"sigma_objective": "global", "sigma_slot": "sum"},
+        {"sigma_objective": "global", "sigma_slot": "sum", "sigma_conditioned": False},
         {"sigma_prefix_pooling": False},
         {"sigma_prefix_pooling": False, "sigma_catalogue_weight": 0.0},
         {"sigma_mask_seen": False, "filter_seen": True},
@@ -241,7 +373,8 @@ def test_ablations_by_one_key_train(planted_settings):
         ({"decode_space": "log"}, "decode_space"),
         ({"grounding_views": ["visual"]}, "grounding_views"),
         ({"grounding_text_encoder": "bert"}, "grounding_text_encoder"),
-        ({"tokenizer_prefix_length": 2}, "tokenizer_prefix_length"),
+        ({"sigma_slot": "sum"}, "sigma_slot"),
+        ({"tokenizer_prefix_length": "some"}, "tokenizer_prefix_length"),
         ({"tokenizer_prefix_length": 9}, "tokenizer_prefix_length"),
         ({"tokenizer_codebook_size": 5000}, "tokenizer_codebook_size"),
         ({"tokenizer_vectors": ["image"]}, "tokenizer_vectors"),
@@ -251,3 +384,19 @@ def test_ablations_by_one_key_train(planted_settings):
 def test_bad_settings_get_one_sentence_before_training(planted_settings, change, message):
     with pytest.raises(UserError, match=message):
         build(planted_settings, **change)
+
+
+def test_faiss_inside_prefixes_is_an_option(planted_settings):
+    """Above every size it changes nothing; below, the lists stay valid and close to the exact ones."""
+    settings = {**planted_settings, "tokenizer_codebook_size": 2, "tokenizer_levels": 1}
+    _, data, exact = build(settings)
+    batch = one_batch(data.test)
+    expected = exact.eval().rank(batch, 5)
+    for above, share in ((1000, 1.0), (4, 0.9)):
+        model = build(settings, decode_faiss_above=above)[2]
+        model.load_state_dict(exact.state_dict())
+        got = model.eval().rank(batch, 5)
+        assert (got.items > 0).all()
+        assert all(len(set(row.tolist())) == 5 for row in got.items)
+        same = (got.items[:, :, None] == expected.items[:, None, :]).any(2).float().mean()
+        assert same >= share

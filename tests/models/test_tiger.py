@@ -8,6 +8,7 @@ import torch
 
 from recbole_sigma.config import SigmaConfig
 from recbole_sigma.decoding.exact import score_items
+from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models.tiger import PrefixPacker
 from recbole_sigma.quick_start import build_model, evaluate_checkpoint, load_data, run_sigma
 from recbole_sigma.settings import load_yaml, properties_dir
@@ -77,6 +78,21 @@ def test_predict_is_the_score_of_the_target(tiger_settings):
     assert torch.allclose(dense[listed], truth[listed], atol=3e-4)
 
 
+def test_scores_of_given_candidates_are_those_of_the_lists(tiger_settings):
+    _, data, model = build(tiger_settings, decode_beam=24)
+    batch = one_batch(data.test)[:6]
+    dense = model.full_sort_predict(batch)
+    generator = torch.Generator().manual_seed(0)
+    items = torch.randint(0, model.n_items, (6, 70), generator=generator)  # more than one chunk, with repeats
+    items[:, 3] = 0
+    got = model.score_candidates(batch, items)
+    assert got.shape == (6, 70) and bool((got[:, 3] == -torch.inf).all())
+    real = items > 0
+    assert torch.allclose(got[real], dense.gather(1, items)[real], atol=3e-4)
+    assert bool((got[~real] == -torch.inf).all())
+    got += 1.0  # an ordinary tensor: callers may write to it
+
+
 def test_loss_does_not_depend_on_how_rows_are_grouped(tiger_settings, monkeypatch):
     _, data, model = build(tiger_settings)
     batch = next(iter(data.train))
@@ -111,6 +127,16 @@ def test_exact_search_judges_the_beam(tiger_settings):
     assert survival.shape == (8,) and bool((survival >= 0).all()) and bool((survival <= 1).all())
     _, data, model = build(tiger_settings, decode_beam=24)
     assert model.prefix_survival(one_batch(data.test)[:8], 5).tolist() == [1.0] * 8
+
+
+def test_prefix_survival_is_a_metric(tiger_settings):
+    asked = {"metrics": ["NDCG", "prefix_survival"], "topk": [5], "valid_metric": "NDCG@5", "decode_beam": 5}
+    config, data, model = build(
+        tiger_settings, **asked, filter_seen=False, prefix_survival_users=0, eval_batch_size=7
+    )
+    metrics = Judge(config).judge(model, data.test).metrics
+    shares = [model.prefix_survival(batch[0], 5) for batch in data.test]
+    assert metrics["prefix_survival@5"] == pytest.approx(float(torch.cat(shares).mean()), abs=1e-6)
 
 
 @pytest.mark.parametrize("quantizer", ["rq-kmeans", "rq-vae"])

@@ -104,7 +104,7 @@ def test_metric_tables_are_shared_objects_and_hold_ours() -> None:
     assert configurator.metric_types is register.metric_types
     assert configurator.smaller_metrics is register.smaller_metrics
     assert evaluator.metrics_dict is register.metrics_dict
-    for name in ("validity", "duplicate", "shortlist_rate"):
+    for name in ("validity", "duplicate", "shortlist_rate", "prefix_survival"):
         assert (
             name in register.metrics_dict
             and name in register.metric_information

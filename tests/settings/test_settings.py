@@ -178,8 +178,16 @@ def test_precedence(scratch: Path) -> None:
     )  # dictionary over files, command line over all
 
 
+@pytest.mark.parametrize("dataset", ["ml-100k", "amazon-beauty", "unheard-of"])
+def test_a_models_own_history_length_holds_unless_the_user_says_otherwise(dataset: str) -> None:
+    assert SigmaConfig("TIGER", dataset)["MAX_ITEM_LIST_LENGTH"] == 20
+    assert SigmaConfig("TIGER", dataset, None, {"MAX_ITEM_LIST_LENGTH": 7})["MAX_ITEM_LIST_LENGTH"] == 7
+    assert SigmaConfig("SASRec", dataset)["MAX_ITEM_LIST_LENGTH"] == 50
+
+
 def test_shipped_files_at_recboles_precedence(tmp_path: Path, monkeypatch) -> None:
-    """overall < model < sample < dataset < quick start < files; ours right after RecBole's each time."""
+    """overall < model < sample < dataset < quick start < files; ours right after RecBole's each time, and our
+    model file over RecBole's sample and dataset files."""
     ours = tmp_path / "properties"
     for place, text in (
         (
@@ -205,7 +213,7 @@ def test_shipped_files_at_recboles_precedence(tmp_path: Path, monkeypatch) -> No
     assert (
         config["worker"] == 2 and config["n_layers"] == 9
     )  # our model file over our overall and the parent's file
-    assert config["seq_separator"] == " "  # RecBole's sample file over model files
+    assert config["seq_separator"] == "b"  # our model file over RecBole's sample and dataset files
     assert (
         config["MAX_ITEM_LIST_LENGTH"] == 3 and config["normalize_all"] is False
     )  # our dataset file over RecBole's

@@ -37,12 +37,65 @@ def test_letters_beauty_file_builds_a_trie_after_deduplication():
 @pytest.mark.skipif(not OFFICE.is_file(), reason="shared data is not there")
 def test_minionerec_files_fit_their_own_dataset_only():
     office = ["[PAD]", *keys(OFFICE)]
-    codes = read_codes(OFFICE, office)
+    with pytest.raises(UserError, match="3459 items and does not say which .* set tokenizer_codes_numbering"):
+        read_codes(OFFICE, office)
+    codes = read_codes(OFFICE, office, "same")
     assert codes.shape == (3460, 3) and len(torch.unique(codes[1:], dim=0)) == 3444
     with pytest.raises(UserError, match="numbers 3686 items but the dataset has 3459"):
-        read_codes(INDUSTRIAL, office)
+        read_codes(INDUSTRIAL, office, "same")
     with pytest.raises(UserError, match="3459 of the dataset's 3686 items"):
-        read_codes(OFFICE, ["[PAD]", *keys(INDUSTRIAL)])
+        read_codes(OFFICE, ["[PAD]", *keys(INDUSTRIAL)], "same")
+
+
+@pytest.mark.skipif(not OFFICE.is_file(), reason="shared data is not there")
+def test_titles_tell_another_dataset_of_the_same_size():
+    office = json.loads(gzip.decompress((OFFICE.parent / "index__Office_Products.item.json.gz").read_bytes()))
+    titles = str(OFFICE.parent / "index__Office_Products.item.json.gz")
+    tokens = ["[PAD]", *keys(OFFICE)]
+    texts = ["", *(f"{office[token]['title']}. {office[token]['brand']}" for token in tokens[1:])]
+    assert read_codes(OFFICE, tokens, titles, lambda: texts).shape == (3460, 3)
+    shifted = ["", *texts[2:], texts[1]]
+    with pytest.raises(
+        UserError, match="agree with the dataset's for .* of 3459 items; item '0' is the first"
+    ):
+        read_codes(OFFICE, tokens, titles, lambda: shifted)
+    with pytest.raises(UserError, match="names no text_fields"):
+        read_codes(OFFICE, tokens, titles)
+
+
+@pytest.mark.parametrize("table", ["item2id", "item2id.json", "maps.json"])
+def test_a_table_says_what_the_numbers_mean(tmp_path, table):
+    content = {"0": ["<a_5>"], "1": ["<a_6>"], "2": ["<a_7>"]}
+    path = put(tmp_path / "codes.json", content)
+    numbers = {"z": 1, "x": 0, "y": 2}
+    text = "\n".join(f"{token}\t{number}" for token, number in numbers.items())
+    put(tmp_path / "item2id", text)
+    put(tmp_path / "item2id.json", numbers)
+    put(tmp_path / "maps.json", {"item2id": {t: str(n) for t, n in numbers.items()}, "user2id": {}})
+    where = str(tmp_path / table)
+    assert read_codes(path, ["[PAD]", "x", "y", "z"], where).tolist() == [[0], [5], [7], [6]]
+    assert read_codes(path, ["[PAD]", "y"], where).tolist() == [[0], [7]]  # a filtered dataset
+    with pytest.raises(UserError, match="numbers 1 of the dataset's 2 items .item 'w' is missing"):
+        read_codes(path, ["[PAD]", "x", "w"], where)
+    for other in ({"0": ["<a_5>"], "1": ["<a_6>"]}, {**content, "3": ["<a_1>"]}):
+        with pytest.raises(UserError, match="they do not belong together"):
+            read_codes(put(tmp_path / "codes.json", other), ["[PAD]", "x", "y", "z"], where)
+
+
+def test_broken_tables_are_refused(tmp_path):
+    path = put(tmp_path / "codes.json", {"0": ["<a_5>"]})
+    with pytest.raises(UserError, match="tokenizer_codes_numbering names .*nowhere, which cannot be read"):
+        read_codes(path, ["[PAD]", "x"], str(tmp_path / "nowhere"))
+    with pytest.raises(
+        UserError, match="tokenizer_codes_numbering names the file .*nowhere.json, which does"
+    ):
+        read_codes(path, ["[PAD]", "x"], str(tmp_path / "nowhere.json"))
+    put(tmp_path / "table", "x 0\ny 0\n")
+    with pytest.raises(UserError, match="one number to several items"):
+        read_codes(path, ["[PAD]", "x"], str(tmp_path / "table"))
+    put(tmp_path / "table", "x 0\ny\n")
+    with pytest.raises(UserError, match="table:2 has 1 columns"):
+        read_codes(path, ["[PAD]", "x"], str(tmp_path / "table"))
 
 
 def put(path, content):

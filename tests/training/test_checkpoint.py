@@ -132,8 +132,8 @@ def test_a_pickled_dataset_cache_is_not_loaded(planted, scratch: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(scratch: Path, monkeypatch) -> None:
     files.write("x.safetensors", small())
     before = Path("x.safetensors").read_bytes()
-    monkeypatch.setattr(files.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(UserError, match="cannot write x.safetensors .disk full"):
         files.write("x.safetensors", small())
     assert Path("x.safetensors").read_bytes() == before
     assert len(list(scratch.iterdir())) == 1

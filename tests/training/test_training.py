@@ -30,6 +30,9 @@ def test_schedule_values() -> None:
     )
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
     assert learning_rate_factor(50, 100, 0, "constant") == 1.0
+    decay = [learning_rate_factor(s, 1000, 100, "inverse_sqrt") for s in (0, 50, 99, 399, 899)]
+    assert decay == pytest.approx([1.0, 1.0, 1.0, 1 / 2, 1 / 3])
+    assert learning_rate_factor(3, 1000, 0, "inverse_sqrt") == pytest.approx(1 / 2)
 
 
 def test_the_schedule_reaches_the_optimizer(planted, tiny) -> None:
@@ -90,7 +93,11 @@ def test_without_a_file_the_best_epoch_is_tested_too(model, planted, tiny) -> No
 def test_no_stray_files(planted, tiny, scratch: Path) -> None:
     run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
     assert sorted(p.name for p in scratch.iterdir()) == ["log", "saved"]
-    assert len(list((scratch / "saved").iterdir())) == 1
+    (checkpoint,) = (scratch / "saved").glob("*.safetensors")
+    assert checkpoint.name.startswith("BPR-") and len(list((scratch / "saved").iterdir())) == 2
+    (run,) = (scratch / "saved" / "runs").iterdir()
+    assert sorted(p.name for p in run.iterdir()) == ["last.safetensors", "lock"]
+    assert (run / "last.safetensors").stat().st_size < 10_000  # a finished run leaves a note
 
 
 def test_tensorboard_on_request(planted, tiny, scratch: Path) -> None:
@@ -160,3 +167,13 @@ def test_nan_losses_stop_the_run(planted, tiny) -> None:
                 "weight_decay": 100.0,
             },
         )
+
+
+def test_anomaly_mode_of_another_model_is_switched_off(planted, tiny) -> None:
+    """RecBole's SINE sets it on import for the whole process; training is then several times slower."""
+    torch.autograd.set_detect_anomaly(True)
+    try:
+        run_sigma("SASRec", "planted", config_dict={**planted, **tiny["SASRec"]}, saved=False)
+        assert not torch.is_anomaly_enabled()
+    finally:
+        torch.autograd.set_detect_anomaly(False)

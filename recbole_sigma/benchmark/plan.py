@@ -1,0 +1,252 @@
+"""What a benchmark will do: its cells, the trainings behind them, and the fingerprints of both.
+
+A cell is a row, a seed and a seen-item policy. A training is what the weights depend on. Cells that differ in
+decoding or judging alone share a training: they are evaluated on its weights, at the epoch that its own
+settings picked on validation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_sigma import __version__
+from recbole_sigma.artifacts import fingerprint
+from recbole_sigma.benchmark.variants import Row
+from recbole_sigma.runs import NOT_PART_OF_A_RUN
+from recbole_sigma.values import UserError
+
+MACHINE = NOT_PART_OF_A_RUN | frozenset(
+    "data_path worker config_file local_rank nproc world_size group_offset offset encoding".split()
+)
+"""Keys that say where and how loudly a run happens, not what it computes; no part of a fingerprint."""
+
+JUDGING = frozenset("metrics topk eval_batch_size metric_decimal_place".split())
+"""Keys that a training does not depend on (``valid_metric`` is no such key: it picks the epoch)."""
+
+DECODING: dict[str, tuple[str, ...]] = {
+    "SIGMA": ("decode_mode", "decode_temperature", "decode_sigma_reference"),
+    "TIGER": ("decode_beam",),
+}
+"""Keys by model that change generation alone. SIGMA's ``decode_beam`` and ``decode_space`` are not among
+them: the beam's mean spread, the reference of the fusion, is measured with both in training."""
+
+MEMORY = frozenset(
+    "memory memory_weight memory_window memory_shrink memory_last memory_decay memory_floor".split()
+)
+"""Keys of the collaborative memory, which is fused with any trained model."""
+
+HISTORY = 50  # one MAX_ITEM_LIST_LENGTH for every model of a table, where the user names none
+_DATA_FILES = ("inter", "item", "user", "kg", "link", "net")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result.
+
+    Attributes:
+        row: the table's row.
+        seed: the seed.
+        filter_seen: the seen-item policy that it is judged under.
+        config: resolved settings without machine keys.
+        key: fingerprint of settings, data files and package version.
+    """
+
+    row: Row
+    seed: int
+    filter_seen: bool
+    config: dict[str, Any]
+    key: str
+
+    @property
+    def label(self) -> str:
+        """Row, seed and policy in words."""
+        return f"{self.row.name}, seed {self.seed}{'' if self.filter_seen else ', seen items kept'}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Weights that one or more cells are judged with.
+
+    Attributes:
+        model: model name.
+        seed: the seed.
+        values: the dictionary that `run_sigma` gets.
+        config: resolved settings without machine keys.
+        key: fingerprint.
+        cells: the cells, in order.
+    """
+
+    model: str
+    seed: int
+    values: dict[str, Any]
+    config: dict[str, Any]
+    key: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do, checked.
+
+    Attributes:
+        dataset: its name.
+        trainings: in the order of the rows.
+        files: property files of the user.
+        words: command-line words of the user.
+        notes: sentences that a reader of the table should know.
+    """
+
+    dataset: str
+    trainings: tuple[Training, ...]
+    files: tuple[str, ...]
+    words: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells, by training."""
+        return [cell for training in self.trainings for cell in training.cells]
+
+
+def make_plan(
+    rows: Sequence[Row],
+    dataset: str,
+    seeds: Sequence[int],
+    policies: Sequence[bool] | None = None,
+    files: Iterable[str] = (),
+    values: dict[str, Any] | None = None,
+    words: Iterable[str] = (),
+) -> Plan:
+    """Resolve and check every cell before anything trains.
+
+    Args:
+        rows: the table's rows.
+        dataset: dataset name.
+        seeds: seeds; a training-free model takes the first alone.
+        policies: values of ``filter_seen``; None is the one that the settings give.
+        files: the user's property files, for every row.
+        values: values that outrank the files; a row's own outrank these.
+        words: ``--key=value`` words that outrank both and may not name a key of a row.
+
+    Raises:
+        UserError: with the problems of the first row that has any.
+    """
+    from recbole_sigma import preflight
+    from recbole_sigma.config import SigmaConfig
+    from recbole_sigma.settings import load_yaml, parse_arguments
+
+    files, words, given = tuple(map(str, files)), tuple(words), dict(values or {})
+    asked = parse_arguments(words, [])
+    in_files = {key for file in files for key in load_yaml(file, [])}
+    if "MAX_ITEM_LIST_LENGTH" not in {*asked, *in_files, *given}:
+        given["MAX_ITEM_LIST_LENGTH"] = HISTORY
+    made: dict[str, tuple[Training, list[Cell]]] = {}
+    data: str | None = None
+    protocols: dict[str, str] = {}
+    for row in rows:
+        for key in row.values:
+            if key in asked and asked[key] != row.values[key]:
+                raise UserError(
+                    f"--{key} is what makes {row.name} a row of its own: leave one of the two out"
+                )
+        base = SigmaConfig(row.base, dataset, files, {**given, **row.values}, words)
+        preflight.check_files(base, base.model_class)
+        data = data or data_fingerprint(base)
+        wanted = tuple(policies) if policies else (bool(base["filter_seen"]),)
+        free = getattr(base.model_class, "training_free", False) or base.model_class.__name__ == "Pop"
+        for policy in wanted:
+            cell_config = SigmaConfig(
+                row.base, dataset, files, {**given, **row.values, "filter_seen": policy}, words
+            )
+            if bool(cell_config["filter_seen"]) != policy:
+                raise UserError("--filter_seen and --filter name the same thing: leave one of the two out")
+            protocol = cell_config.protocol()
+            protocols.setdefault(
+                str([protocol["eval_args"], protocol["candidates"], protocol["ties"]]), row.name
+            )
+            own = {
+                key: value for key, value in row.values.items() if key not in decoding_keys(base.model_class)
+            }
+            selected = policy if losses_follow_policy(cell_config.requested) else max(wanted)
+            train_values = {**given, **own, "filter_seen": selected}
+            train_config = SigmaConfig(row.base, dataset, files, train_values, words)
+            if needs_spread(cell_config) and not needs_spread(train_config):
+                train_values = {**given, **row.values, "filter_seen": selected}
+                train_config = SigmaConfig(row.base, dataset, files, train_values, words)
+            for seed in seeds[:1] if free else seeds:
+                resolved, trained = plain(cell_config, seed), plain(train_config, seed)
+                key = fingerprint(training=without(trained, JUDGING), data=data, version=__version__)
+                cell = Cell(
+                    row,
+                    seed,
+                    policy,
+                    resolved,
+                    fingerprint(cell=resolved, training=key, data=data, version=__version__),
+                )
+                training = Training(row.base, seed, {**train_values, "seed": seed}, trained, key, ())
+                made.setdefault(key, (training, []))[1].append(cell)
+    if len(protocols) > 1:
+        names = " and ".join(protocols.values())
+        raise UserError(
+            f"{names} would be judged on different splits: set eval_args in a config file for all rows"
+        )
+    trainings = [
+        Training(t.model, t.seed, t.values, t.config, t.key, tuple(cells)) for t, cells in made.values()
+    ]
+    lengths = {str(cell.config["MAX_ITEM_LIST_LENGTH"]) for t in trainings for cell in t.cells}
+    notes = (
+        [f"rows differ in MAX_ITEM_LIST_LENGTH ({', '.join(sorted(lengths))}): a variant sets it"]
+        if len(lengths) > 1
+        else []
+    )
+    return Plan(dataset, tuple(trainings), files, words, tuple(notes))
+
+
+def decoding_keys(model_class: type) -> frozenset[str]:
+    """Keys that change what a trained model recommends, not the model."""
+    from recbole_sigma import plugin
+
+    return MEMORY | {key for name in plugin.ours(model_class) for key in DECODING.get(name, ())}
+
+
+def needs_spread(config: Any) -> bool:
+    """Whether decoding refers to the beam spread that SIGMA measures in training, in this very mode only."""
+    return config["decode_mode"] == "apf" and not config["decode_sigma_reference"]
+
+
+def losses_follow_policy(config: dict[str, Any]) -> bool:
+    """Whether training reads ``filter_seen``: ``sigma_mask_seen`` and its like take seen items out of it."""
+    return any(key.endswith("_mask_seen") and value is True for key, value in config.items())
+
+
+def plain(config: Any, seed: int) -> dict[str, Any]:
+    """Resolved settings of a run with a seed, as JSON values, without machine keys."""
+    values = {**config.requested, "model": config["model"], "dataset": config["dataset"], "seed": seed}
+    return without(values, MACHINE)
+
+
+def without(values: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The mapping without some keys."""
+    left_out = frozenset(keys)
+    return {key: value for key, value in values.items() if key not in left_out}
+
+
+def data_fingerprint(config: Any) -> str:
+    """SHA-256 over the dataset's atomic files and over files that settings name as ``file:<path>``."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    found = sorted(
+        path for path in folder.glob(f"{name}.*") if path.suffix[1:] in _DATA_FILES and path.is_file()
+    )
+    for value in config.requested.values():
+        if isinstance(value, str) and value.startswith("file:") and Path(value[5:]).is_file():
+            found.append(Path(value[5:]))
+    digest = hashlib.sha256()
+    for path in found:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

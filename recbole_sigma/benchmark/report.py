@@ -1,0 +1,278 @@
+"""Everything that is made from a record: table.md, table.tex, pictures and one self-contained report.html."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from recbole_sigma.artifacts import write_atomically
+from recbole_sigma.benchmark import plots, tables
+from recbole_sigma.benchmark.results import title
+from recbole_sigma.benchmark.significance import seconds_to_level, significance
+from recbole_sigma.values import UserError
+
+_STYLE = """
+:root { color-scheme: light dark;
+  --ink: #1f2328; --soft: #59636e; --paper: #fff; --line: #d8dee4; --tint: #f6f8fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6edf3; --soft: #9198a1; --paper: #0d1117; --line: #30363d; --tint: #151b23; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 68rem; padding: 1rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+p, figcaption, li { max-width: 46rem; } .soft, figcaption, footer { color: var(--soft); font-size: .9rem; }
+.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; }
+th, td { border-bottom: 1px solid var(--line); }
+th { background: var(--tint); } tr:last-child td { border-bottom: 0; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
+th:first-child { background: var(--tint); }
+td.text { text-align: left; white-space: normal; min-width: 16rem; }
+.first { font-weight: 700; } .second { text-decoration: underline; }
+figure { margin: 1.2rem 0; }
+img { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; }
+pre { background: var(--tint); padding: .8rem; border-radius: 6px; overflow-x: auto; font-size: .8rem; }
+summary { cursor: pointer; padding: .2rem 0; }
+"""
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(folder: Path, record: dict[str, Any], reference: str | None = None) -> list[str]:
+    """Add significance to a record and write every file made from it.
+
+    Args:
+        folder: where the files go.
+        record: what `results.collect` gave; gains ``significance`` and ``seconds_to_level``.
+        reference: row to compare with, in place of the best baseline.
+
+    Returns:
+        Sentences about what was left out.
+    """
+    left_out: list[str] = []
+    record["significance"] = []
+    if record["cells"]:
+        try:
+            record["significance"] = significance(record, reference=reference)
+        except UserError as error:
+            if reference is not None and "--reference" in str(error):
+                raise
+            left_out.append(f"no significance: {error}")
+    record["seconds_to_level"] = seconds_to_level(record)
+    light: dict[str, tuple[str, bytes]] = {}
+    dark: dict[str, tuple[str, bytes]] = {}
+    if not plots.available():
+        left_out.append(plots.MISSING)
+    elif record["cells"]:
+        light, dark = plots.draw(record), plots.draw(record, dark=True)
+        (folder / "plots").mkdir(parents=True, exist_ok=True)
+        for stem, (_, png) in light.items():
+            write_atomically(folder / "plots" / f"{stem}.png", png)
+    record["notes"] = [*record["notes"], *left_out]
+    for name, text in (
+        ("table.md", tables.markdown(record)),
+        ("table.tex", tables.latex(record)),
+        ("report.html", html(record, light, dark)),
+    ):
+        write_atomically(folder / name, text.encode())
+    return left_out
+
+
+def html(
+    record: dict[str, Any], light: dict[str, tuple[str, bytes]], dark: dict[str, tuple[str, bytes]]
+) -> str:
+    """The report as one file: no script, no request, pictures inside."""
+    name = ", ".join(record["dataset"]) or "no finished cell"
+    parts = [f"<h1>Benchmark on {escape(name)}</h1>", _head(record)]
+    for policy in tables.policies(record):
+        parts.append(f"<h2>Results, {tables.policy_name(policy)}</h2>")
+        head, body = tables.cells(record, policy)
+        lines = [[(text, {1: "first", 2: "second"}.get(rank, "")) for text, rank in line] for line in body]
+        parts += [_table(head, lines), f'<p class="soft">{escape(tables.footnote(record, policy))}</p>']
+        parts += [_comparison(test) for test in record["significance"] if test["filter_seen"] == policy]
+    for stem, (caption, png) in light.items():
+        night = dark.get(stem)
+        source = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(night[1])}">' if night else ""
+        parts.append(
+            f'<figure><picture>{source}<img src="{_data(png)}" alt="{escape(caption)}"></picture>'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+    parts += [_cost(record), _rows(record), _failures(record), _settings(record)]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Benchmark on {escape(name)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _table(head: list[str], body: list[list[tuple[str, str]]]) -> str:
+    """A table in a box that scrolls sideways; cells are (text, class)."""
+    top = "".join(f"<th>{escape(text)}</th>" for text in head)
+    rows = []
+    for line in body:
+        shown = (f'<td class="{kind}">' if kind else "<td>" for _, kind in line)
+        rows.append("".join(f"{tag}{escape(text)}</td>" for tag, (text, _) in zip(shown, line, strict=True)))
+    inner = "".join(f"<tr>{row}</tr>\n" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{inner}</tbody></table></div>'
+
+
+def _head(record: dict[str, Any]) -> str:
+    lines = []
+    if record["cells"]:
+        protocol = record["cells"][0]["protocol"]
+        args = protocol["eval_args"]
+        lengths = sorted({cell["protocol"]["history"] for cell in record["cells"]})
+        lines.append(
+            f"Split {args['split']}, order {args['order']}, {protocol['candidates']}, history "
+            f"{' and '.join(map(str, lengths))}; ties: {protocol['ties']}."
+        )
+        machines = {json.dumps(cell["machine"], sort_keys=True) for cell in record["cells"]}
+        for text in sorted(machines):
+            machine = json.loads(text)
+            lines.append(
+                f"Ran on {machine['gpu'] or 'CPU'}, {machine['cpus']} cores, {machine['threads']} threads of "
+                f"torch, {machine['platform']}."
+            )
+        versions = record["cells"][-1]["versions"]
+        lines.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
+    lines.append(f"Commit {record['commit'] or 'unknown'}; written {record['created']}.")
+    items = "".join(f"<li>{escape(line)}</li>" for line in [*lines, *record["notes"]])
+    return f'<ul class="soft">{items}</ul>'
+
+
+def _comparison(test: dict[str, Any]) -> str:
+    head = [f"{title(test['metric'])} against {test['reference']}", "mean", "95 %", "ratio", "95 %"]
+    head += ["difference", "95 %", "p", "p, Holm"]
+    body = []
+    for name, row in sorted(test["rows"].items(), key=lambda item: -item[1]["mean"]):
+        line = [(name, ""), (f"{row['mean']:.4f}", ""), (_span(row["interval"]), "")]
+        against = row["against"]
+        if against is None:
+            line += [("baseline", "")] + [("", "")] * 5
+        else:
+            ratio = "" if against["ratio"] is None else f"{against['ratio']:.3f}"
+            line += [
+                (ratio, ""),
+                (_span(against["ratio_interval"], 3), ""),
+                (f"{against['difference']:+.4f}", ""),
+                (_span(against["difference_interval"]), ""),
+                (f"{against['p']:.4f}", ""),
+                (f"{against['p_holm']:.4f}", "first" if against["p_holm"] < tables.LEVEL else ""),
+            ]
+        body.append(line)
+    return (
+        f"<details><summary>{escape(head[0])}: intervals and p-values</summary>{_table(head, body)}</details>"
+    )
+
+
+def _span(bounds: tuple[float, float] | None, places: int = 4) -> str:
+    return "" if bounds is None else f"{bounds[0]:.{places}f} to {bounds[1]:.{places}f}"
+
+
+def _cost(record: dict[str, Any]) -> str:
+    if not record["table"]:
+        return ""
+    level = record["seconds_to_level"]
+    head = ["model", "policy", "parameters", "peak MB", "wall s", "CPU s", "distance in list@10"]
+    if level:
+        head.append(f"CPU s to validation {level['level']:.4f}")
+    body = []
+    for row in record["table"]:
+        line = [
+            row["model"],
+            "filtered" if row["filter_seen"] else "kept",
+            f"{row['parameters']:,}",
+            "" if row["peak memory mb"] is None else f"{row['peak memory mb']:,}",
+            f"{row['seconds']:.0f}",
+            f"{row['cpu seconds']:.0f}",
+            "" if row["ild@10"] is None else f"{row['ild@10']:.3f}",
+        ]
+        if level:
+            line.append(
+                reached_text(level["rows"].get(row["model"]))
+                if row["filter_seen"] == level["filter_seen"]
+                else ""
+            )
+        body.append([(text, "") for text in line])
+    note = "Seconds are those of the training that the row was judged on, means over seeds."
+    if level:
+        note += (
+            f" The level is {level['of']}'s best validation {title(level['metric'])}, mean over its seeds; "
+            "preparation and training count, validation does not."
+        )
+    return f'<h2>Cost</h2>{_table(head, body)}<p class="soft">{escape(note)}</p>'
+
+
+def reached_text(row: dict[str, Any] | None) -> str:
+    """When a row reached the level, in words."""
+    if row is None:
+        return ""
+    if row["cpu_seconds"] is None:
+        return f"not reached (best {row['best']:.4f})"
+    share = "" if row["reached"] == row["seeds"] else f" ({row['reached']} of {row['seeds']} seeds)"
+    return f"{row['cpu_seconds']:.1f}{share}"
+
+
+def _rows(record: dict[str, Any]) -> str:
+    seen: dict[str, dict[str, Any]] = {}
+    for cell in record["cells"]:
+        seen.setdefault(cell["row"]["name"], cell["row"])
+    body = []
+    for row in seen.values():
+        values = ", ".join(f"{key}: {value}" for key, value in row["values"].items())
+        body.append(
+            [
+                (row["name"], ""),
+                (row["base"], ""),
+                (values, "text"),
+                (row["why"], "text"),
+                (row["source"], "text"),
+            ]
+        )
+    return f"<h2>Rows</h2>{_table(['row', 'model', 'keys set', 'why', 'source'], body)}" if body else ""
+
+
+def _failures(record: dict[str, Any]) -> str:
+    if not record["failed"]:
+        return ""
+    body = [
+        [
+            (f["row"]["name"], ""),
+            (str(f["seed"]), ""),
+            ("filtered" if f["filter_seen"] else "kept", ""),
+            (f["error"], "text"),
+        ]
+        for f in record["failed"]
+    ]
+    return f"<h2>Failed cells</h2>{_table(['row', 'seed', 'policy', 'error'], body)}"
+
+
+def _settings(record: dict[str, Any]) -> str:
+    """Resolved settings of each row's first cell; settings/ has a property file for each cell."""
+    parts = []
+    shown = set()
+    for cell in record["cells"]:
+        key = (cell["row"]["name"], cell["filter_seen"])
+        if key in shown:
+            continue
+        shown.add(key)
+        label = f"{key[0]}, {tables.policy_name(key[1])}, seed {cell['seed']}"
+        lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in sorted(cell["config"].items()))
+        parts.append(f"<details><summary>{escape(label)}</summary><pre>{escape(lines)}</pre></details>")
+    if not parts:
+        return ""
+    how = (
+        "The folder settings/ beside this file holds one property file per cell, with the command that runs "
+        "the cell again."
+    )
+    return f"<h2>Settings</h2><p>{how}</p>{''.join(parts)}"

@@ -1,0 +1,139 @@
+"""The table as Markdown and LaTeX: best bold, second underlined, mean ± standard deviation, significance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole_sigma.benchmark.results import metric_columns, title
+
+BETTER, WORSE, LEVEL = "†", "‡", 0.05
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "†": r"\textsuperscript{\textdagger}",
+    "‡": r"\textsuperscript{\textdaggerdbl}",
+    "±": r"\ensuremath{\pm}",
+}
+
+
+def policies(record: dict[str, Any]) -> list[bool]:
+    """Seen-item policies of a record, filtered first."""
+    return sorted({row["filter_seen"] for row in record["table"]}, reverse=True)
+
+
+def policy_name(filter_seen: bool) -> str:
+    """A policy in words."""
+    return "seen items filtered" if filter_seen else "seen items kept"
+
+
+def ranks(values: list[float]) -> list[int]:
+    """1 for the best value, 2 for the second best, 0 for the others; equal values share a rank."""
+    distinct = sorted(set(values), reverse=True)
+    return [distinct.index(value) + 1 if distinct.index(value) < 2 else 0 for value in values]
+
+
+def marks(record: dict[str, Any], policy: bool) -> dict[tuple[str, str], str]:
+    """(row, metric) -> mark of a difference from the best baseline that survives Holm's correction."""
+    found = {}
+    for test in record.get("significance", []):
+        if test["filter_seen"] != policy:
+            continue
+        for name, row in test["rows"].items():
+            against = row["against"]
+            if against and against["p_holm"] < LEVEL:
+                found[(name, test["metric"])] = BETTER if against["difference"] > 0 else WORSE
+    return found
+
+
+def cells(record: dict[str, Any], policy: bool) -> tuple[list[str], list[list[tuple[str, int]]]]:
+    """Head and body of one policy's table.
+
+    Returns:
+        (column titles, rows of (text, rank)); rank 1 is to be bold, 2 underlined, 0 plain.
+    """
+    rows = [row for row in record["table"] if row["filter_seen"] == policy]
+    columns = metric_columns(rows)
+    marked = marks(record, policy)
+    best = {column: ranks([row[column] for row in rows]) for column in columns}
+    body = []
+    for number, row in enumerate(rows):
+        line = [(row["model"], 0)]
+        for column in columns:
+            spread = row.get(f"{column} sd")
+            text = f"{row[column]:.4f}" + (f" ±{spread:.4f}" if spread is not None else "")
+            line.append((text + marked.get((row["model"], column), ""), best[column][number]))
+        line.append((str(len(row["seeds"])), 0))
+        line.append((f"{row['cpu seconds']:.0f}", 0))
+        body.append(line)
+    return ["model", *map(title, columns), "seeds", "CPU s"], body
+
+
+def footnote(record: dict[str, Any], policy: bool) -> str:
+    """What bold, underline and marks mean, with the baseline of each metric."""
+    tests = [test for test in record.get("significance", []) if test["filter_seen"] == policy]
+    parts = ["Mean ± standard deviation over seeds; best bold, second underlined."]
+    if tests:
+        best = {test["reference"] for test in tests}
+        named = [f"{test['reference']} ({title(test['metric'])})" for test in tests]
+        against = best.pop() if len(best) == 1 else " and ".join(named)
+        parts.append(
+            f"{BETTER} better, {WORSE} worse than the best baseline, {against}: paired bootstrap over "
+            f"{tests[0]['users']} users, {tests[0]['resamples']:,} resamples, two-sided p < {LEVEL} after "
+            "Holm's correction over the rows."
+        )
+    return " ".join(parts)
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """One Markdown table per policy."""
+    parts = []
+    for policy in policies(record):
+        head, body = cells(record, policy)
+        lines = [" | ".join(head), " | ".join(["---", *["---:"] * (len(head) - 1)])]
+        for line in body:
+            shown = [_markdown_cell(text, rank) for text, rank in line]
+            lines.append(" | ".join(shown))
+        table = "\n".join(f"| {line} |" for line in lines)
+        heading = f"**{', '.join(record['dataset'])}, {policy_name(policy)}**"
+        parts.append(f"{heading}\n\n{table}\n\n{footnote(record, policy)}\n")
+    return "\n".join(parts)
+
+
+def _markdown_cell(text: str, rank: int) -> str:
+    text = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(rank, text)
+
+
+def escape_latex(text: str) -> str:
+    """Text with LaTeX's special characters made harmless."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def latex(record: dict[str, Any]) -> str:
+    """One ``table`` per policy, for the packages booktabs and graphicx."""
+    parts = []
+    for policy in policies(record):
+        head, body = cells(record, policy)
+        lines = [" & ".join(map(escape_latex, head)) + r" \\", r"\midrule"]
+        wrap = {1: r"\textbf{%s}", 2: r"\underline{%s}", 0: "%s"}
+        for line in body:
+            lines.append(" & ".join(wrap[rank] % escape_latex(text) for text, rank in line) + r" \\")
+        inner = "\n".join(lines)
+        caption = f"{', '.join(record['dataset'])}, {policy_name(policy)}. {footnote(record, policy)}"
+        parts.append(
+            "\\begin{table}\n\\centering\n\\resizebox{\\linewidth}{!}{%\n"
+            f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n"
+            f"\\toprule\n{inner}\n\\bottomrule\n\\end{{tabular}}}}\n"
+            f"\\caption{{{escape_latex(caption)}}}\n\\end{{table}}\n"
+        )
+    return "\n".join(parts)

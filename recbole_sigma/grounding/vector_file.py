@@ -1,0 +1,130 @@
+"""Vectors on disk: encoder output that is stored once and memory-mapped, and image vectors a user brings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_sigma.grounding.cooccurrence import unit_rows
+from recbole_sigma.values import UserError
+
+
+def stored_vectors(path: Path, rows: int) -> np.ndarray | None:
+    """Memory-map vectors that `store_vectors` wrote, or None when there are none of that name.
+
+    Raises:
+        UserError: a damaged file, or one with another number of rows.
+    """
+    if not path.exists():
+        return None
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"the stored text vectors {path} cannot be read ({error}): delete the file and run again"
+        ) from error
+    if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float32:
+        raise UserError(
+            f"the stored text vectors {path} are {vectors.dtype} {vectors.shape}, not float32 of {rows} rows:"
+            " delete the file and run again"
+        )
+    return vectors
+
+
+def store_vectors(path: Path, rows: int, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Write vectors block by block, never holding them all, and map them.
+
+    Args:
+        path: of the .npy file; written under a temporary name and renamed.
+        rows: number of rows; those that no block names are zero.
+        blocks: (int64 [b] rows, float32 [b, d] vectors); at least one.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        target: np.ndarray | None = None
+        for index, vectors in blocks:
+            if target is None:
+                target = np.lib.format.open_memmap(
+                    temporary, mode="w+", dtype=np.float32, shape=(rows, vectors.shape[1])
+                )
+            target[index] = vectors
+        if target is None:
+            raise ValueError("no block of vectors")
+        target.flush()  # type: ignore[attr-defined]
+        del target
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}): free the space or set artifact_dir to another folder"
+        ) from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+    mapped = stored_vectors(path, rows)
+    assert mapped is not None
+    return mapped
+
+
+def read_image_vectors(path: str | os.PathLike[str], item_tokens: Sequence[str]) -> np.ndarray:
+    """Image vectors that the user brings: ``name.npy`` [n, d] beside ``name.items.txt``, one item id per
+    line.
+
+    Args:
+        path: the .npy file.
+        item_tokens: ids of the catalogue in row order, row 0 padding.
+
+    Returns:
+        float32 [N, d], unit rows, zero for items that the file does not hold.
+
+    Raises:
+        UserError: a missing or damaged file, rows that do not match, NaN, or no item of this catalogue.
+    """
+    path = Path(path)
+    names = path.with_suffix(".items.txt")
+    for file in (path, names):
+        if not file.is_file():
+            raise UserError(
+                f"grounding_visual_file: {file} does not exist; give image vectors as name.npy [n, d] with"
+                " the item ids in name.items.txt, one per line in the same order"
+            )
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"grounding_visual_file: {path} is no .npy array of numbers ({error}): save it with numpy.save"
+        ) from error
+    tokens = names.read_text(encoding="utf-8").split("\n")
+    tokens = tokens[:-1] if tokens and not tokens[-1] else tokens
+    if vectors.ndim != 2 or len(tokens) != len(vectors):
+        raise UserError(
+            f"grounding_visual_file: {path} has shape {vectors.shape} but {names} has {len(tokens)} lines:"
+            " one line per row is needed"
+        )
+    row_of = {token: row for row, token in enumerate(item_tokens) if row}
+    found = np.asarray([row_of.get(token.strip(), 0) for token in tokens], dtype=np.int64)
+    keep = found > 0
+    if not keep.any():
+        raise UserError(
+            f"grounding_visual_file: none of the {len(tokens)} ids in {names} is an item of this dataset: use"
+            " the ids of the .item file"
+        )
+    chosen = np.asarray(vectors[keep], dtype=np.float64)
+    if not np.isfinite(chosen).all():
+        bad = int(np.flatnonzero(keep)[np.flatnonzero(~np.isfinite(chosen).all(axis=1))[0]])
+        raise UserError(
+            f"grounding_visual_file: {path} holds NaN or infinity in row {bad} (item {tokens[bad]})"
+        )
+    out = np.zeros((len(item_tokens), vectors.shape[1]), dtype=np.float32)
+    out[found[keep]] = unit_rows(chosen)
+    return out

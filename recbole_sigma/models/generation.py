@@ -1,0 +1,257 @@
+"""How SIGMA generates: a beam of prefixes, search inside them, fusion; or one softmax read in three steps."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_sigma.decoding.approximate import PrefixIndexes, index_prefixes
+from recbole_sigma.decoding.beam import Beams, SeenItems, search_prefixes, states_of
+from recbole_sigma.decoding.exact import prefix_survival
+from recbole_sigma.decoding.fusion import item_scale, prefix_log_weights
+from recbole_sigma.decoding.hybrid import fuse_dense, fused_scores
+from recbole_sigma.decoding.local import SortedItems, search_in_prefixes, sort_items
+from recbole_sigma.decoding.memory import Bonus, add_bonus
+from recbole_sigma.decoding.prompted import PromptedDecoder
+from recbole_sigma.models.backbone import hidden_states
+from recbole_sigma.models.fusion import ItemFusion
+from recbole_sigma.models.losses import Seen, hide
+from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
+from recbole_sigma.models.prefixes import PrefixSpace
+from recbole_sigma.models.recency import RecencyPath
+from recbole_sigma.models.task_labels import INSTRUCTION
+from recbole_sigma.models.trunk import PackedTrunk, Prompt
+from recbole_sigma.ranking import top_k
+from recbole_sigma.values import RankedItems
+
+_DENSE_CELLS = 1 << 25  # [row, item] scores held at once
+_BEAMS = 128  # prefixes per row whose states are read at once
+
+
+class PrefixGeneration:
+    """The generating half of `models.sigma.SIGMA`: it reads the model's parts and changes nothing."""
+
+    trunk: PackedTrunk
+    fusion: ItemFusion
+    objective: PaperObjective | GlobalObjective
+    prefixes: PrefixSpace
+    level_tokens: list[Tensor]
+    instructions: Tensor
+    instruction_gate: Tensor
+    recency: RecencyPath | None
+    mean_spread: Tensor
+    mode: str
+    space: str
+    beam_width: int
+    sharpness: float
+    sigma_reference: float
+    faiss_above: int
+    _catalogue: tuple[Tensor, SortedItems, PrefixIndexes | None] | None
+    n_items: int
+    ITEM_SEQ: str
+    ITEM_SEQ_LEN: str
+    USER_ID: str
+    ITEM_ID: str
+
+    def _prompt(self, interaction: Any) -> tuple[Prompt, Tensor, Tensor]:
+        """Encode each user's prompt once: (prompt, context float [B, d], unit item tokens float [N, d])."""
+        items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        items = items[:, : max(int(length.max()), 1)]
+        tokens = self.fusion()
+        text = self.instructions[:1].expand(len(items), -1)
+        if INSTRUCTION in interaction.interaction:
+            text = interaction[INSTRUCTION]
+        prompt = self.trunk.prompt(interaction[self.USER_ID], items, length, tokens, text)
+        context, unit = prompt.last + self.instruction_gate * prompt.end, F.normalize(tokens, dim=-1)
+        if self.recency is not None:
+            row = torch.arange(len(items), device=items.device)
+            recent = self.recency(unit[items])[row, (length - 1).clamp(min=0)]
+            context = context + recent * (length > 0)[:, None]  # an empty history has no newest item
+        return prompt, context, unit
+
+    def _search(
+        self, prompt: Prompt, context: Tensor, unit: Tensor, seen: Seen | None, width: int
+    ) -> tuple[PromptedDecoder, Beams]:
+        """Step 1 of the paper's objective: the best prefixes, behind a prompt that is run once."""
+        objective, trunk, trie = self.objective, self.trunk, self.prefixes.trie
+        assert isinstance(objective, PaperObjective)
+        level_tokens = [tokens.to(context.device) for tokens in self.level_tokens]
+
+        def head(states: Tensor, ids: Tensor | None) -> Tensor:
+            assert ids is not None
+            return (context[:, None] + objective.prefix_gate * states) @ trunk.output_rows(ids).T
+
+        decoder = PromptedDecoder(
+            partial(_forward, trunk.backbone),
+            trunk.embed,
+            head,
+            prompt.cache,
+            prompt.readable,
+            prompt.position,
+            context,
+            context @ trunk.output_rows(level_tokens[0]).T,
+        )
+        depth = self.prefixes.length
+        hidden = None if seen is None else SeenItems(trie, *seen, len(context))
+        every = max(trie.n_nodes(level + 1) for level in range(depth))
+        width = min(width or every, every)
+        beams = search_prefixes(
+            decoder,
+            trie,
+            level_tokens,
+            width,
+            depth,
+            hidden,
+            score="level",
+            last=min(width, trie.n_nodes(depth)),
+            prior=objective.priors(context, unit, seen),
+        )
+        return decoder, beams
+
+    def _fused_beam(self, beams: Beams) -> tuple[Tensor, Tensor, Tensor]:
+        """Prefixes [B, W], their log weights [B, W] and the item scale [B] of the decoding mode."""
+        nodes, scores = beams.nodes, beams.scores
+        scale = item_scale(scores, self.mode, self.space, self._reference())
+        if self.mode == "top1_prefix":
+            nodes, scores = nodes[:, :1], scores[:, :1]
+        return nodes, prefix_log_weights(scores), scale
+
+    def _reference(self) -> float:
+        return self.sigma_reference or float(self.mean_spread)
+
+    def _prefix_beam(self, interaction: Any, seen: Seen | None) -> tuple[Tensor, Tensor]:
+        """The beam of prefixes int64 [B, W] and their log-probabilities float [B, W], best first."""
+        prompt, context, unit = self._prompt(interaction)
+        if isinstance(self.objective, PaperObjective):
+            _, beams = self._search(prompt, context, unit, seen, self.beam_width)
+            return beams.nodes, beams.scores
+        logits = hide(self.objective.catalogue(context, unit, 1.0), seen)
+        _, nodes, scores = fuse_dense(logits, self.prefixes.buckets, "fixed_temp", self.beam_width)
+        return nodes, scores
+
+    @torch.inference_mode()
+    def rank(
+        self, interaction: Any, k: int, seen: Seen | None = None, width: int | None = None
+    ) -> RankedItems:
+        """Recommend: prefix beam, search inside the prefixes, fusion.
+
+        With the paper's objective the items of a prefix are scored only while the next prefix can still enter
+        the list (exact; `search_in_prefixes`).
+
+        Args:
+            interaction: rows with a history (``item_id_list``, ``item_length``, ``user_id``).
+            k: list length.
+            seen: (row, item) pairs that may not be recommended, or None.
+            width: prefixes in the beam instead of ``decode_beam``; 0 = all.
+
+        Returns:
+            ``RankedItems`` [B, k]; scores are log P(item | prompt) over the items that are left.
+        """
+        width = self.beam_width if width is None else width
+        if not self._factored:
+            return top_k(self.score_all(interaction, seen, width), k, seen)
+        assert isinstance(self.objective, PaperObjective)
+        objective = self.objective
+        prompt, context, unit = self._prompt(interaction)
+        decoder, beams = self._search(prompt, context, unit, seen, width)
+        nodes, weights, scale = self._fused_beam(beams)
+        items, indexes = self._sorted_items(unit)
+        return search_in_prefixes(
+            lambda columns, _: objective.item_query(
+                context, states_of(decoder, beams, columns), self.sharpness
+            ),
+            nodes,
+            weights,
+            items,
+            k,
+            scale,
+            seen,
+            seen_keep_mass=False,
+            approximate=indexes,
+        )[0]
+
+    def _sorted_items(self, unit: Tensor) -> tuple[SortedItems, PrefixIndexes | None]:
+        """The catalogue by prefix, and inverted lists of prefixes above ``decode_faiss_above`` items; made
+        once for all batches that see the same item tokens.
+        """
+        if self._catalogue is None or not torch.equal(self._catalogue[0], unit):
+            buckets = self.prefixes.buckets
+            items, indexes = sort_items(unit, buckets.order, buckets.start), None
+            if self.faiss_above:
+                indexes = index_prefixes(items.vectors, items.start, self.faiss_above)
+            self._catalogue = (unit, items, indexes)
+        return self._catalogue[1:]
+
+    @property
+    def _factored(self) -> bool:
+        """Whether items are scored prefix by prefix."""
+        paper = isinstance(self.objective, PaperObjective)
+        return paper and bool(self.prefixes.length) and self.mode != "id_only"
+
+    @torch.inference_mode()
+    def score_all(self, interaction: Any, seen: Seen | None = None, width: int | None = None) -> Tensor:
+        """log P(item | prompt) of every item that is left: float [B, N].
+
+        Args:
+            interaction: see `rank`.
+            seen: pairs that are taken out of the distribution, or None.
+            width: see `rank`.
+
+        Returns:
+            -inf for padding, for what is taken out and for items outside the beam.
+        """
+        width = self.beam_width if width is None else width
+        prompt, context, unit = self._prompt(interaction)
+        buckets = self.prefixes.buckets
+        if not self._factored:
+            logits = hide(self.objective.catalogue(context, unit, self.sharpness), seen)
+            if self.mode == "id_only" or not self.prefixes.length:
+                return logits.log_softmax(dim=-1)
+            return fuse_dense(logits, buckets, self.mode, width, self.space, self._reference())[0]
+        assert isinstance(self.objective, PaperObjective)
+        decoder, beams = self._search(prompt, context, unit, seen, width)
+        nodes, weights, scale = self._fused_beam(beams)
+        columns = torch.arange(nodes.shape[1], device=nodes.device).split(_BEAMS)
+        states = torch.cat([states_of(decoder, beams, part) for part in columns], dim=1)
+        queries = self.objective.item_query(context, states, self.sharpness)
+        rows = max(1, _DENSE_CELLS // self.n_items)
+        parts = []
+        for begin in range(0, len(nodes), rows):
+            piece = slice(begin, begin + rows)
+            own = None if seen is None else _rows_of(seen, begin, begin + rows)
+            parts.append(
+                fused_scores(queries[piece], nodes[piece], weights[piece], unit, buckets, scale[piece], own)
+            )
+        return torch.cat(parts)
+
+    def rank_fused(
+        self, interaction: Any, k: int, seen: Seen | None, bonus: Bonus, weights: tuple[float, ...]
+    ) -> list[RankedItems]:
+        """Lists by log P(item | prompt) + weight * bonus, exact over all items, one per weight."""
+        scores = self.score_all(interaction, seen)
+        return [top_k(add_bonus(scores, bonus, weight), k, seen) for weight in weights]
+
+    def prefix_survival(self, interaction: Any, k: int, seen: Seen | None = None) -> Tensor:
+        """Share of the exact top k (all prefixes) that the beam kept: float [B]."""
+        return prefix_survival(self.rank(interaction, k, seen, width=0), self.rank(interaction, k, seen))
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """log P(item | prompt) of every item, nothing taken out: float [B, N]."""
+        return self.score_all(interaction)
+
+    def predict(self, interaction: Any) -> Tensor:
+        """log P of each row's own target item: float [B]."""
+        return self.score_all(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+
+def _forward(backbone: nn.Module, rows: Tensor, positions: Tensor, allowed: Tensor, cache: Any) -> Tensor:
+    return hidden_states(backbone, rows, positions, allowed, cache)
+
+
+def _rows_of(seen: Seen, begin: int, end: int) -> Seen:
+    inside = (seen[0] >= begin) & (seen[0] < end)
+    return seen[0][inside] - begin, seen[1][inside]

@@ -1,0 +1,220 @@
+"""How SIGMA scores items from the states of its trunk: the paper's two softmaxes, or one global one."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_sigma.models.losses import (
+    Seen,
+    catalogue_cross_entropy,
+    catalogue_logits,
+    pooled_log_scores,
+    random_negative_loss,
+    same_prefix_loss,
+)
+from recbole_sigma.models.prefixes import PrefixSpace, child_log_probs
+
+
+class PaperObjective(nn.Module):
+    """L_NTP + gamma L_ID (paper eq. for training), plus a full-catalogue softmax of ours.
+
+    L_NTP predicts the l prefix tokens one after the other, each under the softmax over the codes that can
+    follow; L_ID the item among the items of its prefix. The state behind code j is added, through a gate, to
+    the state that precedes the prefix.
+
+    Args:
+        space: the prefixes.
+        d_model: d.
+        temperature: initial tau of both item softmaxes.
+        id_weight: gamma.
+        catalogue_weight: weight of the full-catalogue softmax.
+        pooling: add the log of the pooled catalogue scores to the prefix logits.
+        negatives: same-prefix negatives per step and prefix; 0 = all.
+        random_negatives: draw the negatives of L_ID from the whole catalogue instead: ``negatives`` of them,
+            or as many as an average prefix has items.
+    """
+
+    names = ("prefix", "item", "catalogue")
+
+    def __init__(
+        self,
+        space: PrefixSpace,
+        d_model: int,
+        temperature: float,
+        id_weight: float,
+        catalogue_weight: float,
+        pooling: bool,
+        negatives: int,
+        random_negatives: bool = False,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.random_negatives = random_negatives
+        self.id_weight, self.catalogue_weight = id_weight, catalogue_weight
+        self.pooling, self.negatives = pooling, negatives
+        self.prefix_gate = nn.Parameter(torch.zeros(d_model))
+        start = math.log(1.0 / temperature)
+        self.log_scale = nn.Parameter(torch.tensor([start, start]))
+
+    def losses(
+        self,
+        context: Tensor,
+        path: Tensor,
+        heads: tuple[Tensor, ...],
+        targets: Tensor,
+        weights: Tensor,
+        unit: Tensor,
+        seen: Seen | None,
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Losses of M predictions.
+
+        Args:
+            context: float [M, d] states that precede the prefix; also the query over the whole catalogue.
+            path: float [M, l, d] states behind each prefix token of the target.
+            heads: per level, float [K, d] output vectors of its codes.
+            targets: int64 [M].
+            weights: float [M], how much each prediction counts.
+            unit: float [N, d] unit item tokens.
+            seen: (prediction, item) pairs left out of the softmaxes over items, or None.
+
+        Returns:
+            (the weighted sums of ``names``, the loss of each prediction [M] without gradient).
+        """
+        weight = self.catalogue_weight if self.space.length else 1.0
+        nothing = unit.new_zeros(())
+        logits, total, each = None, nothing, unit.new_zeros(len(targets))
+        if self.pooling and self.space.length:
+            logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen, targets)
+            if weight:
+                whole = F.cross_entropy(logits, targets, reduction="none")
+                total, each = (whole * weights).sum(), whole.detach()
+        elif weight:
+            queries = F.normalize(context, dim=-1) * self.log_scale[1].exp()
+            total, each = catalogue_cross_entropy(queries, unit, targets, weights, seen)
+        if not self.space.length:
+            return (nothing, nothing, total), each
+        parts, factored = self._factored(context, path, heads, targets, weights, unit, seen, logits)
+        return (*parts, weight * total), factored + weight * each
+
+    def _factored(
+        self,
+        context: Tensor,
+        path: Tensor,
+        heads: tuple[Tensor, ...],
+        targets: Tensor,
+        weights: Tensor,
+        unit: Tensor,
+        seen: Seen | None,
+        logits: Tensor | None,
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """L_NTP and gamma L_ID."""
+        space = self.space
+        prefix = unit.new_zeros(len(targets))
+        parents = torch.zeros_like(targets)
+        for level in range(space.length):
+            state = context if not level else context + self.prefix_gate * path[:, level - 1]
+            own = space.nodes[level][targets]
+            prior = None if logits is None else self._pooled(logits, level)
+            log_probs = child_log_probs(state @ heads[level].T, space.trie, level, parents, own, prior)
+            prefix, parents = prefix - log_probs, own
+        item = torch.zeros_like(prefix)
+        query, sharpness = context + self.prefix_gate * path[:, -1], self.log_scale[0].exp()
+        if self.id_weight and self.random_negatives:
+            count = self.negatives or max(1, round(len(unit) / space.buckets.n_prefixes))
+            item = self.id_weight * random_negative_loss(query, targets, unit, sharpness, count, seen)
+        elif self.id_weight:
+            item = self.id_weight * same_prefix_loss(
+                query, targets, unit, space.buckets, sharpness, self.negatives, seen
+            )
+        return ((prefix * weights).sum(), (item * weights).sum()), (prefix + item).detach()
+
+    def _pooled(self, logits: Tensor, level: int) -> Tensor:
+        """log of the catalogue scores summed under each node of depth level + 1: float [M, nodes]."""
+        trie = self.space.trie
+        first = trie.first_leaf[level + 1] if level + 1 < trie.depth else None
+        assert first is not None  # the last level of the trie numbers items, it is no level of codes
+        return pooled_log_scores(logits, trie.item_of_leaf.long(), first.long())
+
+    def priors(self, context: Tensor, unit: Tensor, seen: Seen | None) -> list[Tensor]:
+        """What is added to the logits of the children, per level float [B, nodes]: zeros without pooling."""
+        trie, levels = self.space.trie, range(self.space.length)
+        if not self.pooling:
+            return [context.new_zeros(len(context), trie.n_nodes(level + 1)) for level in levels]
+        logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen)
+        return [self._pooled(logits, level) for level in levels]
+
+    def catalogue(self, context: Tensor, unit: Tensor, sharpness: float) -> Tensor:
+        """Logits of the full-catalogue head, float [B, N]."""
+        return catalogue_logits(context, unit, self.log_scale[1].exp() * sharpness)
+
+    def item_query(self, context: Tensor, states: Tensor, sharpness: float) -> Tensor:
+        """Item queries [B, W, d] from the states behind each prefix: unit vectors times 1 / tau."""
+        query = F.normalize(context[:, None] + self.prefix_gate * states, dim=-1)
+        return query * (self.log_scale[0].exp() * sharpness)
+
+
+class GlobalObjective(nn.Module):
+    """One softmax over the whole catalogue, read as prefix times item (ours).
+
+    logit(i | h) = <q, v_i + sum_j w_j[c_j(i)]> + <U q, v_i * sum_j e_j[c_j(i)]>,  q = h / (|h| tau):
+
+    an item competes with all others by its own vector, by what its codes add to it, and by a query that is
+    conditioned on its prefix. P(prefix) is the sum over the prefix's items and P(item | prefix) the softmax
+    inside it, so the generative reading and every fusion mode stay, without two locally normalised softmaxes
+    whose errors multiply. Both sums over codes are folded into the item vectors: one matrix product.
+
+    Args:
+        space: the prefixes; with length 0 only <q, v_i> is left.
+        d_model: d.
+        temperature: initial tau.
+        conditioned: keep the second term.
+    """
+
+    names = ("next_item",)
+
+    def __init__(self, space: PrefixSpace, d_model: int, temperature: float, conditioned: bool) -> None:
+        super().__init__()
+        self.space = space
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
+        self.codes = nn.ModuleList(nn.Embedding(size, d_model) for size in space.sizes)
+        for table in self.codes:
+            nn.init.zeros_(table.weight)
+        self.conditioned = conditioned and bool(space.length)
+        if self.conditioned:
+            self.condition = nn.Linear(d_model, d_model, bias=False)
+            self.conditions = nn.ModuleList(nn.Embedding(size, d_model) for size in space.sizes)
+            for table in self.conditions:
+                nn.init.normal_(table.weight, std=0.1)
+
+    def losses(
+        self, context: Tensor, targets: Tensor, weights: Tensor, unit: Tensor, seen: Seen | None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """See `PaperObjective.losses`."""
+        total, each = catalogue_cross_entropy(self.queries(context), self.tower(unit), targets, weights, seen)
+        return (total,), each
+
+    def queries(self, context: Tensor) -> Tensor:
+        """float [M, d] -> [M, e]."""
+        query = F.normalize(context, dim=-1) * self.log_scale.exp()
+        return torch.cat([query, self.condition(query)], dim=1) if self.conditioned else query
+
+    def tower(self, unit: Tensor) -> Tensor:
+        """float [N, d] unit item tokens -> [N, e]."""
+        codes = self.space.codes
+        own = unit
+        for level, table in enumerate(self.codes):
+            own = own + table(codes[:, level])
+        if not self.conditioned:
+            return own
+        condition = torch.stack([table(codes[:, j]) for j, table in enumerate(self.conditions)]).sum(dim=0)
+        return torch.cat([own, unit * condition], dim=1)
+
+    def catalogue(self, context: Tensor, unit: Tensor, sharpness: float) -> Tensor:
+        """Logits of all items, float [B, N], -inf for the padding item."""
+        logits = self.queries(context) @ self.tower(unit).T * sharpness
+        logits[:, 0] = -torch.inf
+        return logits

@@ -1,0 +1,92 @@
+"""The catalogue by semantic-ID prefix of any length: the tree that is searched, and the items under each
+prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recbole_sigma.decoding.hybrid import PrefixBuckets, build_buckets
+from recbole_sigma.tokenization.trie import Trie, build_trie, deduplicate
+
+
+@dataclass(frozen=True)
+class PrefixSpace:
+    """Prefixes of ``length`` codes.
+
+    Attributes:
+        length: l; 0 means one empty prefix over the whole catalogue.
+        trie: l levels of codes, then one that numbers the items of a prefix; its nodes of depth l are the
+            prefixes.
+        codes: int64 [N, l].
+        nodes: per level, int64 [N]: the node of depth level + 1 that each item lies under (0 for padding).
+        buckets: the items by node of depth l.
+    """
+
+    length: int
+    trie: Trie
+    codes: Tensor
+    nodes: tuple[Tensor, ...]
+    buckets: PrefixBuckets
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codebook sizes of the l levels."""
+        return self.trie.sizes[: self.length]
+
+
+def build_prefixes(codes: Tensor, sizes: Sequence[int], length: int) -> PrefixSpace:
+    """Arrange a catalogue by its first ``length`` codes.
+
+    Args:
+        codes: int64 [N, L], row 0 is padding.
+        sizes: codebook size of each level.
+        length: l, 0..L.
+    """
+    prefix = codes[:, :length]
+    if length:
+        full, largest = deduplicate(prefix)
+    else:
+        full, largest = (torch.arange(len(codes)) - 1).clamp_min(0)[:, None], len(codes) - 1
+    trie = build_trie(full, [*sizes[:length], largest])
+    leaves = trie.leaf_of_item[1:].long()
+    padded = torch.cat([leaves.new_zeros(1), leaves])
+    nodes = []
+    for depth in range(1, length + 1):
+        node = trie.node_of_leaf(depth, padded)
+        node[0] = 0
+        nodes.append(node)
+    last = nodes[-1] if nodes else torch.zeros(len(codes), dtype=torch.int64)
+    return PrefixSpace(
+        length, trie, prefix, tuple(nodes), build_buckets(last, trie.n_nodes(length) if length else 1)
+    )
+
+
+def child_log_probs(
+    logits: Tensor, trie: Trie, level: int, parents: Tensor, targets: Tensor, prior: Tensor | None = None
+) -> Tensor:
+    """Log-probability of one child each, under the softmax over all children of its parent.
+
+    Args:
+        logits: float [M, K] over the level's codes.
+        trie: the tree.
+        level: 0-based level of the code.
+        parents: int64 [M], nodes of depth ``level``.
+        targets: int64 [M], children (nodes of depth ``level + 1``) of the parents.
+        prior: float [M, nodes of depth level + 1] added to the children's logits, or None.
+
+    Returns:
+        float [M].
+    """
+    start, degree = trie.children(level, parents)
+    offset = torch.arange(int(degree.max()), device=logits.device)
+    child = (start[:, None] + offset).clamp_max(trie.n_nodes(level + 1) - 1)
+    values = logits.gather(1, trie.tokens[level][child].long())
+    if prior is not None:
+        values = values + prior.gather(1, child)
+    values = values.masked_fill(offset >= degree[:, None], float("-inf"))
+    return values.log_softmax(dim=1).gather(1, (targets - start)[:, None])[:, 0]

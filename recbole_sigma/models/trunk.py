@@ -1,0 +1,187 @@
+"""Packed rows and prompts through SIGMA's causal language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_sigma.models.backbone import hidden_states, output_rows
+from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Encoded prompts of a batch.
+
+    Attributes:
+        last: float [B, d], state at the last history item.
+        end: float [B, d], state at the end of the instruction.
+        cache: the prompt's keys and values.
+        readable: bool [B, S], cached positions that what follows may attend to.
+        position: int64 [B], position id of the next token.
+    """
+
+    last: Tensor
+    end: Tensor
+    cache: Any
+    readable: Tensor
+    position: Tensor
+
+
+class PackedTrunk(nn.Module):
+    """A causal language model that reads profile text, item slots and instruction branches.
+
+    Args:
+        backbone: a transformers causal LM.
+        layout: columns of a row.
+        profiles: int64 [n_users, P], left-padded profile tokens.
+        prefix_tokens: int64 [N, l], vocabulary ids of every item's prefix.
+        pad: id of the padding token.
+        item_scale: factor on item tokens, which brings them to the size of the backbone's embeddings.
+
+    Attributes:
+        sums_text: add the embeddings of an instruction's words to its last token. A trunk that is trained
+            from scratch finds the slot in the instruction hundreds of steps sooner this way (ours).
+    """
+
+    sums_text = False
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        layout: RowLayout,
+        profiles: Tensor,
+        prefix_tokens: Tensor,
+        pad: int,
+        item_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.layout, self.pad, self.item_scale = backbone, layout, pad, item_scale
+        self.register_buffer("profiles", profiles, persistent=False)
+        self.register_buffer("prefix_tokens", prefix_tokens, persistent=False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of vocabulary ids."""
+        return self.backbone.get_input_embeddings()(ids)
+
+    def output_rows(self, ids: Tensor) -> Tensor:
+        """Rows of the output embedding, float [n, d], of n vocabulary ids that follow each other."""
+        return output_rows(self.backbone, int(ids[0]), int(ids[-1]) + 1)
+
+    def packed(
+        self,
+        users: Tensor,
+        items: Tensor,
+        length: Tensor,
+        tokens: Tensor,
+        after: Tensor | None,
+        text: Tensor | None,
+        label: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States of packed rows.
+
+        Args:
+            users: int64 [B].
+            items: int64 [B, T], right-padded histories.
+            length: int64 [B].
+            tokens: float [N, d] fused item tokens.
+            after: int64 [B, M], the item that each branch follows, or None for rows without branches.
+            text: int64 [B, M, I], instruction tokens of the branches.
+            label: int64 [B, M], items whose prefix tokens end the branches.
+
+        Returns:
+            (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d], state at the end
+            of the profile [B, d]).
+        """
+        layout = self.layout
+        rows, positions, allowed, width = self._assemble(users, items, length, tokens, after, text, label)
+        states = hidden_states(self.backbone, rows, positions, allowed)
+        history = states[:, layout.profile : width].reshape(*items.shape, layout.slot, -1)
+        start = states[:, layout.profile - 1]
+        if after is None:
+            return history, states[:, :0], start
+        shape = (*after.shape, layout.instruction + layout.prefix, -1)
+        return history, states[:, width:].reshape(shape), start
+
+    def prompt(self, users: Tensor, items: Tensor, length: Tensor, tokens: Tensor, text: Tensor) -> Prompt:
+        """Encode each user's prompt once.
+
+        Args:
+            users: see `packed`.
+            items: see `packed`.
+            length: see `packed`.
+            tokens: see `packed`.
+            text: int64 [B, I], the instruction.
+        """
+        from transformers import DynamicCache
+
+        layout = self.layout
+        after = (length - 1)[:, None]
+        rows, positions, allowed, _ = self._assemble(users, items, length, tokens, after, text[:, None], None)
+        cache = DynamicCache(config=self.backbone.config)
+        states = hidden_states(self.backbone, rows, positions, allowed, cache)
+        end_of_history = layout.profile + length * layout.slot
+        last = states[torch.arange(len(items), device=items.device), end_of_history - 1]
+        return Prompt(last, states[:, -1], cache, allowed[:, -1], end_of_history)
+
+    def _assemble(
+        self,
+        users: Tensor,
+        items: Tensor,
+        length: Tensor,
+        tokens: Tensor,
+        after: Tensor | None,
+        text: Tensor | None,
+        label: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Rows as the language model reads them: profile, history, and a branch per label.
+
+        Returns:
+            (embeddings [B, Q, d], position ids [B, Q], attention bool [B, Q, Q], columns before branches).
+        """
+        batch, slots = items.shape
+        layout = self.layout
+        profile = self.profiles[users]
+        rows = torch.cat([self.embed(profile), self._item_slots(items, tokens)], dim=1)
+        width = rows.shape[1]
+        positions = torch.arange(width, device=items.device).expand(batch, -1)
+        allowed = history_allowed(profile, self.pad, length, slots, layout)
+        if after is None or text is None:
+            return rows, positions, allowed, width
+        parts, tail = [self._instruction(text)], 0
+        if label is not None and layout.prefix:
+            parts.append(self.embed(self.prefix_tokens[label]))
+            tail = layout.prefix
+        block = torch.cat(parts, dim=2)
+        rows = torch.cat([rows, block.reshape(batch, -1, rows.shape[2])], dim=1)
+        positions = torch.cat([positions, branch_positions(after, layout, tail).reshape(batch, -1)], dim=1)
+        allowed = branch_allowed(allowed, profile, text, self.pad, after, layout, tail)
+        return rows, positions, allowed, width
+
+    def _instruction(self, text: Tensor) -> Tensor:
+        """Input embeddings of instructions [B, M, I]: float [B, M, I, d]."""
+        words = self.embed(text)
+        if not self.sums_text:
+            return words
+        total = (words * (text != self.pad)[..., None]).sum(dim=2, keepdim=True)  # the last word counts twice
+        return torch.cat([words[:, :, :-1], words[:, :, -1:] + total], dim=2)
+
+    def _item_slots(self, items: Tensor, tokens: Tensor) -> Tensor:
+        """Input embeddings of items [B, T]: float [B, T * S, d].
+
+        A slot is the prefix tokens and then the item token; or their sum in one position; or, for pure
+        semantic IDs, the prefix tokens alone.
+        """
+        layout = self.layout
+        own = self.item_scale * tokens[items]
+        if not self.prefix_tokens.shape[1]:
+            return own
+        prefix = self.embed(self.prefix_tokens[items])
+        if not layout.prefix:
+            return own + prefix.sum(dim=2)
+        if layout.item_token:
+            prefix = torch.cat([prefix, own[:, :, None]], dim=2)
+        return prefix.flatten(1, 2)

@@ -1,0 +1,207 @@
+"""Tables, pictures and the page that are made from a record."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_sigma.benchmark import plots, rebuild_report, report, tables
+from recbole_sigma.benchmark.results import summarize
+from recbole_sigma.cli import main
+from recbole_sigma.values import UserError
+
+NASTY = r"A_100% & <b>\x{y}^~#$|"
+
+
+def make_record() -> dict:
+    """Four rows, two seeds, 60 users; the second row is far better than the first."""
+    rng = np.random.default_rng(0)
+    cells = []
+    rows = [("Pop", "Pop", 0.1), (NASTY, "SIGMA", 0.7), ("SIGMA-top1", "SIGMA", 0.5), ("SIGMA", "SIGMA", 0.6)]
+    for name, base, share in rows:
+        for seed in (1, 2):
+            places = np.where(rng.random(60) < share, rng.integers(1, 11, 60), 0)
+            cells.append(
+                {
+                    "row": {"name": name, "base": base, "values": {"k": 1}, "why": "because", "source": "x"},
+                    "seed": seed,
+                    "dataset": "small",
+                    "filter_seen": True,
+                    "places": {"judged": 0, "places": places.tolist()},
+                    "test_result": {
+                        f"{m}@{k}": float(np.mean((places > 0) & (places <= k)))
+                        for m in ("hit", "ndcg")
+                        for k in (1, 5, 10, 20)
+                    },
+                    "valid_result": {},
+                    "intra_list_distance@10": 0.3 + share / 10,
+                    "weights": {"shared": "decoding" if name == "SIGMA-top1" else None},
+                    "history": [
+                        {"epoch": e, "train_cpu_seconds": 1.0, "valid": {"ndcg@10": e * share}}
+                        for e in range(3)
+                    ],
+                    "seconds": {"total": 9.0, "cpu": 8.0, "cpu_data": 1.0, "cpu_model": 1.0},
+                    "parameters": 1000,
+                    "peak_memory": {"resident_mb": 300},
+                    "versions": {"python": "3.11"},
+                    "machine": {"gpu": None, "cpus": 2, "threads": 1, "platform": "Linux"},
+                    "protocol": {
+                        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"},
+                        "candidates": "full catalogue",
+                        "history": 50,
+                        "ties": "by id",
+                    },
+                    "config": {"note": "<script>alert(1)</script>"},
+                }
+            )
+    judged = {"users": list(range(1, 61)), "targets": [3] * 60, "train_counts": [0, 4, 30] * 20}
+    return {
+        "dataset": ["small"],
+        "created": "now",
+        "commit": None,
+        "notes": [],
+        "failed": [],
+        "judged": [judged],
+        "cells": cells,
+        "table": summarize(cells),
+    }
+
+
+@pytest.fixture
+def record() -> dict:
+    return make_record()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """A report with a failed cell; drawing takes seconds, so once."""
+    folder = tmp_path_factory.mktemp("report")
+    failed = [{"row": {"name": "<i>"}, "seed": 1, "filter_seen": True, "error": "<img src=x>"}]
+    report.write_report(folder, {**make_record(), "failed": failed})
+    return folder
+
+
+@pytest.fixture
+def no_plots(monkeypatch) -> None:
+    monkeypatch.setattr(plots, "available", lambda: False)
+
+
+def test_ranks() -> None:
+    assert tables.ranks([0.3, 0.5, 0.5, 0.4, 0.1]) == [0, 1, 1, 2, 0] and tables.ranks([1.0]) == [1]
+
+
+def test_markdown_and_latex(written) -> None:
+    text = (written / "table.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, (
+        "every line has the same columns"
+    )
+    assert lines[0].startswith("| model | HR@1") and "**0." in lines[3] and "<u>0." in text
+    assert tables.BETTER in lines[3] and tables.BETTER not in lines[2]
+    assert "worse than the best baseline, Pop: paired" in text and "Holm" in text
+    tex = (written / "table.tex").read_text()
+    assert r"A\_100\% \& \textless{}b\textgreater{}\textbackslash{}x\{y\}\textasciicircum{}" in tex
+    body = tex[tex.index(r"\midrule") : tex.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 4
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {8}
+    assert tex.count("{") - tex.count(r"\{") == tex.count("}") - tex.count(r"\}")
+    assert r"\textbf{" in body and r"\underline{" in body and r"\textdagger" in body and "†" not in tex
+
+
+class Page(HTMLParser):
+    """Tags, attributes and whether every tag that opens also closes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "source", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_without_requests_or_foreign_markup(written) -> None:
+    text = (written / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert not page.open
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "b", "i", "object"}
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            if name in ("src", "srcset", "href", "action"):
+                assert value.startswith("data:image/png;base64,"), (tag, name)
+    assert "url(" not in text and "@import" not in text and "default-src 'none'" in text
+    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
+    assert "&lt;script&gt;" in text and "<script" not in text and "&lt;img src=x&gt;" in text
+    pictures = [a for tag, a in page.tags if tag == "img"]
+    assert len(pictures) == 5 and all(picture["alt"] for picture in pictures)
+    assert sorted(path.stem for path in (written / "plots").iterdir()) == [
+        "accuracy",
+        "cost",
+        "diversity",
+        "learning",
+        "popularity",
+    ]
+    assert (written / "plots/accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_one_sentence(record, scratch: Path, no_plots) -> None:
+    assert report.write_report(scratch, record) == [plots.MISSING]
+    assert not (scratch / "plots").exists()
+    text = (scratch / "report.html").read_text()
+    assert "matplotlib is not installed" in text and "<img" not in text
+
+
+def test_pictures_of_one_record_are_always_the_same(record, monkeypatch) -> None:
+    record["significance"], record["seconds_to_level"] = [], {}
+    monkeypatch.setattr(plots, "_PICTURES", {"cost": plots.cost})
+    light, dark = plots.draw(record)["cost"][1], plots.draw(record, dark=True)["cost"][1]
+    assert light != dark and plots.draw(record)["cost"][1] == light
+
+
+def test_a_record_of_many_rows_and_of_none(record, scratch: Path) -> None:
+    many = []
+    for i in range(30):
+        many += [{**cell, "row": {**cell["row"], "name": f"row {i}"}} for cell in record["cells"][:2]]
+    full = {**record, "cells": many, "table": summarize(many), "significance": [], "seconds_to_level": {}}
+    assert "the 8 best rows" in plots.draw(full)["popularity"][0]
+    empty = {**record, "cells": [], "table": [], "judged": [], "dataset": []}
+    report.write_report(scratch, empty)
+    assert "no finished cell" in (scratch / "report.html").read_text()
+
+
+def test_metrics_that_are_not_the_usual_ones(record, scratch: Path, no_plots) -> None:
+    for cell in record["cells"]:
+        cell["test_result"] = {"recall@3": 0.1}
+    record["table"] = summarize(record["cells"])
+    report.write_report(scratch, record)
+    assert "| model | RECALL@3 |" in (scratch / "table.md").read_text()
+
+
+def test_the_report_command_makes_everything_again(planted, scratch: Path, capsys, no_plots) -> None:
+    argv = ["benchmark", "--models=Pop,WindowItemKNN", "--dataset=planted", "--quiet", "--output=o"]
+    columns = "--load_col={inter: [user_id, item_id, timestamp]}"
+    assert main([*argv, f"--data_path={planted['data_path']}", columns]) == 0
+    before = json.loads(Path("o/results.json").read_text())
+    assert before["significance"][0]["reference"] == "WindowItemKNN"
+    (Path("o") / "report.html").unlink()
+    Path("o/results.json").unlink()
+    assert main(["report", "--output=o", "--reference=Pop"]) == 0
+    after = json.loads(Path("o/results.json").read_text())
+    assert after["significance"][0]["reference"] == "Pop" and Path("o/report.html").is_file()
+    assert after["cells"] == before["cells"] and "report: o/report.html" in capsys.readouterr().out
+    assert main(["report", "--output=nowhere"]) == 2 and not Path("nowhere").exists()
+    with pytest.raises(UserError, match="--reference=Popp is no row"):
+        rebuild_report("o", "Popp")
+    assert main([*argv[:-1], "--output=p", "--reference=Popp"]) == 2 and not Path("p").exists()

@@ -1,0 +1,398 @@
+"""Cells, trainings and their folder: kept, skipped, redone, failed, shared, interrupted, locked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recbole_sigma import quick_start
+from recbole_sigma.benchmark import RunFolder, collect, make_plan, rows_of, run_benchmark, run_plan
+from recbole_sigma.benchmark.plan import losses_follow_policy
+from recbole_sigma.cli import main
+from recbole_sigma.values import UserError
+
+
+def plan_of(planted, models, seeds=(1,), policies=None, **values):
+    return make_plan(rows_of(models), "planted", seeds, policies, values={**planted, "epochs": 1, **values})
+
+
+def bench(planted, models, output="o", **more):
+    values = {**planted, "epochs": 1, **more.pop("values", {})}
+    return run_benchmark(models, "planted", config_dict=values, output=output, **more)
+
+
+def labels(record, kind):
+    return record["outcome"][kind]
+
+
+# --- the plan ---
+
+
+def test_a_fingerprint_follows_settings_data_and_nothing_else(planted, tmp_path: Path) -> None:
+    (cell,) = plan_of(planted, ["BPR"]).cells
+    (same,) = plan_of(planted, ["BPR"], log_dir="elsewhere", show_progress=True, state="INFO").cells
+    (other,) = plan_of(planted, ["BPR"], embedding_size=8).cells
+    (seeded,) = plan_of(planted, ["BPR"], seeds=(2,)).cells
+    assert cell.key == same.key and len({cell.key, other.key, seeded.key}) == 3
+    shutil.copytree(Path(planted["data_path"]) / "planted", tmp_path / "d/planted")
+    moved = {**planted, "data_path": str(tmp_path / "d")}
+    assert plan_of(moved, ["BPR"]).cells[0].key == cell.key
+    with (tmp_path / "d/planted/planted.inter").open("a") as stream:
+        stream.write("u0\tg0i9\t2000000000\n")
+    assert plan_of(moved, ["BPR"]).cells[0].key != cell.key
+
+
+def test_which_cells_share_a_training(planted) -> None:
+    both = (True, False)
+    plan = plan_of(planted, ["Pop", "BPR", "PackedSASRec", "SASRec-BCE", "SIGMA", "SIGMA-top1"], (1, 2), both)
+    shared = {
+        (t.cells[0].row.name, t.seed): [(c.row.name, c.filter_seen) for c in t.cells] for t in plan.trainings
+    }
+    assert shared[("Pop", 1)] == [("Pop", True), ("Pop", False)] and ("Pop", 2) not in shared
+    assert shared[("BPR", 2)] == [("BPR", True), ("BPR", False)]
+    assert shared[("SASRec-BCE", 1)] == [("SASRec-BCE", True), ("SASRec-BCE", False)]
+    # its softmax leaves seen items out where they are filtered: two trainings
+    packed = [t for t in plan.trainings if t.cells[0].row.name == "PackedSASRec" and t.seed == 1]
+    assert [[c.filter_seen for c in t.cells] for t in packed] == [[True], [False]]
+    sigma = [t for t in plan.trainings if t.cells[0].row.name == "SIGMA" and t.seed == 1]
+    assert [[(c.row.name, c.filter_seen) for c in t.cells] for t in sigma] == [
+        [("SIGMA", True), ("SIGMA-top1", True)],
+        [("SIGMA", False), ("SIGMA-top1", False)],
+    ]
+    assert all(t.values.get("decode_mode") is None for t in sigma), "trained with the base's decoding"
+    assert len({c.key for c in plan.cells}) == len(plan.cells)
+
+
+def test_a_variant_alone_trains_what_its_base_trains(planted) -> None:
+    alone = plan_of(planted, ["SIGMA-top1"]).trainings[0]
+    assert alone.key == plan_of(planted, ["SIGMA"]).trainings[0].key
+
+
+def test_fusion_that_needs_a_spread_from_training_gets_a_training_that_measured_it(planted, scratch) -> None:
+    (scratch / "apf.yaml").write_text("name: APF\nbase: SIGMA\nvalues: {decode_mode: apf}\n")
+    (scratch / "one.yaml").write_text(
+        "name: One\nbase: SIGMA\nvalues: {decode_mode: apf, decode_sigma_reference: 1.0}\n"
+    )
+    plan = plan_of(planted, ["SIGMA", "apf.yaml", "one.yaml"], decode_mode="fixed_temp")
+    assert [[c.row.name for c in t.cells] for t in plan.trainings] == [["SIGMA", "One"], ["APF"]]
+    assert plan.trainings[1].values["decode_mode"] == "apf"
+
+
+def test_the_rule_of_the_losses_covers_every_model_that_reads_the_policy() -> None:
+    """A model whose code reads filter_seen needs a *_mask_seen key, or cells would share wrong weights."""
+    from recbole_sigma.settings import load_yaml, properties_dir
+
+    root = Path(quick_start.__file__).parent / "models"
+    readers = {p.stem for p in root.glob("*.py") if 'config["filter_seen"]' in p.read_text()}
+    keyed = set()
+    for path in (properties_dir() / "model").glob("*.yaml"):
+        if losses_follow_policy(load_yaml(path)):
+            keyed.add(path.stem)
+    assert readers == {"sigma", "packed_sasrec"} and keyed == {"SIGMA", "PackedSASRec"}
+
+
+def test_one_history_for_every_model_unless_asked(planted) -> None:
+    plan = plan_of(planted, ["TIGER", "PackedSASRec", "SASRec"])
+    assert {c.config["MAX_ITEM_LIST_LENGTH"] for c in plan.cells} == {50}
+    plan = plan_of(planted, ["TIGER", "SASRec"], MAX_ITEM_LIST_LENGTH=7)
+    assert {c.config["MAX_ITEM_LIST_LENGTH"] for c in plan.cells} == {7}
+
+
+@pytest.mark.parametrize(
+    ("models", "words", "sentence"),
+    [
+        (["BPR", "SIGMA-top1"], ["--decode_mode=apf"], "--decode_mode is what makes SIGMA-top1"),
+        (["Pop", "BPR"], ["--epoch=1"], "unknown key 'epoch'"),
+        (["BPR"], ["--filter_seen=false"], "--filter_seen and --filter"),
+    ],
+)
+def test_everything_is_checked_before_the_first_training(
+    planted, models, words, sentence, monkeypatch
+) -> None:
+    monkeypatch.setattr(quick_start, "run_sigma", None)
+    with pytest.raises(UserError, match=sentence):
+        bench(planted, models, arguments=words, policies="both")
+    assert not Path("o").exists()
+
+
+# --- the run ---
+
+
+def test_finished_cells_are_kept_and_force_redoes_them(planted, monkeypatch) -> None:
+    first = bench(planted, ["Pop", "BPR"], seeds=(1, 2))
+    assert labels(first, "done") == ["Pop, seed 1", "BPR, seed 1", "BPR, seed 2"]
+    trained = []
+    real = quick_start.run_sigma
+    monkeypatch.setattr(quick_start, "run_sigma", lambda m, *a, **k: (trained.append(m), real(m, *a, **k))[1])
+    again = bench(planted, ["Pop", "BPR"], seeds=(1, 2))
+    assert not trained and len(labels(again, "kept")) == 3
+    assert [c["test_result"] for c in again["cells"]] == [c["test_result"] for c in first["cells"]]
+    more = bench(planted, ["Pop", "BPR"], seeds=(1, 2, 3))
+    assert trained == ["BPR"] and labels(more, "done") == ["BPR, seed 3"]
+    forced = bench(planted, ["BPR"], seeds=(2,), force=True)
+    assert trained == ["BPR", "BPR"] and labels(forced, "done") == ["BPR, seed 2"]
+    assert len(forced["cells"]) == 4, "cells of earlier plans stay in the table"
+
+
+def test_a_failed_cell_is_recorded_and_tried_again(planted, monkeypatch) -> None:
+    real = quick_start.run_sigma
+
+    def sometimes(model, *args, **kwargs):
+        if model == "Pop":
+            raise RuntimeError("broken on purpose")
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(quick_start, "run_sigma", sometimes)
+    record = bench(planted, ["Pop", "WindowItemKNN"], policies="both")
+    assert len(labels(record, "failed")) == 2 and len(labels(record, "done")) == 2
+    assert [f["error"] for f in record["failed"]] == ["broken on purpose"] * 2
+    assert any("test_run.py" in place for place in record["failed"][0]["where"])
+    monkeypatch.setattr(quick_start, "run_sigma", real)
+    record = bench(planted, ["Pop", "WindowItemKNN"], policies="both")
+    assert not record["failed"] and len(record["cells"]) == 4
+
+
+def test_both_policies_from_one_training_equal_two_trainings(planted) -> None:
+    both = bench(planted, ["BPR", "SASRec-BCE"], policies="both", output="both")
+    apart = bench(planted, ["BPR", "SASRec-BCE"], policies="unfiltered", output="apart")
+    assert len(list(Path("both/trainings").glob("*.json"))) == 2
+    for c in apart["cells"]:
+        (twin,) = [d for d in both["cells"] if d["row"] == c["row"] and not d["filter_seen"]]
+        assert twin["test_result"] == c["test_result"] and twin["places"] == c["places"]
+        assert twin["weights"]["shared"] == "policy" and c["weights"]["shared"] is None
+        assert twin["valid_result"] == c["valid_result"]
+
+
+def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_again(planted, tiny) -> None:
+    values = {**tiny["SIGMA"], "tokenizer_codebook_size": 8, "epochs": 1}
+    shared = bench(planted, ["SIGMA", "SIGMA-top1", "SIGMA-full-head"], values=values, output="shared")
+    assert len(list(Path("shared/checkpoints").iterdir())) == 1
+    base, top1, head = shared["cells"]
+    assert [c["weights"]["shared"] for c in shared["cells"]] == [None, "decoding", "decoding"]
+    assert top1["weights"]["trained_and_epoch_picked_with"] == {"decode_mode": "apf"}
+    for reused, mode in ((top1, "top1_prefix"), (head, "id_only")):
+        alone = quick_start.run_sigma(
+            "SIGMA", "planted", config_dict={**planted, **values, "decode_mode": mode, "seed": 2020}
+        )
+        assert reused["test_result"] == dict(alone["test_result"])
+        assert reused["places"]["places"] == alone["test"].places.tolist()
+    assert base["places"] != top1["places"], "the variant changes something here, or the test shows nothing"
+
+
+def test_the_memory_joins_the_weights_of_the_row_without_it(planted, tiny) -> None:
+    small = tiny["PackedSASRec"]
+    rows = ["PackedSASRec", "PackedSASRec+memory"]
+    shared = bench(planted, rows, values=small, policies="both")
+    assert len(list(Path("o/trainings").glob("*.json"))) == 2, "one per policy: its losses follow the filter"
+    for cell in shared["cells"][1::2]:
+        assert cell["row"]["name"] == "PackedSASRec+memory" and cell["weights"]["shared"] == "decoding"
+        alone = quick_start.run_sigma(
+            "PackedSASRec",
+            "planted",
+            config_dict={
+                **planted,
+                **small,
+                "memory": "validation",
+                "seed": 2020,
+                "filter_seen": cell["filter_seen"],
+            },
+        )
+        assert cell["test_result"] == dict(alone["test_result"])
+        assert cell["memory_weight"] == alone["memory_weight"]
+    assert shared["cells"][1]["memory_weight"] > 0, "or the test shows nothing"
+
+
+def test_recboles_sasrec_runs_with_both_of_its_losses(planted) -> None:
+    small = {"n_layers": 1, "hidden_size": 8, "inner_size": 8}
+    record = bench(planted, ["SASRec-BPR", "SASRec-CE"], values=small)
+    assert [c["config"]["loss_type"] for c in record["cells"]] == ["BPR", "CE"] and not record["failed"]
+    losses = [c["history"][0]["train_loss"][0] for c in record["cells"]]
+    assert 0.6 < losses[0] < 0.8 < losses[1], "-log sigmoid near log 2, a softmax over 48 items above it"
+
+
+def test_a_row_runs_again_from_its_own_settings(planted) -> None:
+    record = bench(planted, ["PackedSASRec"], values={"n_layers": 1, "hidden_size": 8, "inner_size": 8})
+    (path,) = Path("o/settings").glob("*.yaml")
+    text = path.read_text()
+    assert text.startswith("# PackedSASRec") and "--config_files" in text
+    assert planted["data_path"] not in text
+    again = quick_start.run_sigma(
+        "PackedSASRec",
+        "planted",
+        config_file_list=[str(path)],
+        config_dict={"data_path": planted["data_path"]},
+    )
+    assert dict(again["test_result"]) == record["cells"][0]["test_result"]
+
+
+# --- interruption, two processes: forked, because a new interpreter imports torch for seconds ---
+
+
+def fork(work: Callable[[], int]) -> int:
+    """Run in a real process of its own; exits with what ``work`` returns."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            code = work()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait_for(path: Path, text: str) -> None:
+    deadline = time.monotonic() + 120
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{text!r} never came"
+        time.sleep(0.01)
+
+
+def command(planted, monkeypatch, hang: bool) -> Callable[[], int]:
+    """The benchmark of three models, which logs each training and may hang after BPR's."""
+    real = quick_start.run_sigma
+
+    def logged(model, *args, **kwargs):
+        done = real(model, *args, **kwargs)
+        with open("trained.txt", "a") as log:
+            log.write(f"{model}\n")
+        if hang and model == "BPR":
+            time.sleep(60)
+        return done
+
+    def work() -> int:
+        monkeypatch.setattr(quick_start, "run_sigma", logged)
+        return main(
+            [
+                "benchmark",
+                "--models=Pop,BPR,WindowItemKNN",
+                "--dataset=planted",
+                "--epochs=1",
+                "--quiet",
+                "--output=o",
+                f"--data_path={planted['data_path']}",
+                "--load_col={inter: [user_id, item_id, timestamp]}",
+            ]
+        )
+
+    return work
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_keeps_its_cells_and_goes_on(how, planted, monkeypatch) -> None:
+    pid = fork(command(planted, monkeypatch, hang=True))
+    wait_for(Path("trained.txt"), "BPR")
+    kept = list(Path("o/cells").glob("*.json"))
+    assert [path.name.split("-")[0] for path in kept] == ["Pop"]
+    before = kept[0].stat().st_mtime_ns
+    os.kill(pid, how)
+    assert exit_code(pid) == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    if how == signal.SIGINT:
+        assert len(json.loads(Path("o/results.json").read_text())["cells"]) == 1
+    assert exit_code(fork(command(planted, monkeypatch, hang=False))) == 0
+    assert Path("trained.txt").read_text().split() == ["Pop", "BPR", "BPR", "WindowItemKNN"]
+    assert kept[0].stat().st_mtime_ns == before
+    assert len(json.loads(Path("o/results.json").read_text())["cells"]) == 3
+
+
+def test_a_training_killed_between_epochs_goes_on_with_the_next_epoch(planted, scratch: Path) -> None:
+    small = {"n_layers": 1, "hidden_size": 8, "inner_size": 8, "epochs": 4}
+    whole = bench(planted, ["PackedSASRec"], output="whole", values=small)["cells"][0]
+
+    def die() -> int:
+        from recbole_sigma.training import SigmaTrainer
+
+        real = SigmaTrainer._train_epoch
+
+        def until_two(self, train_data, epoch_idx, *args, **kwargs):
+            if epoch_idx == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(self, train_data, epoch_idx, *args, **kwargs)
+
+        SigmaTrainer._train_epoch = until_two
+        bench(planted, ["PackedSASRec"], values=small)
+        return 0
+
+    assert exit_code(fork(die)) == -signal.SIGKILL
+    (state,) = Path("o/checkpoints").iterdir()
+    assert state.name.startswith("work-")
+    cell = bench(planted, ["PackedSASRec"], values=small)["cells"][0]
+    assert cell["test_result"] == whole["test_result"] and cell["places"] == whole["places"]
+    assert [e["epoch"] for e in cell["history"]] == [0, 1, 2, 3]
+    assert [path.suffix for path in Path("o/checkpoints").iterdir()] == [".safetensors"], "no state is left"
+
+
+def test_seconds_before_an_interruption_count() -> None:
+    from recbole_sigma.benchmark.cells import whole_seconds
+
+    epoch = {"train_cpu_seconds": 4.0, "valid_cpu_seconds": 1.0, "train_seconds": 6.0, "valid_seconds": 2.0}
+    seconds = {"cpu": 7.0, "cpu_train": 5.0, "total": 10.0, "train": 8.0}
+    once = whole_seconds({"history": [epoch], "seconds": seconds})
+    assert once == {**seconds, "continued": False}
+    twice = whole_seconds({"history": [epoch] * 3, "seconds": seconds})
+    assert twice == {"cpu": 17.0, "cpu_train": 15.0, "total": 26.0, "train": 24.0, "continued": True}
+
+
+def test_two_processes_never_do_the_same_cell(planted, monkeypatch) -> None:
+    pair = [fork(command(planted, monkeypatch, hang=False)) for _ in range(2)]
+    assert [exit_code(pid) for pid in pair] == [0, 0]
+    assert sorted(Path("trained.txt").read_text().split()) == ["BPR", "Pop", "WindowItemKNN"]
+    assert len(list(Path("o/cells").glob("*.json"))) == 3 and not list(Path("o/locks").iterdir())
+
+
+def test_a_lock_is_exclusive_and_dies_with_its_process(scratch: Path) -> None:
+    key = "k" * 64
+
+    def hold() -> int:
+        with RunFolder("o").lock(key, "BPR") as mine:
+            Path("held.txt").write_text(str(mine))
+            time.sleep(60)
+        return 0
+
+    folder = RunFolder("o")
+    with folder.lock(key) as mine:
+        assert mine and exit_code(fork(lambda: int(folder.lock(key).__enter__()))) == 0  # not a second time
+    pid = fork(hold)
+    wait_for(Path("held.txt"), "True")
+    with folder.lock(key) as mine:
+        assert not mine and folder.holder(key) == f"process {pid} on {os.uname().nodename}"
+    os.kill(pid, signal.SIGKILL)
+    exit_code(pid)
+    assert list(Path("o/locks").iterdir()), "the file of the killed process is still there"
+    with folder.lock(key) as mine:
+        assert mine, "and must not count"
+
+
+def test_damaged_records_are_named(planted) -> None:
+    bench(planted, ["Pop"])
+    (path,) = Path("o/cells").glob("*.json")
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match=path.name):
+        collect(RunFolder("o"))
+    path.write_text('{"format": 1}')
+    with pytest.raises(UserError, match="no record of this version"):
+        collect(RunFolder("o"))
+    Path("file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        run_plan(plan_of(planted, ["Pop"]), "file")
+
+
+def test_cells_of_other_settings_are_set_aside_and_said(planted) -> None:
+    bench(planted, ["BPR"], values={"embedding_size": 8})
+    record = bench(planted, ["BPR"])
+    assert len(record["cells"]) == 1 and record["set_aside"] == 1
+    assert record["cells"][0]["config"]["embedding_size"] == 64
+    assert any("set aside" in note for note in record["notes"])

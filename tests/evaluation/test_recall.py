@@ -1,0 +1,96 @@
+"""The memory in the evaluator: every model, the weight from validation only, no leak."""
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.decoding.memory import WEIGHTS, add_bonus
+from recbole_sigma.evaluation.judge import Judge
+from recbole_sigma.evaluation.recall import Recall
+from recbole_sigma.quick_start import evaluate_checkpoint, load_data, run_sigma
+from recbole_sigma.ranking import top_k
+from tests.models.conftest import planted_config, write_planted
+
+SMALL = {"epochs": 1, "memory_last": 3, "memory_window": 4}
+
+
+def settings(root, scratch, **changes):
+    config = planted_config(root, scratch)
+    return {**config, **SMALL, "filter_seen": True, "tokenizer_codebook_size": 4, **changes}
+
+
+@pytest.fixture
+def root(tmp_path):
+    rng = np.random.default_rng(0)
+    noisy = lambda u, s, item: f"i{rng.integers(4)}_{rng.integers(6)}" if rng.random() < 0.3 else item  # noqa: E731
+    write_planted(tmp_path / "data" / "planted", change=noisy, length=9)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("model", ["Pop", "BPR", "PackedSASRec", "SIGMA", "TIGER"])
+def test_every_model_can_have_the_memory(root, tmp_path, model):
+    own = {"decode_beam": 24, "MAX_ITEM_LIST_LENGTH": 8} if model == "TIGER" else {}
+    plain = settings(root, tmp_path, **own)
+    result = run_sigma(model, "planted", config_dict={**plain, "memory": "validation"})
+    assert result["memory_weight"] in WEIGHTS
+    again = evaluate_checkpoint(result["checkpoint"])
+    assert dict(again.metrics) == result["test_result"]
+    without = evaluate_checkpoint(result["checkpoint"], {"memory": "none"})
+    fixed = evaluate_checkpoint(
+        result["checkpoint"], {"memory": "fixed", "memory_weight": result["memory_weight"]}
+    )
+    assert fixed.metrics == again.metrics
+    assert (without.metrics == again.metrics) <= (result["memory_weight"] == 0) or not np.array_equal(
+        without.lists, again.lists
+    )
+
+
+def test_the_chosen_weight_is_the_best_on_validation(root, tmp_path):
+    values = settings(
+        root, tmp_path, memory="validation", metrics=["NDCG"], topk=[10], valid_metric="NDCG@10"
+    )
+    result = run_sigma("PackedSASRec", "planted", config_dict=values)
+    found = {}
+    for weight in WEIGHTS:
+        again = evaluate_checkpoint(
+            result["checkpoint"], {"memory": "fixed", "memory_weight": weight}, phase="valid"
+        )
+        found[weight] = again.metrics["ndcg@10"]
+    assert result["memory_weight"] == max(found, key=lambda w: (round(found[w], 9), -w))
+
+
+def test_fused_lists_are_sorted_sums_over_the_whole_catalogue(root, tmp_path):
+    config = SigmaConfig("PackedSASRec", "planted", None, settings(root, tmp_path))
+    data = load_data(config, config.model_class)
+    from recbole_sigma.quick_start import build_model
+
+    model = build_model(config, config.model_class, data.train).eval()
+    judge = Judge(SigmaConfig("PackedSASRec", "planted", None, settings(root, tmp_path, memory="fixed")))
+    judged = judge.judge(model, data.valid)
+    interaction, _, _, _ = next(iter(data.valid))
+    histories = data.valid._dataset.chronology.before(interaction["user_id"], interaction["timestamp"])
+    recall = Recall(judge.config)
+    bonus = recall.bonus(data.valid._dataset, histories, len(interaction))
+    with torch.no_grad():
+        scores = add_bonus(model.full_sort_predict(interaction), bonus, 0.3)
+    assert np.array_equal(judged.lists[: len(interaction)], top_k(scores, judge.k, histories).items.numpy())
+
+
+def test_held_out_items_do_not_reach_the_memory(tmp_path):
+    def held_out(user, step, item):
+        return f"i{(user + 1) % 4}_{(user + step) % 6}" if step >= 14 else item
+
+    def train(user, step, item):
+        return "i1_0" if (user, step) == (0, 3) else item
+
+    matrices = []
+    for name, change in (("a", None), ("b", held_out), ("c", train)):
+        write_planted(tmp_path / name / "planted", change=change)
+        config = SigmaConfig("Pop", "planted", None, settings(tmp_path / name, tmp_path))
+        data = load_data(config, config.model_class)
+        recall = Recall(config)
+        recall.bonus(data.test._dataset, (torch.tensor([0]), torch.tensor([1])), 1)
+        matrices.append(recall._memory.similarity.toarray())
+    assert np.array_equal(matrices[0], matrices[1])
+    assert not np.array_equal(matrices[0], matrices[2])

@@ -1,0 +1,28 @@
+import torch
+
+from recbole_sigma.models.recency import RecencyPath
+
+
+def test_path_equals_a_loop_and_looks_back_only():
+    torch.manual_seed(0)
+    path, items = RecencyPath(4, 3), torch.randn(2, 6, 4)
+    with torch.no_grad():
+        path.project.weight.normal_()
+        path.weights.normal_()
+    got = path(items)
+    for b in range(2):
+        for t in range(6):
+            total = sum(path.weights[age] * items[b, t - age] for age in range(min(3, t + 1)))
+            expected = path.share * path.project.weight @ (total / path.weights.abs().sum())
+            torch.testing.assert_close(got[b, t], expected)
+    changed = items.clone()
+    changed[:, 4:] = 9.0
+    torch.testing.assert_close(path(changed)[:, :4], got[:, :4])
+
+
+def test_it_starts_as_similarity_to_the_newest_items():
+    path = RecencyPath(4, 5)
+    items = torch.nn.functional.normalize(torch.randn(1, 3, 4), dim=-1)
+    direction = torch.nn.functional.normalize(path(items)[0, 2], dim=0)
+    by_hand = torch.nn.functional.normalize(items[0, 2] + 0.8 * items[0, 1] + 0.64 * items[0, 0], dim=0)
+    torch.testing.assert_close(direction, by_hand)

@@ -1,0 +1,101 @@
+"""Processes that can be killed at an exact point: a fork of this one, so that nothing is imported again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_sigma import checkpoint, preparation, training
+from recbole_sigma.evaluation.judge import Judge
+from recbole_sigma.quick_start import run_sigma
+
+# where a process may die: a name -> (owner, attribute); the n-th call of it kills
+POINTS: dict[str, tuple[Any, str]] = {
+    "grounding": (preparation, "align_text"),
+    "quantizer": (preparation, "tokenize_items"),
+    "step": (training.SigmaTrainer, "_check_finite"),
+    "evaluation": (Judge, "rank"),
+    "inside a write": (os, "fsync"),
+    "before a rename": (os, "replace"),
+    "tensors of a checkpoint": (checkpoint, "save_file"),
+}
+
+
+def die_at(point: str, count: int) -> None:
+    """SIGKILL this process at the ``count``-th call of a point (in a forked child only)."""
+    owner, name = POINTS[point]
+    real = getattr(owner, name)
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    setattr(owner, name, counted)
+
+
+def outcome(result: dict[str, Any]) -> dict[str, Any]:
+    """What two runs must share, bit for bit."""
+    saved = checkpoint.read(result["checkpoint"])
+    return {
+        "weights": {name: checkpoint.digest({name: value}) for name, value in saved.group("model").items()},
+        "test": result["test_result"],
+        "valid": result["best_valid_result"],
+        "best": [result["best_epoch"], result["best_valid_score"]],
+        "losses": [[entry["epoch"], entry["train_loss"], entry.get("valid")] for entry in result["history"]],
+        "places": result["test"].places.tolist(),
+    }
+
+
+@pytest.fixture(scope="session")
+def imported() -> None:
+    """Import once what every child needs."""
+    import faiss  # noqa: F401
+    import recbole.model.sequential_recommender  # noqa: F401
+
+    import recbole_sigma.models.sigma
+    import recbole_sigma.models.tiger  # noqa: F401
+
+
+@pytest.fixture
+def in_process(imported: None, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any] | int]]:
+    """Run a model in a forked process; gives its outcome, or the signal that killed it."""
+
+    def start(
+        model: str, values: dict[str, Any], folder: str, point: tuple[str, int] | None = None
+    ) -> dict[str, Any] | int:
+        home = tmp_path / folder
+        home.mkdir(exist_ok=True)
+        report = home / "outcome.json"
+        child = os.fork()
+        if child == 0:
+            try:
+                os.chdir(home)
+                sys.stderr = (home / "stderr").open("a", encoding="utf-8")
+                if point is not None:
+                    die_at(*point)
+                found = outcome(run_sigma(model, "planted", config_dict=values))
+                report.write_text(json.dumps(found))
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            return os.WTERMSIG(status)
+        assert os.WEXITSTATUS(status) == 0, (home / "stderr").read_text()
+        return json.loads(report.read_text())
+
+    yield start

@@ -1,0 +1,318 @@
+"""Several processes train and judge as one does; one that dies ends the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_sigma import checkpoint, launch, quick_start
+from recbole_sigma.batches import epoch_batches, epoch_length
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
+from recbole_sigma.training import SigmaTrainer
+from recbole_sigma.values import UserError
+from tests.reliability.conftest import outcome
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def ranks(imported, tmp_path: Path) -> Callable[..., list[Any]]:
+    """Run a function in forked processes that know each other; gives what each returned, or its signal."""
+
+    def start(function: Callable[[], Any], size: int = 2) -> list[Any]:
+        port, children = free_port(), []
+        for rank in range(size):
+            child = os.fork()
+            if child == 0:
+                try:
+                    os.environ |= {
+                        "RANK": str(rank),
+                        "LOCAL_RANK": str(rank),
+                        "WORLD_SIZE": str(size),
+                        "MASTER_ADDR": "localhost",
+                        "MASTER_PORT": str(port),
+                    }
+                    sys.stderr = (tmp_path / f"stderr{rank}").open("a", encoding="utf-8")
+                    (tmp_path / f"answer{rank}").write_text(json.dumps(function()))
+                    os._exit(0)
+                except BaseException as error:
+                    (tmp_path / f"answer{rank}").write_text(
+                        json.dumps({"error": f"{type(error).__name__}: {error}"})
+                    )
+                    os._exit(1)
+            children.append(child)
+        answers = []
+        for rank, child in enumerate(children):
+            deadline = time.monotonic() + 120
+            while (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(child, signal.SIGKILL)
+                    raise AssertionError(f"process {rank} hangs")
+                time.sleep(0.01)
+            path = tmp_path / f"answer{rank}"
+            answers.append(
+                os.WTERMSIG(found[1]) if os.WIFSIGNALED(found[1]) else json.loads(path.read_text())
+            )
+        return answers
+
+    return start
+
+
+# --- sharing the work out ---
+
+
+def loader_of(planted, tiny, model="BPR", **values):
+    config = SigmaConfig(model, "planted", config_dict={**planted, **tiny[model], **values})
+    return quick_start.load_data(config, config.model_class).train
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("batch", [32, 59, 480, 4096])
+def test_every_row_is_seen_once_per_epoch(size, batch, planted, tiny) -> None:
+    parts, weights, lengths = [], [], []
+    for rank in range(size):
+        loader = loader_of(planted, tiny, train_batch_size=batch, train_neg_sample_args=None)
+        taken = list(epoch_batches(loader, 0, rank, size))
+        parts.append([list(zip(b["user_id"].tolist(), b["item_id"].tolist())) for b, _ in taken])
+        weights.append([w for _, w in taken])
+        lengths.append(epoch_length(loader, size))
+    rows = [row for part in parts for taken in part for row in taken]
+    loader = loader_of(planted, tiny, train_batch_size=batch, train_neg_sample_args=None)
+    alone = [list(zip(b["user_id"].tolist(), b["item_id"].tolist())) for b, _ in epoch_batches(loader)]
+    assert sorted(rows) == sorted(row for taken in alone for row in taken)
+    assert {len(part) for part in parts} == set(lengths)  # everybody takes as many steps
+    for step in range(lengths[0]):
+        assert sum(w[step] for w in weights) == pytest.approx(size)  # a mean of weighted means
+    together = [row for part in parts for row in part[0]]
+    assert sorted(together) == sorted(alone[0])  # the same batches as in one process
+
+
+def test_an_epoch_can_be_entered_anywhere(planted, tiny) -> None:
+    for rank, size in ((0, 1), (1, 2)):
+        whole = list(epoch_batches(loader_of(planted, tiny), 0, rank, size))
+        rest = list(epoch_batches(loader_of(planted, tiny), 4, rank, size))
+        assert [b["item_id"].tolist() for b, _ in whole[4:]] == [b["item_id"].tolist() for b, _ in rest]
+
+
+def test_fewer_rows_than_processes(planted, tiny) -> None:
+    with pytest.raises(UserError, match="cannot be shared by 1000 processes"):
+        epoch_length(loader_of(planted, tiny), 1000)
+
+
+# --- training and judging ---
+
+
+def test_two_processes_take_the_steps_of_one(planted, tiny, ranks, scratch: Path) -> None:
+    """Without dropout and negatives nothing is drawn, so the weights agree but for the order of sums."""
+    values = {
+        **planted,
+        **tiny["PackedSASRec"],
+        "epochs": 3,
+        "hidden_dropout_prob": 0.0,
+        "attn_dropout_prob": 0.0,
+    }
+
+    def run() -> Any:
+        result = run_sigma("PackedSASRec", "planted", config_dict={**values, "checkpoint_dir": "two"})
+        return [result["checkpoint"], result["test_result"], result["history"][-1]["train_loss"]]
+
+    (first, metrics, losses), (_, other, _) = ranks(run)
+    alone = run_sigma("PackedSASRec", "planted", config_dict={**values, "checkpoint_dir": "one"})
+    assert metrics == other  # every process knows the result
+    weights = checkpoint.read(first).group("model")
+    for name, value in checkpoint.read(alone["checkpoint"]).group("model").items():
+        assert torch.allclose(weights[name], value, atol=2e-5), name
+    assert losses == pytest.approx(alone["history"][-1]["train_loss"], rel=1e-5)
+    again = evaluate_checkpoint(first)  # the same weights, judged by one process
+    assert dict(again.metrics) == metrics
+    assert sorted(p.name for p in (scratch / "two").iterdir()) == sorted(["runs", Path(first).name])
+    assert len(list((scratch / "log").rglob("*.log"))) == 2  # one per run: rank 0 writes
+
+
+@pytest.mark.parametrize("model", ["BPR", "SIGMA"])
+def test_metrics_of_two_processes_are_those_of_one(model, planted, tiny, ranks, scratch: Path) -> None:
+    """60 users on 2 processes; SIGMA's items are prepared by one of them."""
+    values = {**planted, **tiny[model], "eval_batch_size": 7}
+
+    def run() -> Any:
+        result = run_sigma(model, "planted", config_dict=values)
+        return [result["checkpoint"], result["test_result"], result["test"].places.tolist()]
+
+    (path, metrics, places), other = ranks(run)
+    assert other[1:] == [metrics, places] and len(places) == 60
+    found = evaluate_checkpoint(path)
+    assert dict(found.metrics) == metrics and found.places.tolist() == places
+    assert len(list((scratch / "saved" / "artifacts").glob("*.safetensors"))) == (model == "SIGMA")
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly(planted, tiny, ranks, scratch: Path) -> None:
+    values = {**planted, **tiny["BPR"], "epochs": 3, "checkpoint_steps": 2}
+
+    def run(**more: Any) -> Any:
+        result = run_sigma("BPR", "planted", config_dict={**values, **more})
+        return outcome(result) if os.environ["RANK"] == "0" else None
+
+    def cut() -> Any:
+        real, count = SigmaTrainer._check_finite, [0]
+
+        def stop(self, *args):
+            count[0] += 1
+            if count[0] == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(self, *args)
+
+        SigmaTrainer._check_finite = stop
+        return run()
+
+    whole = ranks(lambda: run(checkpoint_dir="whole"))
+    assert signal.SIGKILL in ranks(cut)
+    assert ranks(lambda: run(resume=True)) == whole
+
+
+def test_a_process_that_dies_ends_the_others(planted, tiny, ranks) -> None:
+    def run() -> Any:
+        if os.environ["RANK"] == "1":
+            real, count = SigmaTrainer._check_finite, [0]
+
+            def stop(self, *args):
+                count[0] += 1
+                if count[0] == 5:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(self, *args)
+
+            SigmaTrainer._check_finite = stop
+        return run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"]})["test_result"]
+
+    started = time.monotonic()
+    first, second = ranks(run)
+    assert second == signal.SIGKILL and "error" in first and time.monotonic() - started < 60
+
+
+# --- the launcher ---
+
+
+def sleeper(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", r"process 1 of 2 ended: signal: killed \(out of memory"),
+        ("raise SystemExit(3)", "process 1 of 2 ended: exit: exit code 3"),
+    ],
+)
+def test_the_launcher_ends_all_when_one_ends(code, sentence, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(launch, "_GRACE", 0.3)
+    processes = [sleeper("import time; time.sleep(100)"), sleeper(code)]
+    with pytest.raises(RuntimeError, match=sentence):
+        try:
+            launch._watch(processes, tmp_path, 0)
+        finally:
+            launch._end(processes)
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_the_first_cause_is_told_not_what_followed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(launch, "_GRACE", 0.3)
+    notes = [
+        {"kind": "RuntimeError", "text": "Connection closed by peer", "time": 1.0, "weight": 3},
+        {"kind": "UserError", "text": "the training loss is nan in epoch 2", "time": 2.0, "weight": 1},
+    ]
+    for rank, note in enumerate(notes):
+        (tmp_path / f"error-{rank}.json").write_text(json.dumps(note))
+    processes = [sleeper("raise SystemExit(1)") for _ in notes]
+    with pytest.raises(UserError, match="the training loss is nan in epoch 2"):
+        launch._watch(processes, tmp_path, 0)
+    launch._end(processes)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"nproc": 2, "world_size": 1}, "group_offset 0 . nproc 2 exceeds world_size 1"),
+        ({"nproc": 1, "world_size": 4, "group_offset": 4}, "exceeds world_size"),
+        ({"nproc": 1, "world_size": 2}, "several machines need one port"),
+    ],
+)
+def test_numbers_that_do_not_fit(values, sentence) -> None:
+    whole = {"nproc": 1, "world_size": -1, "group_offset": 0, "port": 0, **values}
+    with pytest.raises(UserError, match=sentence):
+        launch.wanted_processes(whole)
+
+
+def test_an_incomplete_environment(monkeypatch, planted) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"):
+        SigmaConfig("BPR", "planted", config_dict=planted)
+
+
+def test_loops_of_recboles_own_stay_in_one_process(planted, monkeypatch) -> None:
+    from recbole_sigma.distributed import World
+    from recbole_sigma.training import distributed
+
+    monkeypatch.setattr(distributed, "current", lambda: World(0, 0, 2))
+    config = SimpleNamespace()
+    with pytest.raises(UserError, match="runs in one process"):
+        del config
+        values = SigmaConfig("RecVAE", "planted", config_dict=planted)
+        monkeypatch.setattr(quick_start.distributed, "current", lambda: World())
+        data = quick_start.load_data(values, values.model_class)
+        model = quick_start.build_model(values, values.model_class, data.train)
+        monkeypatch.setattr(distributed, "current", lambda: World(0, 0, 2))
+        quick_start.build_trainer(values, model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["nproc", "torchrun", "two machines"])
+def test_the_command_line_with_two_processes(how, planted, scratch: Path) -> None:
+    words = [
+        "--model=BPR",
+        "--dataset=planted",
+        f"--data_path={planted['data_path']}",
+        "--load_col={inter: [user_id, item_id, timestamp]}",
+        "--epochs=1",
+        "--embedding_size=8",
+        "--quiet",
+    ]
+    module = [sys.executable, "-m", "recbole_sigma"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={free_port()}",
+    ]
+    both = [f"--port={free_port()}", "--world_size=2"]
+    commands = {
+        "nproc": [[*module, *words, "--nproc=2"]],
+        "torchrun": [[*torchrun, "-m", "recbole_sigma", *words]],
+        "two machines": [[*module, *words, *both], [*module, *words, *both, "--group_offset=1"]],
+    }[how]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    found = [process.communicate(timeout=300) for process in started]
+    assert all(process.returncode == 0 for process in started), found
+    assert "HR@10" in found[0][0]
+    assert len(list((scratch / "saved" / "results").glob("*.json"))) == 1
+    assert len(list((scratch / "log").rglob("*.log"))) == 1

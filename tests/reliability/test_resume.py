@@ -1,0 +1,193 @@
+"""A killed run, continued by the same command with ``--resume``, ends as if it had never been killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_sigma import quick_start
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.runs import RunFolder, run_id
+from recbole_sigma.training import SigmaTrainer
+from recbole_sigma.values import UserError
+from tests.reliability.conftest import POINTS
+
+EPOCHS = {"epochs": 3, "eval_step": 1, "checkpoint_steps": 2}
+
+
+def settings(planted, tiny, model, **more) -> dict[str, Any]:
+    return {**planted, **tiny[model], **EPOCHS, **more}
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("model", "kills"),
+    [
+        ("BPR", [("step", 5), ("evaluation", 2)]),
+        pytest.param("SASRec", [("step", 20), ("before a rename", 4)], marks=pytest.mark.slow),
+        ("PackedSASRec", [("inside a write", 5), ("step", 3)]),
+        ("SIGMA", [("quantizer", 1), ("inside a write", 1), ("step", 3)]),
+        pytest.param("TIGER", [("tensors of a checkpoint", 2), ("step", 2)], marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_continued_is_bit_for_bit_the_uninterrupted_run(
+    model, kills, planted, tiny, in_process, tmp_path: Path
+) -> None:
+    values = settings(planted, tiny, model)
+    whole = in_process(model, values, "whole")
+    for kill in kills:
+        assert in_process(model, {**values, "resume": True}, "cut", kill) == signal.SIGKILL, kill
+    assert in_process(model, {**values, "resume": True}, "cut") == whole
+    assert leftovers(tmp_path / "whole") == []
+    log = "".join(path.read_text() for path in (tmp_path / "cut" / "log").rglob("*.log"))
+    assert "Resume training from epoch" in log
+    # asked once more, the finished run is only tested again
+    assert in_process(model, {**values, "resume": True}, "cut", ("step", 1)) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["BPR", "SASRec", "PackedSASRec", "SIGMA", "TIGER"])
+def test_twenty_random_kills(model, planted, tiny, in_process, tmp_path: Path) -> None:
+    """Twenty real kills per model at random points; a killed run is continued up to four times."""
+    values = settings(planted, tiny, model, epochs=4)
+    whole = in_process(model, values, "whole")
+    draw = random.Random(model)
+    killed = 0
+    for attempt in range(60):
+        folder = f"cut{attempt}"
+        for _ in range(4):
+            point = (draw.choice(list(POINTS)), draw.randint(1, 12))
+            found = in_process(model, {**values, "resume": True}, folder, point)
+            if found != signal.SIGKILL:
+                break
+            killed += 1
+        assert in_process(model, {**values, "resume": True}, folder) == whole
+        if killed >= 20:
+            return
+    raise AssertionError(f"only {killed} kills in 60 attempts")
+
+
+def cut_after(monkeypatch, steps: int) -> None:
+    """Make training stop with Ctrl-C at a step."""
+    real = SigmaTrainer._check_finite
+    done = 0
+
+    def count(self, *args):
+        nonlocal done
+        done += 1
+        if done > steps:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(SigmaTrainer, "_check_finite", count)
+
+
+def test_the_position_inside_an_epoch_is_used(planted, tiny, monkeypatch) -> None:
+    """The continued run trains the rest of the epoch, not the epoch again."""
+    values = settings(planted, tiny, "BPR", checkpoint_steps=1)
+    steps = []
+    config = SigmaConfig("BPR", "planted", config_dict=values)
+    per_epoch = len(quick_start.load_data(config, config.model_class).train)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        cut_after(patch, per_epoch + 3)
+        run_sigma("BPR", "planted", config_dict=values)
+    real = SigmaTrainer._check_finite
+    monkeypatch.setattr(
+        SigmaTrainer, "_check_finite", lambda self, *a: (steps.append(a[1:]), real(self, *a))[1]
+    )
+    run_sigma("BPR", "planted", config_dict={**values, "resume": True})
+    assert steps[0] == (1, 3) and len(steps) == 2 * per_epoch - 3
+
+
+def test_early_stopping_goes_on_counting(planted, tiny, monkeypatch) -> None:
+    values = settings(planted, tiny, "BPR", epochs=30, learning_rate=0.3, stopping_step=3)
+    whole = run_sigma("BPR", "planted", config_dict={**values, "checkpoint_dir": "whole"})
+    stopped = len(whole["history"])
+    assert 4 < stopped < 30
+    config = SigmaConfig("BPR", "planted", config_dict=values)
+    per_epoch = len(quick_start.load_data(config, config.model_class).train)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        cut_after(patch, (stopped - 1) * per_epoch + 1)
+        run_sigma("BPR", "planted", config_dict=values)
+    again = run_sigma("BPR", "planted", config_dict={**values, "resume": True})
+    assert len(again["history"]) == stopped and again["test_result"] == whole["test_result"]
+    assert again["best_epoch"] == whole["best_epoch"]
+
+
+def test_another_command_finds_nothing(planted, tiny, monkeypatch) -> None:
+    values = settings(planted, tiny, "BPR")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        cut_after(patch, 30)
+        run_sigma("BPR", "planted", config_dict=values)
+    starts = []
+    monkeypatch.setattr(SigmaTrainer, "continue_from", lambda self, saved: starts.append(saved))
+    run_sigma("BPR", "planted", config_dict={**values, "resume": True, "learning_rate": 0.01})
+    assert starts == []
+
+
+def test_changed_data_is_refused(planted, tiny, monkeypatch, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(planted["data_path"], tmp_path / "data")
+    values = settings(planted, tiny, "BPR", data_path=str(tmp_path / "data"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        cut_after(patch, 30)
+        run_sigma("BPR", "planted", config_dict=values)
+    path = tmp_path / "data" / "planted" / "planted.inter"
+    lines = path.read_text().splitlines()
+    lines[5], lines[6] = lines[6].replace("u0", "u1"), lines[5]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="resume: the dataset changed since"):
+        run_sigma("BPR", "planted", config_dict={**values, "resume": True})
+
+
+@pytest.mark.parametrize("what", ["cut", "flip", "weights gone"])
+def test_a_damaged_state_is_refused(what, planted, tiny, monkeypatch) -> None:
+    values = settings(planted, tiny, "BPR")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        cut_after(patch, 30)
+        run_sigma("BPR", "planted", config_dict=values)
+    (state,) = Path("saved/runs").glob("*/last.safetensors")
+    content = bytearray(state.read_bytes())
+    if what == "cut":
+        state.write_bytes(content[: len(content) // 2])
+    elif what == "flip":
+        content[-9] ^= 1
+        state.write_bytes(content)
+    else:
+        for path in Path("saved").glob("*.safetensors"):
+            path.unlink()
+    with pytest.raises(UserError, match="damaged|is gone"):
+        run_sigma("BPR", "planted", config_dict={**values, "resume": True})
+
+
+def test_a_run_that_is_still_going_is_not_continued(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path, "r", resume=False)
+    first.state_path.write_bytes(b"anything")
+    with pytest.raises(UserError, match="still going"):
+        RunFolder(tmp_path, "r", resume=True)
+    second = RunFolder(tmp_path, "r", resume=False)  # the same command beside it keeps its own state
+    assert second.folder != first.folder
+    first.close()
+    second.close()
+
+
+def test_names_of_runs_follow_what_changes_results() -> None:
+    base = {"model": "BPR", "dataset": "d", "seed": 1, "state": "INFO", "resume": False}
+    assert run_id(base) == run_id({**base, "state": "ERROR", "resume": True})
+    assert run_id(base) != run_id({**base, "seed": 2}) and run_id(base) != run_id(base, 2)
+
+
+def test_what_cannot_be_continued_says_so(planted, tiny) -> None:
+    with pytest.raises(UserError, match="saved=False"):
+        run_sigma("BPR", "planted", config_dict=settings(planted, tiny, "BPR", resume=True), saved=False)
+    with pytest.raises(UserError, match="RecVAE has a training loop of its own"):
+        run_sigma("RecVAE", "planted", config_dict={**planted, "epochs": 1, "resume": True})
