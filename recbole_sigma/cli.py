@@ -94,7 +94,10 @@ def _dispatch(words: list[str]) -> int:
     verb = words.pop(0) if words and not words[0].startswith("-") else ""
     if verb not in VERBS:
         raise UserError(f"unknown verb {verb!r}{nearest(verb, VERBS)}; --help lists the verbs")
-    own, rest = _own_options(words)
+    # recommend has a --filter of its own, which may be given several times
+    own, rest = _own_options(
+        words, [name for name in OWN if name != "filter"] if verb == "recommend" else OWN
+    )
     if "help" in own:
         print(help_text(own.get("model") or (own.get("models") or "").split(",")[0]))
         return 0
@@ -115,7 +118,7 @@ OF_TABLES = ("models", "seeds", "filter", "force", "reference", *OF_SEARCH)
 _SWITCHES = ("quiet", "json", "help", "version", "force")
 
 
-def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
+def _own_options(words: list[str], names: Sequence[str] = OWN) -> tuple[dict[str, str], list[str]]:
     """Take the options that are not configuration keys out of the words."""
     own: dict[str, str] = {}
     rest: list[str] = []
@@ -124,7 +127,7 @@ def _own_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
         word = {"-h": "--help", "-m": "--model", "-d": "--dataset"}.get(words[position], words[position])
         position += 1
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name not in OWN:
+        if not word.startswith("--") or name not in names:
             rest.append(word)
             continue
         if name in _SWITCHES:

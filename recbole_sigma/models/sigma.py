@@ -111,6 +111,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         self.trunk = PackedTrunk(backbone, layout, self.prepared.profiles, prefix_tokens, pad, item_scale)
         self.register_buffer("instructions", self.prepared.instructions, persistent=False)
         self.task_labels = build_task_labels(config, dataset, self.prepared)
+        self.trunk.sums_text = self.task_labels is not None and not pretrained
         self.fusion = self._build_fusion(config, d_model)
         # shut for JustForYou alone; several tasks need the instruction from the first step on
         opening = torch.zeros(d_model) if self.task_labels is None else torch.ones(d_model)

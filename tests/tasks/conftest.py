@@ -57,7 +57,7 @@ def chosen(tmp_path_factory):
         "filter_seen": False,
         "MAX_ITEM_LIST_LENGTH": 12,
         "train_batch_size": 8,
-        "epochs": 30,
+        "epochs": 25,
         "learning_rate": 0.01,
         "backbone_dropout": 0.0,
         "grounding_steps": 30,

@@ -94,13 +94,20 @@ def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen
         model.instruction_gate.fill_(0.7)
         rows = data.test._dataset.inter_feat
         batch = rows[torch.nonzero(rows["item_length"] == 0)[:3, 0]]
-        context, *_ = model._prompt(batch)
+        _, context, unit = model._prompt(batch)
         items = batch["item_id"][:, None]
         draw = LabelDraw(torch.full((3, 1), -1), model.instructions[:1].expand(3, 1, -1))
-        history, branches, start = model._packed_forward(
-            batch["user_id"], items, torch.ones(3, dtype=torch.int64), model.fusion(), draw
+        history, branches, start = model.trunk.packed(
+            batch["user_id"],
+            items,
+            torch.ones(3, dtype=torch.int64),
+            model.fusion(),
+            draw.after,
+            draw.text,
+            items,
         )
-        trained, _ = model._label_states(history, branches, draw.after, start)
+        states = model._history_contexts(history, items, unit)
+        trained, _ = model._label_states(states, branches, draw.after, start)
     torch.testing.assert_close(trained, context, atol=1e-5, rtol=1e-4)
 
 

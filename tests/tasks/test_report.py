@@ -25,9 +25,9 @@ def loaded(trained):
 
 def test_the_instruction_decides_the_label(trained):
     found = trained["test_result"]
-    assert found["hit@4[category]"] > found["hit@4"] + 0.15  # four items bear the name, a quarter of all
-    assert found["low@10[category]"] > 0.0
-    assert found["hit@10[category|wrong slot]"] < found["hit@10[category|justforyou]"]
+    assert found["hit@4[category]"] > found["hit@4"] + 0.3  # four items bear the name, a quarter of all
+    assert found["low@10[category]"] > 0.1
+    assert found["hit@10[category|wrong slot]"] < found["hit@10[category]"] - 0.1
     assert found["rows[category]"] == len(trained["test"].users)
 
 
@@ -54,6 +54,7 @@ def test_a_limit_draws_the_same_rows_every_time(loaded):
 
 def test_the_whole_report(loaded):
     config, model, _, train, _, test = loaded
+    before = model.mode
     report = full_report(TaskBench(model, test, config), train._dataset, {}, ["apf", "id_only"])
     entry = report["tasks"]["Category"]
     figures = entry["figures"]
@@ -64,9 +65,9 @@ def test_the_whole_report(loaded):
     assert figures["popularity, masked"]["in_slot@10"] == pytest.approx(0.4)  # a kind has 4 items
     assert figures["popularity, masked"]["hit@4"] == 1.0
     assert entry["lifts"]["wrong slot"]["low"] > 0
-    assert entry["modes"]["apf"] == figures["task"] and set(entry["modes"]) == {"apf", "id_only"}
+    assert set(entry["modes"]) == {"apf", "id_only"} and entry["modes"][before] == figures["task"]
     assert entry["matching items, mean"] == 4.0
-    assert model.mode == "apf"
+    assert model.mode == before
     n = report["tasks"]["JustForYou"]["rows"]
     assert n == entry["rows"] and report["generalrec"]["hit@10[generalrec macro]"] > 0
     rows = quick_rows(TaskBench(model, test, config))
