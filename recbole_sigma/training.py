@@ -85,6 +85,11 @@ class SigmaTrainer(StoredRun):
         self.world = distributed.current()
         self.half = precision(str(config["train_precision"] or "fp32"), self.device)
         self.accumulation = int(config["train_accumulation"] or 1)
+        if self.accumulation > 1 and distributed.current().several:
+            raise UserError(
+                "train_accumulation: several processes split a batch already; use train_accumulation: 1 with"
+                " --nproc"
+            )
         self._keep_nothing()
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._best_state: dict[str, Any] | None = None
