@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_sigma.evaluation.recall import Recall
 from recbole_sigma.instructions.fields import Material, gather
 from recbole_sigma.instructions.nearest import nearest_task
 from recbole_sigma.instructions.phrases import normalise_query
@@ -104,6 +105,7 @@ class Recommender:
 
     def __init__(self, config: Any, model: Any, dataset: Any, train: Any) -> None:
         self.config, self.model, self.dataset = config, model.eval(), dataset
+        self.train, self.recall = train, Recall(config)
         self.labels = getattr(model, "task_labels", None)
         self.instructed = hasattr(model, "instructions")
         self.material: Material = self.labels.tasks.material if self.labels else _material(train, config)
@@ -175,7 +177,7 @@ class Recommender:
         device = self.config["device"]
         batch = self._batch(resolved).to(device)
         pairs = (seen[0].to(device), seen[1].to(device)) if len(row) else None
-        ranked = self._rank(batch, k, pairs)
+        ranked = self._rank(batch, k, pairs, [found.items for found in resolved])
         answers = []
         for i, found in enumerate(resolved):
             items = [int(item) for item in ranked.items[i].tolist() if item]
@@ -197,12 +199,27 @@ class Recommender:
         return answers
 
     @torch.inference_mode()
-    def _rank(self, batch: Interaction, k: int, seen: Any) -> Any:
+    def _rank(self, batch: Interaction, k: int, seen: Any, histories: list[list[int]]) -> Any:
+        """Lists as the evaluator makes them: with the memory where the checkpoint has a weight."""
+        from recbole_sigma.decoding.memory import add_bonus
         from recbole_sigma.ranking import top_k
 
-        if getattr(self.model, "generative", False):
-            return self.model.rank(batch, k, seen)
-        return top_k(self.model.full_sort_predict(batch).view(len(batch), -1), k, seen)
+        generative, bonus = getattr(self.model, "generative", False), None
+        if self.recall.active:
+            row = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
+            met = np.asarray([item for items in histories for item in items], dtype=np.int64)
+            pairs = (torch.from_numpy(row), torch.from_numpy(met))
+            row_of, item_of, value = self.recall.bonus(self.train, pairs, len(histories))
+            device = self.config["device"]
+            bonus = (row_of.to(device), item_of.to(device), value.to(device))
+        if generative:
+            if bonus is None:
+                return self.model.rank(batch, k, seen)
+            return self.model.rank_fused(batch, k, seen, bonus, (float(self.recall.weight or 0.0),))[0]
+        scores = self.model.full_sort_predict(batch).view(len(batch), -1)
+        if bonus is not None:
+            scores = add_bonus(scores, bonus, float(self.recall.weight or 0.0))
+        return top_k(scores, k, seen)
 
     # --- reading a request ---
 

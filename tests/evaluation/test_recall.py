@@ -94,3 +94,26 @@ def test_held_out_items_do_not_reach_the_memory(tmp_path):
         matrices.append(recall._memory.similarity.toarray())
     assert np.array_equal(matrices[0], matrices[1])
     assert not np.array_equal(matrices[0], matrices[2])
+
+
+def test_recommend_gives_the_lists_that_were_judged(root, tmp_path):
+    from recbole_sigma.quick_start import load_data_and_model
+    from recbole_sigma.recommend import Recommender, Request
+
+    values = settings(root, tmp_path, memory="fixed", memory_weight=2.0)
+    path = run_sigma("SIGMA", "planted", config_dict=values)["checkpoint"]
+    judged = evaluate_checkpoint(path)
+    _, _, dataset, _, _, test = load_data_and_model(path)
+    users = dataset.id2token("user_id", test._dataset.inter_feat["user_id"].numpy())
+    names = dataset.field2id_token["item_id"]
+    requests, width = [], judged.lists.shape[1]
+    histories = dataset.chronology.before(
+        test._dataset.inter_feat["user_id"], test._dataset.inter_feat["timestamp"]
+    )
+    for row in range(5):
+        items = [str(names[i]) for i in histories[1][histories[0] == row].tolist()]
+        requests.append(Request(user=str(users[row]), history=items))
+    answers = Recommender.load(path).answer(requests, width)
+    for row, answer in enumerate(answers):
+        listed = [str(names[i]) for i in judged.lists[row] if i]
+        assert [found.item for found in answer.items] == listed[: len(answer.items)]
