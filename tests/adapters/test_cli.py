@@ -104,6 +104,12 @@ def test_shipped_recipes_are_those_of_the_issue():
     assert {p.stem for p in PROPERTIES.glob("*.yaml")} == set(SHIPPED.split())
 
 
+def data_settings(name):
+    """What a shipped recipe says of the data; its hints for models (votes, tasks) are not the converter's."""
+    settings = yaml.safe_load((PROPERTIES / f"{name}.yaml").read_text())
+    return {k: v for k, v in settings.items() if not k.startswith(("task_", "knn_", "memory_"))}
+
+
 def convert_small(convert, name, tmp_path):
     """Convert a few rows in the raw schema of a shipped recipe with the command of its header."""
     raw = tmp_path / "ml-1m"
@@ -145,7 +151,7 @@ def test_shipped_recipe_equals_the_one_that_the_conversion_writes(name, convert,
     """The Beauty instructions with changed paths are enough for Toys: same name rule, same recipe."""
     run = convert_small(convert, name, tmp_path)
     written = yaml.safe_load((run.folder(name) / f"{name}.yaml").read_text())
-    assert written == yaml.safe_load((PROPERTIES / f"{name}.yaml").read_text())
+    assert written == data_settings(name)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +165,7 @@ def test_shipped_recipe_equals_the_one_that_the_conversion_writes(name, convert,
 def test_shipped_recipe_equals_the_one_of_the_real_files(name, adapter, folder, convert, shared):
     run = convert(adapter, "--input", shared(folder), "--name", name, "--quiet")
     written = yaml.safe_load((run.folder(name) / f"{name}.yaml").read_text())
-    assert written == yaml.safe_load((PROPERTIES / f"{name}.yaml").read_text())
+    assert written == data_settings(name)
 
 
 def test_no_leaking_column_is_ever_written(convert, tmp_path, files):
