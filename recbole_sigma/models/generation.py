@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from recbole_sigma.models.backbone import hidden_states
 from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.losses import Seen, hide
 from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
+from recbole_sigma.models.packed_model import length_groups
 from recbole_sigma.models.prefixes import PrefixSpace
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import INSTRUCTION
@@ -154,13 +156,18 @@ class PrefixGeneration:
         width = self.beam_width if width is None else width
         if not self._factored:
             return top_k(self.score_all(interaction, seen, width), k, seen)
+        items, scores = self._by_length(interaction, seen, lambda some, own: self._rank(some, k, own, width))
+        return RankedItems(items, scores)
+
+    def _rank(self, interaction: Any, k: int, seen: Seen | None, width: int) -> tuple[Tensor, ...]:
+        """`rank` for rows of similar length: items and scores [B, k]."""
         assert isinstance(self.objective, PaperObjective)
         objective = self.objective
         prompt, context, unit = self._prompt(interaction)
         decoder, beams = self._search(prompt, context, unit, seen, width)
         nodes, weights, scale = self._fused_beam(beams)
         items, indexes = self._sorted_items(unit)
-        return search_in_prefixes(
+        ranked, _ = search_in_prefixes(
             lambda columns, _: objective.item_query(
                 context, states_of(decoder, beams, columns), self.sharpness
             ),
@@ -172,7 +179,29 @@ class PrefixGeneration:
             seen,
             seen_keep_mass=False,
             approximate=indexes,
-        )[0]
+        )
+        return ranked.items, ranked.scores
+
+    def _by_length(
+        self, interaction: Any, seen: Seen | None, of_rows: Callable[[Any, Seen | None], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """Apply a function of (interaction, seen pairs) to rows of similar length, and put its results, one
+        row each, back in order.
+        """
+        groups = length_groups(interaction[self.ITEM_SEQ_LEN])
+        if len(groups) == 1:
+            return of_rows(interaction, seen)
+        parts = []
+        for rows in groups:
+            own = None
+            if seen is not None:
+                place = torch.full((len(interaction),), -1, dtype=torch.int64, device=rows.device)
+                place[rows] = torch.arange(len(rows), device=rows.device)
+                row = place[seen[0]]
+                own = (row[row >= 0], seen[1][row >= 0])
+            parts.append(of_rows(interaction[rows], own))
+        back = torch.argsort(torch.cat(groups))
+        return tuple(torch.cat(column)[back] for column in zip(*parts, strict=True))
 
     def _sorted_items(self, unit: Tensor) -> tuple[SortedItems, PrefixIndexes | None]:
         """The catalogue by prefix, and inverted lists of prefixes above ``decode_faiss_above`` items; made
@@ -205,6 +234,10 @@ class PrefixGeneration:
             -inf for padding, for what is taken out and for items outside the beam.
         """
         width = self.beam_width if width is None else width
+        return self._by_length(interaction, seen, lambda some, own: (self._score_all(some, own, width),))[0]
+
+    def _score_all(self, interaction: Any, seen: Seen | None, width: int) -> Tensor:
+        """`score_all` for rows of similar length."""
         prompt, context, unit = self._prompt(interaction)
         buckets = self.prefixes.buckets
         if not self._factored:
