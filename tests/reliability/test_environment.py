@@ -81,6 +81,7 @@ def test_a_full_disk_for_real(scratch: Path) -> None:
 
 def test_ctrl_c_in_the_middle(scratch: Path) -> None:
     def act() -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us without it
         real, calls = SigmaTrainer._check_finite, [0]
 
         def interrupt(self, *args):
