@@ -63,3 +63,25 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     values = torch.gather(scores, 1, items)
     empty = torch.isneginf(values)
     return RankedItems(items=items.masked_fill(empty, 0), scores=values.masked_fill(empty, -torch.inf))
+
+
+def pairs_of_rows(
+    pairs: tuple[Tensor, Tensor] | None, rows: Tensor, batch: int
+) -> tuple[Tensor, Tensor] | None:
+    """The (row, item) pairs of some rows of a batch, renumbered to those rows.
+
+    Args:
+        pairs: (row int64 [nnz], item int64 [nnz]), or None.
+        rows: int64 [R], row numbers, none twice.
+        batch: rows of the whole batch.
+
+    Returns:
+        The pairs whose row is among ``rows``, in their order, each with its place in ``rows``; None for None.
+    """
+    if pairs is None:
+        return None
+    row, item = pairs
+    place = torch.full((batch,), -1, dtype=torch.int64, device=row.device)
+    place[rows.to(row.device)] = torch.arange(len(rows), device=row.device)
+    row = place[row]
+    return row[row >= 0], item[row >= 0]

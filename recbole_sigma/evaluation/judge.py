@@ -22,7 +22,7 @@ from recbole_sigma.evaluation.metrics import without_beam
 from recbole_sigma.evaluation.recall import Recall
 from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.progress import Counted, Progress
-from recbole_sigma.ranking import top_k
+from recbole_sigma.ranking import pairs_of_rows, top_k
 from recbole_sigma.values import RankedItems, UserError
 
 _PAIRS = 1 << 18  # user-item pairs scored at once for a model that has only ``predict``
@@ -141,12 +141,7 @@ class Judge:
         share = torch.full((len(sampled),), torch.nan)
         chosen = sampled.nonzero().flatten()
         if len(chosen):
-            own = None
-            if seen is not None:
-                place = torch.full((len(sampled),), -1, dtype=torch.int64)
-                place[chosen] = torch.arange(len(chosen))
-                row = place.to(seen[0].device)[seen[0]]
-                own = (row[row >= 0], seen[1][row >= 0])
+            own = pairs_of_rows(seen, chosen, len(sampled))
             share[chosen] = model.prefix_survival(interaction[chosen], self.k, own).float().cpu()
         return share
 

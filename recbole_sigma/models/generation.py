@@ -27,7 +27,7 @@ from recbole_sigma.models.prefixes import PrefixSpace
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import INSTRUCTION
 from recbole_sigma.models.trunk import PackedTrunk, Prompt
-from recbole_sigma.ranking import top_k
+from recbole_sigma.ranking import pairs_of_rows, top_k
 from recbole_sigma.values import RankedItems
 
 _DENSE_CELLS = 1 << 25  # [row, item] scores held at once
@@ -191,15 +191,8 @@ class PrefixGeneration:
         groups = length_groups(interaction[self.ITEM_SEQ_LEN])
         if len(groups) == 1:
             return of_rows(interaction, seen)
-        parts = []
-        for rows in groups:
-            own = None
-            if seen is not None:
-                place = torch.full((len(interaction),), -1, dtype=torch.int64, device=rows.device)
-                place[rows] = torch.arange(len(rows), device=rows.device)
-                row = place[seen[0]]
-                own = (row[row >= 0], seen[1][row >= 0])
-            parts.append(of_rows(interaction[rows], own))
+        batch = len(interaction)
+        parts = [of_rows(interaction[rows], pairs_of_rows(seen, rows, batch)) for rows in groups]
         back = torch.argsort(torch.cat(groups))
         return tuple(torch.cat(column)[back] for column in zip(*parts, strict=True))
 
@@ -251,13 +244,11 @@ class PrefixGeneration:
         columns = torch.arange(nodes.shape[1], device=nodes.device).split(_BEAMS)
         states = torch.cat([states_of(decoder, beams, part) for part in columns], dim=1)
         queries = self.objective.item_query(context, states, self.sharpness)
-        rows = max(1, _DENSE_CELLS // self.n_items)
         parts = []
-        for begin in range(0, len(nodes), rows):
-            piece = slice(begin, begin + rows)
-            own = None if seen is None else _rows_of(seen, begin, begin + rows)
+        for rows in torch.arange(len(nodes), device=nodes.device).split(max(1, _DENSE_CELLS // self.n_items)):
+            own = pairs_of_rows(seen, rows, len(nodes))
             parts.append(
-                fused_scores(queries[piece], nodes[piece], weights[piece], unit, buckets, scale[piece], own)
+                fused_scores(queries[rows], nodes[rows], weights[rows], unit, buckets, scale[rows], own)
             )
         return torch.cat(parts)
 
@@ -283,8 +274,3 @@ class PrefixGeneration:
 
 def _forward(backbone: nn.Module, rows: Tensor, positions: Tensor, allowed: Tensor, cache: Any) -> Tensor:
     return hidden_states(backbone, rows, positions, allowed, cache)
-
-
-def _rows_of(seen: Seen, begin: int, end: int) -> Seen:
-    inside = (seen[0] >= begin) & (seen[0] < end)
-    return seen[0][inside] - begin, seen[1][inside]

@@ -176,6 +176,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
         users = interaction[self.USER_ID]
         tokens = self.fusion()
+        unit = F.normalize(tokens, dim=-1)
         draw = self._draw_branches(interaction, length)
         labels = 0 if draw is None else draw.after.numel()
         scale = 1.0 / (float((length - 1).sum()) + self.label_weight * labels)
@@ -183,7 +184,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         for rows in length_groups(length):
             own = None if draw is None else draw.rows(rows)
             part = self._group_losses(
-                users[rows], items[rows, : int(length[rows].max())], length[rows], tokens, own, scale
+                users[rows], items[rows, : int(length[rows].max())], length[rows], tokens, unit, own, scale
             )
             total = part if total is None else tuple(a + b for a, b in zip(total, part, strict=True))
         assert total is not None
@@ -195,11 +196,11 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         items: Tensor,
         length: Tensor,
         tokens: Tensor,
+        unit: Tensor,
         draw: LabelDraw | None,
         scale: float,
     ) -> tuple[Tensor, ...]:
         """`calculate_loss` for rows of similar length; ``scale`` weighs each prediction."""
-        unit = F.normalize(tokens, dim=-1)
         if draw is None:
             history, branches, start = self.trunk.packed(users, items, length, tokens, None, None, None)
         else:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_sigma import ranking
-from recbole_sigma.ranking import order_keys, top_k
+from recbole_sigma.ranking import order_keys, pairs_of_rows, top_k
 
 SCORES = st.sampled_from(
     [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, -1e-30, 3e38, -3e38, float("inf"), float("-inf"), 1.0000001]
@@ -56,3 +56,10 @@ def test_other_types(kind) -> None:
 def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         top_k(torch.tensor([[0.0, float("nan")]]), 1)
+
+
+def test_pairs_of_some_rows_are_renumbered() -> None:
+    pairs = (torch.tensor([0, 2, 2, 3]), torch.tensor([7, 8, 9, 5]))
+    row, item = pairs_of_rows(pairs, torch.tensor([3, 2]), 5)
+    assert row.tolist() == [1, 1, 0] and item.tolist() == [8, 9, 5]
+    assert pairs_of_rows(None, torch.tensor([0]), 1) is None
