@@ -33,6 +33,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sasrec_score": ("dot", "cosine"),
     "sigma_negatives_from": ("prefix", "catalogue"),
     "sigma_objective": ("paper", "global"),
+    "sigma_score": ("cosine", "dot"),
     "sigma_slot": ("tokens", "sum"),
     "task_hemisphere": ("north", "south"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
