@@ -103,11 +103,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "memory_shrink": (0.0, 1e9),
     "memory_last": (1, 1_000_000),
     "memory_decay": (0.0, 1.0),
+    "memory_forward": (0.0, 1.0),
     "memory_floor": (1e-12, 1e6),
     "knn_window": (1, 1_000_000),
     "knn_shrink": (0.0, 1e9),
     "knn_last": (1, 1_000_000),
     "knn_decay": (0.0, 1.0),
+    "knn_forward": (0.0, 1.0),
     "hidden_dropout_prob": (0.0, 1.0),
     "attn_dropout_prob": (0.0, 1.0),
 }
