@@ -255,6 +255,31 @@ def test_a_process_that_dies_ends_the_others(planted, tiny, ranks) -> None:
     assert second == signal.SIGKILL and "error" in first and time.monotonic() - started < 60
 
 
+def test_two_runs_of_one_command_at_once(planted, tiny, imported, scratch: Path) -> None:
+    """Not processes of one run: two commands, started together in one folder, that prepare the same items."""
+    values = {**planted, **tiny["SIGMA"]}
+    children = []
+    for number in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                found = outcome(run_sigma("SIGMA", "planted", config_dict=values))
+                (scratch / f"outcome{number}").write_text(json.dumps(found))
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    first, second = ((scratch / f"outcome{number}").read_text() for number in range(2))
+    assert first == second
+    assert len(list((scratch / "saved" / "artifacts").iterdir())) == 1
+    assert len(list((scratch / "saved").glob("*.safetensors"))) == 2  # each has its own checkpoint
+    assert len(list((scratch / "saved" / "runs").iterdir())) == 2  # and its own state
+    assert list(scratch.rglob("*.tmp")) == []
+    again = outcome(run_sigma("SIGMA", "planted", config_dict=values))  # from what the two stored
+    assert again == json.loads(first)
+
+
 # --- the launcher ---
 
 
