@@ -177,6 +177,10 @@ def numbered_lines(source: Source, show: bool) -> Iterator[tuple[int, bytes]]:
                 stream = io.BufferedReader(_Zstandard(stream, source.path), _BLOCK)
             while line := stream.readline(MAX_LINE + 1):
                 number += 1
+                if number == 1 and line[257:262] == b"ustar":  # a header of 512 bytes, packed or not
+                    raise AdapterError(
+                        f"{source.path}: is a tar archive; unpack it and give the folder or the files inside"
+                    )
                 if len(line) > MAX_LINE:
                     raise AdapterError(
                         f"{source.path}:{number}: the line is longer than 64 MiB; is this the right file?"

@@ -99,7 +99,6 @@ class ArtifactStore:
         meta = {"format": FORMAT, "fingerprint": key, "header": text, "checksum": _checksum(whole, text)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            clear_leftovers(self.folder)
             write_atomically(path, save(whole, metadata=meta))
         except OSError as error:
             raise UserError(
@@ -124,6 +123,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Its name holds the machine and the process, so two writers never share one, and `clear_leftovers` can tell
     a file that is being written from one whose writer was killed.
     """
+    if path.parent.absolute() not in _CLEARED:
+        _CLEARED.add(path.parent.absolute())
+        clear_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -140,6 +142,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise
 
 
+_CLEARED: set[Path] = set()  # folders that this process has rid of leftovers
 _HOST = re.sub(r"[^A-Za-z0-9]", "-", platform.node())[:40] or "host"
 _LEFTOVER = re.compile(rf"^\..+\.{re.escape(_HOST)}\.(\d+)\.[0-9a-f]{{8}}\.tmp$")
 

@@ -38,7 +38,8 @@ def epoch_batches(loader: Any, skip: int = 0, rank: int = 0, size: int = 1) -> I
 
     Yields:
         (RecBole interaction, weight): the weight is ``size`` times this process's share of the global
-        batch's rows, so that the mean over processes of weighted mean losses is the mean over all rows.
+        batch's rows, so that the mean over processes of weighted mean losses is the mean over all rows. A
+        model whose rows hold unequal numbers of predictions is weighed by those instead; see `training`.
     """
     if size > 1:
         yield from _own_share(loader, skip, rank, size)

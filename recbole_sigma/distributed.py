@@ -125,6 +125,16 @@ def mean(values: list[float]) -> list[float]:
     return (total / world.size).tolist()
 
 
+def share(amount: float) -> float:
+    """What this process counts in a mean over processes of weighted means, so that it is the mean over all
+    that they have: the number of processes times its part of the whole; collective.
+
+    Args:
+        amount: how much the mean of this process is a mean of, such as predictions.
+    """
+    return amount / mean([amount])[0]
+
+
 def same_everywhere(tensors: dict[str, Tensor]) -> None:
     """Overwrite tensors in place with rank 0's; collective.
 

@@ -72,7 +72,8 @@ class RunFolder:
             for path in candidates:
                 if self._take(path):
                     break
-        clear_leftovers(self.folder)
+        for folder in (self.root.parent, self.folder):  # a finished run may write to neither again
+            clear_leftovers(folder)
 
     @classmethod
     def follow(cls, folder: Path | str, resume: bool) -> RunFolder:

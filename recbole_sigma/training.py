@@ -238,6 +238,8 @@ class SigmaTrainer(StoredRun):
             self.optimizer.zero_grad()
             values: list[float] = []
             whole = loss_weight(self.model, interaction)
+            if self.world.several and hasattr(self.model, "prediction_count"):
+                weight = distributed.share(whole)  # rows are of unequal length
             for piece, _ in pieces(interaction, self.accumulation, getattr(self.model, "ITEM_SEQ_LEN", None)):
                 share = weight * loss_weight(self.model, piece) / whole
                 with torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None):

@@ -1,9 +1,12 @@
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from recbole_sigma import artifacts
 from recbole_sigma.artifacts import ArtifactStore, fingerprint, write_atomically
 from recbole_sigma.values import UserError
 
@@ -77,3 +80,18 @@ def test_an_unwritable_folder_gets_a_sentence(tmp_path):
     blocked.write_text("")
     with pytest.raises(UserError, match="artifact_dir"):
         ArtifactStore(blocked / "sub").save("items", "a" * 64, {"x": torch.ones(1)}, {})
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
+    """Of the first write into a folder; files of living writers and of other machines stay."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    name = ".f.{host}.{process}.0123abcd.tmp"
+    host = artifacts._HOST
+    dead = tmp_path / name.format(host=host, process=gone.pid)
+    alive = tmp_path / name.format(host=host, process=os.getpid())
+    elsewhere = tmp_path / name.format(host="another-machine", process=gone.pid)
+    for path in (dead, alive, elsewhere):
+        path.write_bytes(b"half")
+    write_atomically(tmp_path / "f", b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([alive, elsewhere, tmp_path / "f"])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,19 @@ def outcome(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _wait(child: int, after: float | None) -> int:
+    """Exit status of a child, which is killed after some seconds where they are given."""
+    if after is None:
+        return os.waitpid(child, 0)[1]
+    deadline = time.monotonic() + after
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    if found == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        found = os.waitpid(child, 0)
+    return found[1]
+
+
 @pytest.fixture(scope="session")
 def imported() -> None:
     """Import once what every child needs."""
@@ -70,10 +84,17 @@ def imported() -> None:
 
 @pytest.fixture
 def in_process(imported: None, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any] | int]]:
-    """Run a model in a forked process; gives its outcome, or the signal that killed it."""
+    """Run a model in a forked process; gives its outcome, or the signal that killed it.
+
+    ``point`` is a place and the number of the call that dies; ``after`` are seconds until the kill.
+    """
 
     def start(
-        model: str, values: dict[str, Any], folder: str, point: tuple[str, int] | None = None
+        model: str,
+        values: dict[str, Any],
+        folder: str,
+        point: tuple[str, int] | None = None,
+        after: float | None = None,
     ) -> dict[str, Any] | int:
         home = tmp_path / folder
         home.mkdir(exist_ok=True)
@@ -92,7 +113,7 @@ def in_process(imported: None, tmp_path: Path) -> Iterator[Callable[..., dict[st
                 sys.stderr.flush()
                 os._exit(1)
             os._exit(0)
-        _, status = os.waitpid(child, 0)
+        status = _wait(child, after)
         if os.WIFSIGNALED(status):
             return os.WTERMSIG(status)
         assert os.WEXITSTATUS(status) == 0, (home / "stderr").read_text()

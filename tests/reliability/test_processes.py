@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_sigma import checkpoint, launch, quick_start
+from recbole_sigma import checkpoint, distributed, launch, quick_start
 from recbole_sigma.batches import epoch_batches, epoch_length
 from recbole_sigma.config import SigmaConfig
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
@@ -146,6 +146,55 @@ def test_two_processes_take_the_steps_of_one(planted, tiny, ranks, scratch: Path
     assert len(list((scratch / "log").rglob("*.log"))) == 2  # one per run: rank 0 writes
 
 
+@pytest.mark.parametrize("model", ["PackedSASRec", "SIGMA"])
+def test_the_gradient_of_two_processes_is_that_of_one(model, tiny, write_dataset, ranks) -> None:
+    """Rows of 2 to 9 events, one batch: each process has as many rows, but not as many predictions."""
+    events = [
+        (f"u{user}", f"i{(3 * user + step) % 40}", 1000 * step + user)
+        for user in range(30)
+        for step in range(4 + (user % 2) * (user % 7 + 1))
+    ]
+    values = {
+        **tiny[model],
+        **write_dataset(events, spare=41),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
+        "text_fields": ["item_id"],
+        "train_batch_size": 64,
+        "hidden_dropout_prob": 0.0,
+        "attn_dropout_prob": 0.0,
+        "fusion_dropout": 0.0,
+        "backbone_dropout": 0.0,
+        "task_labels_per_row": 0,
+    }
+
+    def gradient() -> Any:
+        config = SigmaConfig(model, "small", config_dict=values)
+        distributed.join(config["device"])
+        data = quick_start.load_data(config, config.model_class)
+        trainer = quick_start.build_trainer(
+            config, quick_start.build_model(config, config.model_class, data.train)
+        )
+        found = {}
+
+        def note(*_: Any) -> None:
+            for name, parameter in trainer.model.named_parameters():
+                if parameter.grad is not None:
+                    found[name] = parameter.grad.flatten().tolist()
+
+        trainer.optimizer.register_step_pre_hook(note)
+        trainer._train_data = data.train
+        losses = trainer._train_epoch(data.train, 0)
+        losses = losses if isinstance(losses, tuple) else (losses,)
+        return [found, [float(part) for part in losses]]
+
+    first, second = ranks(gradient)
+    alone, losses = gradient()
+    assert first == second and first[0].keys() == alone.keys()
+    for name, value in alone.items():
+        assert max(map(abs, value)) == 0 or first[0][name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+    assert first[1] == pytest.approx(losses, rel=1e-5)
+
+
 @pytest.mark.parametrize("model", ["BPR", "SIGMA"])
 def test_metrics_of_two_processes_are_those_of_one(model, planted, tiny, ranks, scratch: Path) -> None:
     """60 users on 2 processes; SIGMA's items are prepared by one of them."""
@@ -204,6 +253,31 @@ def test_a_process_that_dies_ends_the_others(planted, tiny, ranks) -> None:
     started = time.monotonic()
     first, second = ranks(run)
     assert second == signal.SIGKILL and "error" in first and time.monotonic() - started < 60
+
+
+def test_two_runs_of_one_command_at_once(planted, tiny, imported, scratch: Path) -> None:
+    """Not processes of one run: two commands, started together in one folder, that prepare the same items."""
+    values = {**planted, **tiny["SIGMA"]}
+    children = []
+    for number in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                found = outcome(run_sigma("SIGMA", "planted", config_dict=values))
+                (scratch / f"outcome{number}").write_text(json.dumps(found))
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    first, second = ((scratch / f"outcome{number}").read_text() for number in range(2))
+    assert first == second
+    assert len(list((scratch / "saved" / "artifacts").iterdir())) == 1
+    assert len(list((scratch / "saved").glob("*.safetensors"))) == 2  # each has its own checkpoint
+    assert len(list((scratch / "saved" / "runs").iterdir())) == 2  # and its own state
+    assert list(scratch.rglob("*.tmp")) == []
+    again = outcome(run_sigma("SIGMA", "planted", config_dict=values))  # from what the two stored
+    assert again == json.loads(first)
 
 
 # --- the launcher ---

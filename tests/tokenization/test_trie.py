@@ -144,6 +144,7 @@ def test_deduplicated_codes_always_build_a_trie(rows, only_on_collision):
             "items 1 and 3 have the same semantic ID .1, 2.*deduplicate",
         ),
         (torch.tensor([[0, 0], [1, 7]]), {"sizes": [2, 4]}, "item 1 has code 7 at level 2.*4 entries"),
+        (torch.tensor([[0, 0], [1, 2**32 + 5]]), {}, "codebook of 4294967302 entries is too large"),
         (torch.tensor([[0, 0], [1, -2]]), {}, "item 1 has code -2 at level 2"),
         (torch.tensor([[0, 0]]), {}, "catalogue is empty"),
         (torch.tensor([[0.0, 0.0], [1.0, 2.0]]), {}, "integer table"),
