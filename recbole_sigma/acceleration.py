@@ -78,7 +78,7 @@ def memory_estimate(model: nn.Module, positions: int, half: bool) -> dict[str, f
         config = getattr(part, "config", None)
         if config is not None and hasattr(config, "num_hidden_layers") and hasattr(part, "base_model_prefix"):
             per_layer = (34 if half else 68) * config.hidden_size * positions
-            kept = 2 * config.hidden_size * positions if part.is_gradient_checkpointing else per_layer
+            kept = 2 * config.hidden_size * positions if _recomputes(part) else per_layer
             activations = float(per_layer + (config.num_hidden_layers - 1) * kept)
             break
     parts = {
@@ -89,6 +89,13 @@ def memory_estimate(model: nn.Module, positions: int, half: bool) -> dict[str, f
     }
     parts["total"] = sum(parts.values())
     return {name: value / 2**30 for name, value in parts.items()}
+
+
+def _recomputes(model: Any) -> bool:
+    """Whether a transformers model recomputes activations in the backward pass."""
+    if hasattr(model, "is_activation_checkpointing"):
+        return bool(model.is_activation_checkpointing)
+    return bool(model.is_gradient_checkpointing)  # transformers before 5
 
 
 def memory_sentence(model: nn.Module, positions: int, half: bool) -> str:

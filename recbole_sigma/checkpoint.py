@@ -339,6 +339,9 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
         UserError: naming the first weights that are missing, unexpected, or of another shape.
     """
     weights = checkpoint.group("model")
+    for name, part in model.named_modules():
+        if hasattr(part, "check_base"):  # adapters: another base is what a wrong shape would mean
+            part.check_base(weights, f"{name}." if name else "")
     own = model.state_dict()
     for name in [*own, *weights]:
         if name not in weights or name not in own:

@@ -27,6 +27,8 @@ verbs
   recommend   lists from a --checkpoint=FILE: --history="title; title" or --user=ID or --users_file=FILE,
               --instruction="any sentence" or --task=NAME --slot=TEXT, --k=10, --filter=category=NAME,
               --filter=seen=false, --format=json, --output=FILE
+  export      the language model of a --checkpoint=FILE as a transformers folder --output=FOLDER, adapters
+              merged (--dtype=bf16 halves it; --backbone=pretrained:FOLDER where the base lies elsewhere now)
 
 examples
   {program} demo
@@ -233,6 +235,12 @@ def _recommend(own: dict[str, str], rest: list[str]) -> int:
     return recommend_command(own, rest)
 
 
+def _export(own: dict[str, str], rest: list[str]) -> int:
+    from recbole_sigma.export import export_command
+
+    return export_command(own, rest)
+
+
 VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "": _train,
     "demo": _of_tables("demo"),
@@ -241,6 +249,7 @@ VERBS: dict[str, Callable[[dict[str, str], list[str]], int]] = {
     "report": _of_tables("report"),
     "tasks": _tasks,
     "recommend": _recommend,
+    "export": _export,
 }
 
 

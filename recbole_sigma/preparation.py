@@ -38,7 +38,8 @@ from recbole_sigma.instructions.prompts import (
 )
 from recbole_sigma.instructions.samples import task_folder, task_report, tasks_of
 from recbole_sigma.instructions.tasks import GENERAL, load_tasks
-from recbole_sigma.pretrained import LoraOptions, folder_stamp
+from recbole_sigma.models.backbone import check_backbone
+from recbole_sigma.pretrained import LoraOptions, check_causal_model, folder_stamp
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
@@ -330,6 +331,10 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         logger.info("Item preparation read from %s", store.path("items", key))
         return Prepared.restore(*stored)
 
+    check_backbone(options.backbone)
+    encoder, model_name = encoder_kind(options.grounding.text_encoder)
+    if encoder == "causal-lm":
+        check_causal_model(model_name, "grounding_text_encoder")
     vectors, report = _ground(users, items, sources, options, config, store)
     codes = tokenize_items(vectors, options)
     health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)

@@ -35,6 +35,9 @@ class LoraOptions:
     targets: tuple[str, ...] = ("all-linear",)
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+
+
 def load_tokenizer(name: str, key: str) -> Tokenizer:
     """The fast tokenizer of a pretrained model.
 
@@ -48,7 +51,14 @@ def load_tokenizer(name: str, key: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     _check_folder(name, key)
-    with _sentences(name, key), _quiet():
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        # transformers would make up an empty tokenizer of the model's class
+        raise UserError(
+            f"{key}: '{name}' holds no tokenizer: copy tokenizer.json of the model into it, or save it there"
+            " (AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
+        )
+    with _sentences(name, key), quiet():
         loaded = AutoTokenizer.from_pretrained(name)
     backend = getattr(loaded, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
@@ -57,6 +67,45 @@ def load_tokenizer(name: str, key: str) -> Tokenizer:
             "(AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(folder))"
         )
     return Tokenizer.from_str(backend.to_str())  # a copy: padding and truncation set by others stay there
+
+
+def causal_config(name: str, key: str) -> Any:
+    """The configuration of a causal language model; reads no weights.
+
+    Args:
+        name: folder or hub name.
+        key: the option that names it, for errors.
+
+    Raises:
+        UserError: not found, no network, or no causal language model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    _check_folder(name, key)
+    with _sentences(name, key), quiet():
+        config = AutoConfig.from_pretrained(name)
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(_wrong_kind(name, key, kind, "an encoder-decoder"))
+    # BERT and its family are in the causal list as decoders, but were trained to look both ways
+    if kind not in CAUSAL or any(
+        architecture.endswith(("ForMaskedLM", "ForPreTraining", "BertModel", "RobertaModel"))
+        or architecture.startswith(("Bert", "Roberta", "XLMRoberta", "Electra", "Camembert"))
+        for architecture in config.architectures or ()
+    ):
+        raise UserError(_wrong_kind(name, key, kind, "an encoder without causal attention"))
+    return config
+
+
+def check_causal_model(name: str, key: str) -> None:
+    """Find out what `load_causal_model` and `load_tokenizer` would refuse, as far as that is quick.
+
+    Raises:
+        UserError: as theirs.
+    """
+    causal_config(name, key)
+    load_tokenizer(name, key)
 
 
 def load_causal_model(name: str, key: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -70,22 +119,10 @@ def load_causal_model(name: str, key: str, dtype: torch.dtype = torch.float32) -
     Raises:
         UserError: not found, no network, no causal language model, damaged or incomplete weights.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers import AutoModelForCausalLM
 
-    _check_folder(name, key)
-    with _sentences(name, key), _quiet():
-        config = AutoConfig.from_pretrained(name)
-        kind = config.model_type
-        if getattr(config, "is_encoder_decoder", False):
-            raise UserError(_wrong_kind(name, key, kind, "an encoder-decoder"))
-        # BERT and its family are in the causal list as decoders, but were trained to look both ways
-        if kind not in CAUSAL or any(
-            architecture.endswith(("ForMaskedLM", "ForPreTraining", "BertModel", "RobertaModel"))
-            or architecture.startswith(("Bert", "Roberta", "XLMRoberta", "Electra", "Camembert"))
-            for architecture in config.architectures or ()
-        ):
-            raise UserError(_wrong_kind(name, key, kind, "an encoder without causal attention"))
+    config = causal_config(name, key)
+    with _sentences(name, key), quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
         )
@@ -115,9 +152,12 @@ def _check_folder(name: str, key: str) -> None:
             from recbole_sigma.settings import nearest
 
             near = nearest(folder.name, [path.name for path in folder.parent.iterdir() if path.is_dir()])
-        raise UserError(f"{key}: the model folder '{name}' does not exist{near}")
+        raise UserError(
+            f"{key}: the model folder '{name}' does not exist{near}; name the one where the model lies now"
+        )
     if not folder.exists():
-        return  # a name on the hub
+        _check_hub(name, key)
+        return
     if not folder.is_dir() or not (folder / "config.json").is_file():
         raise UserError(
             f"{key}: '{name}' holds no config.json, so it is no saved transformers model: name the folder"
@@ -133,6 +173,31 @@ def _check_folder(name: str, key: str) -> None:
         )
 
 
+def _check_hub(name: str, key: str) -> None:
+    """Ask the hub once, where transformers would ask six times and wait in between."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, timeout=10)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"{key}: '{name}' is no folder here and no model of the hub that you may read: check the name, or"
+            " log in (hf auth login) if it is a private one"
+        ) from error
+    except Exception as error:  # whatever the network library calls it
+        raise UserError(_unreachable(name, key, error)) from error
+
+
+def _unreachable(name: str, key: str, error: Exception) -> str:
+    return (
+        f"{key}: the model '{name}' is no folder here and cannot be fetched ({type(error).__name__}): check"
+        " the name and the network, or download it elsewhere and name its folder"
+    )
+
+
 @contextlib.contextmanager
 def _sentences(name: str, key: str) -> Iterator[None]:
     """One sentence instead of transformers' stack traces."""
@@ -146,10 +211,7 @@ def _sentences(name: str, key: str) -> Iterator[None]:
             raise UserError(
                 f"{key}: the model in '{name}' cannot be loaded ({first}): save it again"
             ) from error
-        raise UserError(
-            f"{key}: the model '{name}' is no folder here and cannot be fetched ({type(error).__name__}):"
-            " check the name and the network, or download it elsewhere and name its folder"
-        ) from error
+        raise UserError(_unreachable(name, key, error)) from error
     except Exception as error:  # what tokenizers and safetensors raise has no class of its own
         raise UserError(
             f"{key}: the model '{name}' cannot be loaded ({type(error).__name__}: {str(error)[:160]}): "
@@ -158,16 +220,19 @@ def _sentences(name: str, key: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and notes out of the run's output."""
     from transformers.utils import logging as theirs
 
-    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    level, bars, hub_level = theirs.get_verbosity(), theirs.is_progress_bar_enabled(), hub.level
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        hub.setLevel(hub_level)
         theirs.set_verbosity(level)
         if bars:
             theirs.enable_progress_bar()

@@ -16,9 +16,9 @@ PROMPTS = 10
 BATCH = 256  # users of one batch of --users-file
 _RECOMMEND = (
     "checkpoint", "user", "history", "instruction", "task", "slot", "k", "filter", "format", "users_file",
-    "data_path",
+    "data_path", "backbone",
 )  # fmt: skip
-_TASKS = ("checkpoint", "baselines", "rows", "modes", "data_path")
+_TASKS = ("checkpoint", "baselines", "rows", "modes", "data_path", "backbone")
 
 
 def options(words: Sequence[str], known: Sequence[str], verb: str) -> dict[str, list[str]]:
@@ -54,8 +54,9 @@ def _single(found: dict[str, list[str]], name: str) -> str | None:
 
 
 def _overrides(found: dict[str, list[str]]) -> dict[str, Any]:
-    path = _single(found, "data_path")
-    return {"data_path": path} if path is not None else {}
+    """What lies elsewhere now than when the checkpoint was written."""
+    values = {name: _single(found, name) for name in ("data_path", "backbone")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 # --- tasks ---

@@ -35,7 +35,10 @@ DECODING: dict[str, tuple[str, ...]] = {
 them: the beam's mean spread, the reference of the fusion, is measured with both in training."""
 
 MEMORY = frozenset(
-    "memory memory_weight memory_window memory_shrink memory_last memory_decay memory_floor".split()
+    (
+        "memory memory_weight memory_window memory_shrink memory_last memory_decay memory_forward"
+        " memory_floor"
+    ).split()
 )
 """Keys of the collaborative memory, which is fused with any trained model."""
 

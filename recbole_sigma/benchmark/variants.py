@@ -43,7 +43,8 @@ def rows_of(words: Iterable[str]) -> list[Row]:
 
     A word is a model (``SASRec``), a shipped variant (``SIGMA-ID``) or a pattern over them (``SIGMA-*``), a
     model with a plain property file (``SASRec:tuned.yaml``), a variant file (``mine.yaml``) or a folder of
-    variant files (``variants/``). ``+memory`` behind any of them fuses the collaborative memory.
+    variant files (``variants/``). ``+memory`` behind any of them fuses the collaborative memory, and
+    ``+VARIANT`` adds the keys of a shipped variant of the same model (``SIGMA-sparse+no-KD``).
 
     Raises:
         UserError: with every word that means nothing, and every name that would stand in the table twice.
@@ -76,22 +77,38 @@ def rows_of(words: Iterable[str]) -> list[Row]:
     return rows
 
 
-MEMORY = "+memory"
-"""Ending of a word that fuses the collaborative memory with every row it names."""
+MEMORY = "memory"
+"""Addition that fuses the collaborative memory with every row it follows."""
 
 
 def _rows_of_word(word: str) -> list[Row]:
-    if word.endswith(MEMORY):
-        return [
-            Row(
-                f"{row.name}{MEMORY}",
-                row.base,
-                {**row.values, "memory": "validation"},
-                f"{row.why or row.name}; with the collaborative memory, weighed on validation",
-                row.source,
-            )
-            for row in _rows_of_word(word.removesuffix(MEMORY))
-        ]
+    first, *added = (part.strip() for part in word.split("+"))
+    rows = _rows_of_first(first)
+    for name in added:
+        rows = [_with_memory(row) if name == MEMORY else _merged(row, name) for row in rows]
+    return rows
+
+
+def _with_memory(row: Row) -> Row:
+    why = f"{row.why or row.name}; with the collaborative memory, weighed on validation"
+    return Row(f"{row.name}+{MEMORY}", row.base, {**row.values, "memory": "validation"}, why, row.source)
+
+
+def _merged(row: Row, name: str) -> Row:
+    """``row`` with the keys of a shipped variant of the same model over its own."""
+    known = {other: found for other, found in shipped().items() if found.base == row.base}
+    other = known.get(name) or known.get(f"{row.base}-{name}")
+    if other is None:
+        short = [full.removeprefix(f"{row.base}-") for full in known]
+        raise UserError(
+            f"{row.name}+{name}: {name!r} is neither '{MEMORY}' nor a shipped variant of {row.base}"
+            f"{nearest(name, short)}"
+        )
+    why = f"{row.why or row.name}; {other.why}"
+    return Row(f"{row.name}+{name}", row.base, {**row.values, **other.values}, why, other.source)
+
+
+def _rows_of_first(word: str) -> list[Row]:
     model, colon, place = word.partition(":")
     if colon:
         return [_with_file(model.strip(), Path(place.strip()))]

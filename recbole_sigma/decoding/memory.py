@@ -70,6 +70,7 @@ def build_memory(
     last: int,
     decay: float,
     floor: float,
+    forward: float = 0.5,
 ) -> Memory:
     """Memory of TRAIN events.
 
@@ -82,8 +83,9 @@ def build_memory(
         last: see `Memory`.
         decay: see `Memory`.
         floor: see `Memory`.
+        forward: see `window_similarity`.
     """
-    similarity = window_similarity(users, items, n_items, window, shrink).astype(np.float32)
+    similarity = window_similarity(users, items, n_items, window, shrink, forward).astype(np.float32)
     return Memory(similarity, last, decay, floor)
 
 

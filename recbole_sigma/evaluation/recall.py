@@ -51,6 +51,7 @@ class Recall:
                 int(config["memory_last"]),
                 float(config["memory_decay"]),
                 float(config["memory_floor"]),
+                float(config["memory_forward"]),
             )
             logging.getLogger().info(
                 "Collaborative memory: %s pairs of train items, %.1f CPU seconds",

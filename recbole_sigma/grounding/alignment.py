@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_sigma.grounding.encoders import FrozenTower, Tower
+from recbole_sigma.grounding.encoders import Tower
 from recbole_sigma.grounding.views import PairView
 
 
@@ -227,24 +227,6 @@ def _optimizers(tower: Tower, options: AlignmentOptions) -> list[torch.optim.Opt
     if sparse:
         found.append(torch.optim.SparseAdam(sparse, lr=options.learning_rate))
     return found
-
-
-def align_text(
-    text: np.ndarray,
-    teacher: np.ndarray,
-    views: Sequence[PairView],
-    options: AlignmentOptions,
-    on_step: Callable[[], None] | None = None,
-) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """`align` with a projection on frozen text vectors [N, d_t].
-
-    Returns:
-        (float32 [N, dim] unit rows with zero rows where the text is zero, losses of every 10th of the run).
-    """
-    with seeded(options.seed):
-        tower = FrozenTower(text, options.hidden, options.dim, options.dropout)
-        log = align(tower, teacher, views, options, on_step)
-        return tower.vectors(), log
 
 
 @contextmanager

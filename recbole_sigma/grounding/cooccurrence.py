@@ -19,11 +19,13 @@ def windowed_cooccurrence(
     n_items: int,
     window: int,
     gap_power: float = 0.5,
+    forward: float = 0.5,
     on_block: Callable[[], None] | None = None,
 ) -> sp.csr_matrix:
     """Count how often two items occur within ``window`` steps of one user's sequence.
 
-    Events are counted in blocks and only the upper triangle is summed, so the peak is about twice the result.
+    Events are counted in blocks and, without a direction, only the upper triangle is summed, so the peak is
+    about twice the result (three times where the direction counts).
 
     Args:
         users: int [E], grouped so that each user's events are contiguous and in time order.
@@ -31,10 +33,13 @@ def windowed_cooccurrence(
         n_items: number of items including the padding row 0.
         window: largest distance in steps (1 = neighbours only).
         gap_power: a pair ``g`` steps apart weighs ``g ** -gap_power``.
+        forward: share of a pair that counts from the earlier item (row) to the later (column); 0.5 counts
+            both directions alike.
         on_block: called after every block of about a million events.
 
     Returns:
-        Symmetric CSR matrix [n_items, n_items], float64, zero diagonal, row 0 empty.
+        CSR matrix [n_items, n_items], float64, zero diagonal, row 0 empty; symmetric where ``forward`` is
+        0.5.
     """
     users, items = np.asarray(users), np.asarray(items)
     total = sp.csr_matrix((n_items, n_items), dtype=np.float64)
@@ -46,12 +51,14 @@ def windowed_cooccurrence(
             same_user = users[begin:end] == users[begin + gap : end + gap]
             left, right = items[begin:end][same_user], items[begin + gap : end + gap][same_user]
             apart = left != right
-            low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
-            weight = np.full(low.shape, float(gap) ** -gap_power)
-            total = total + sp.csr_matrix((weight, (low, high)), shape=(n_items, n_items))
+            left, right = left[apart], right[apart]
+            if forward == 0.5:
+                left, right = np.minimum(left, right), np.maximum(left, right)
+            weight = np.full(left.shape, float(gap) ** -gap_power)
+            total = total + sp.csr_matrix((weight, (left, right)), shape=(n_items, n_items))
         if on_block is not None:
             on_block()
-    return (total + total.T).tocsr()
+    return (2.0 * forward * total + 2.0 * (1.0 - forward) * total.T).tocsr()
 
 
 def ppmi(counts: sp.csr_matrix, context_power: float = 0.75) -> sp.csr_matrix:

@@ -9,7 +9,7 @@ from recbole_sigma.grounding.cooccurrence import windowed_cooccurrence
 
 
 def window_similarity(
-    users: np.ndarray, items: np.ndarray, n_items: int, window: int, shrink: float
+    users: np.ndarray, items: np.ndarray, n_items: int, window: int, shrink: float, forward: float = 0.5
 ) -> sparse.csr_matrix:
     """Shrunk cosine of windowed co-occurrence: C_ij / (sqrt(n_i n_j) + shrink).
 
@@ -22,11 +22,12 @@ def window_similarity(
         n_items: N.
         window: largest gap in steps.
         shrink: constant in the denominator.
+        forward: share of a pair's vote that goes from the earlier item to the later one; 0.5 = symmetric.
 
     Returns:
-        float64 [N, N], symmetric, zero diagonal.
+        float64 [N, N], zero diagonal; row i holds the votes of a history item i.
     """
-    pairs = windowed_cooccurrence(users, items, n_items, window).tocoo()
+    pairs = windowed_cooccurrence(users, items, n_items, window, forward=forward).tocoo()
     count = np.bincount(items, minlength=n_items).astype(np.float64)
     value = pairs.data / (np.sqrt(count[pairs.row] * count[pairs.col]) + shrink)
     return sparse.csr_matrix((value, (pairs.row, pairs.col)), shape=(n_items, n_items))

@@ -13,6 +13,14 @@ from recbole_sigma.grounding.cooccurrence import unit_rows
 from recbole_sigma.values import UserError
 
 
+def _mapped(path: Path, sentence: str) -> np.ndarray:
+    """Map a .npy file; ``sentence`` takes the path and what is wrong with it."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(sentence.format(path, error)) from error
+
+
 def stored_vectors(path: Path, rows: int) -> np.ndarray | None:
     """Memory-map vectors that `store_vectors` wrote, or None when there are none of that name.
 
@@ -21,12 +29,7 @@ def stored_vectors(path: Path, rows: int) -> np.ndarray | None:
     """
     if not path.exists():
         return None
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"the stored text vectors {path} cannot be read ({error}): delete the file and run again"
-        ) from error
+    vectors = _mapped(path, "the stored text vectors {} cannot be read ({}): delete the file and run again")
     if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float32:
         raise UserError(
             f"the stored text vectors {path} are {vectors.dtype} {vectors.shape}, not float32 of {rows} rows:"
@@ -98,12 +101,9 @@ def read_image_vectors(path: str | os.PathLike[str], item_tokens: Sequence[str])
                 f"grounding_visual_file: {file} does not exist; give image vectors as name.npy [n, d] with"
                 " the item ids in name.items.txt, one per line in the same order"
             )
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"grounding_visual_file: {path} is no .npy array of numbers ({error}): save it with numpy.save"
-        ) from error
+    vectors = _mapped(
+        path, "grounding_visual_file: {} is no .npy array of numbers ({}): save it with numpy.save"
+    )
     tokens = names.read_text(encoding="utf-8").split("\n")
     tokens = tokens[:-1] if tokens and not tokens[-1] else tokens
     if vectors.ndim != 2 or len(tokens) != len(vectors):

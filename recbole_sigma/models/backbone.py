@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from recbole_sigma.models.pretrained import GrownEmbedding, GrownHead, build_pretrained
-from recbole_sigma.pretrained import LoraOptions, recompute_activations
+from recbole_sigma.pretrained import LoraOptions, check_causal_model, recompute_activations
 from recbole_sigma.values import UserError
 
 
@@ -67,9 +67,7 @@ def build_backbone(
         if tokenizer is None:
             raise ValueError("a pretrained backbone needs its tokenizer")
         return build_pretrained(size, tokenizer, max_positions, lora or LoraOptions(), checkpointing)
-    if kind != "scratch" or size not in SCRATCH_SHAPES:
-        known = ", ".join(f"scratch:{key}" for key in SCRATCH_SHAPES)
-        raise UserError(f"backbone: '{name}' is unknown; use one of {known}, or pretrained:<name or folder>")
+    check_backbone(name)
     from transformers import AutoModelForCausalLM, GPT2Config
 
     shape = SCRATCH_SHAPES[size]
@@ -93,6 +91,20 @@ def build_backbone(
     if checkpointing:
         recompute_activations(model)
     return model
+
+
+def check_backbone(name: str) -> None:
+    """Refuse what `build_backbone` would refuse, before anything expensive is done; reads no weights.
+
+    Raises:
+        UserError: unknown name, or a pretrained model that cannot be used.
+    """
+    kind, _, size = name.partition(":")
+    if kind == "pretrained":
+        check_causal_model(size, "backbone")
+    elif kind != "scratch" or size not in SCRATCH_SHAPES:
+        known = ", ".join(f"scratch:{key}" for key in SCRATCH_SHAPES)
+        raise UserError(f"backbone: '{name}' is unknown; use one of {known}, or pretrained:<name or folder>")
 
 
 def output_rows(model: Any, ids: Tensor) -> Tensor:

@@ -7,15 +7,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-RESIDUAL_STD = (
-    0.3  # against unit variance per modality: small enough to start from content, large enough to move slowly
-)
+# against unit variance per modality: small enough to start from content, large enough to move slowly
+RESIDUAL_STD = 0.3
+PLAIN_STD = 0.02  # without the layer norm everything starts as small as a word of the backbone
 
 
 class ItemFusion(nn.Module):
     """Fuse(W_id v_id; W_txt v_txt; W_img v_img) for every item of the catalogue.
 
-    The frozen inputs are buffers. Each modality is projected and layer-normalised; an item that lacks a
+    The frozen inputs are buffers. Each modality is projected and, with ``norm``, layer-normalised; without it
+    an item that frozen vectors say little about stays short, and how much each modality counts is learned
+    from almost nothing upwards, which suits an inner product as the score. An item that lacks a
     modality gets that modality's learned 'absent' vector. A trained per-item residual is added; the paper's
     fused vectors come from frozen inputs alone, so the residual is ours (``id_residual=False`` removes it).
 
@@ -25,6 +27,10 @@ class ItemFusion(nn.Module):
         hidden: width of the MLP's hidden layer; 0 sums the projections instead (no MLP).
         dropout: dropout on the fused vectors, in training only.
         id_residual: add a trained vector per item.
+        norm: layer-normalise the projections; without it, `read` normalises tokens where they are read.
+
+    Attributes:
+        read: what the trunk applies to the token of a history item.
     """
 
     def __init__(
@@ -34,6 +40,7 @@ class ItemFusion(nn.Module):
         hidden: int,
         dropout: float,
         id_residual: bool = True,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         if not modalities and not id_residual:
@@ -44,10 +51,14 @@ class ItemFusion(nn.Module):
         n_items = 0
         for name, vectors in modalities.items():
             n_items = vectors.shape[0]
-            self.register_buffer(f"frozen_{name}", vectors.float(), persistent=False)
-            self.projections[name] = nn.Sequential(
-                nn.Linear(vectors.shape[1], d_model), nn.LayerNorm(d_model)
-            )
+            vectors = vectors.float()
+            project = nn.Linear(vectors.shape[1], d_model, bias=norm)
+            if not norm:
+                present = vectors.abs().sum(dim=-1) > 0
+                vectors = vectors / vectors[present].square().sum(dim=-1).mean().sqrt().clamp_min(1e-12)
+                nn.init.normal_(project.weight, std=PLAIN_STD)
+            self.register_buffer(f"frozen_{name}", vectors, persistent=False)
+            self.projections[name] = nn.Sequential(project, nn.LayerNorm(d_model)) if norm else project
             self.absent[name] = nn.Parameter(torch.randn(d_model) * 0.02)
         self.mlp = (
             nn.Sequential(nn.Linear(len(self.names) * d_model, hidden), nn.SiLU(), nn.Linear(hidden, d_model))
@@ -56,8 +67,9 @@ class ItemFusion(nn.Module):
         )
         self.residual = nn.Embedding(n_items, d_model) if id_residual else None
         if self.residual is not None:
-            nn.init.normal_(self.residual.weight, std=RESIDUAL_STD)
+            nn.init.normal_(self.residual.weight, std=RESIDUAL_STD if norm else PLAIN_STD)
         self.dropout = nn.Dropout(dropout)
+        self.read = nn.Identity() if norm else nn.LayerNorm(d_model)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Fused tokens.

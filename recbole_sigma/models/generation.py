@@ -60,7 +60,7 @@ class PrefixGeneration:
     ITEM_ID: str
 
     def _prompt(self, interaction: Any) -> tuple[Prompt, Tensor, Tensor]:
-        """Encode each user's prompt once: (prompt, context float [B, d], unit item tokens float [N, d])."""
+        """Encode each user's prompt once: (prompt, context float [B, d], item vectors float [N, d])."""
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         items = items[:, : max(int(length.max()), 1)]
         tokens = self.fusion()
@@ -68,15 +68,15 @@ class PrefixGeneration:
         if INSTRUCTION in interaction.interaction:
             text = interaction[INSTRUCTION]
         prompt = self.trunk.prompt(interaction[self.USER_ID], items, length, tokens, text)
-        context, unit = prompt.last + self.instruction_gate * prompt.end, F.normalize(tokens, dim=-1)
+        context = prompt.last + self.instruction_gate * prompt.end
         if self.recency is not None:
             row = torch.arange(len(items), device=items.device)
-            recent = self.recency(unit[items])[row, (length - 1).clamp(min=0)]
+            recent = self.recency(F.normalize(tokens[items], dim=-1))[row, (length - 1).clamp(min=0)]
             context = context + recent * (length > 0)[:, None]  # an empty history has no newest item
-        return prompt, context, unit
+        return prompt, context, self.objective.similarity.items(tokens)
 
     def _search(
-        self, prompt: Prompt, context: Tensor, unit: Tensor, seen: Seen | None, width: int
+        self, prompt: Prompt, context: Tensor, vectors: Tensor, seen: Seen | None, width: int
     ) -> tuple[PromptedDecoder, Beams]:
         """Step 1 of the paper's objective: the best prefixes, behind a prompt that is run once."""
         objective, trunk, trie = self.objective, self.trunk, self.prefixes.trie
@@ -110,7 +110,7 @@ class PrefixGeneration:
             hidden,
             score="level",
             last=min(width, trie.n_nodes(depth)),
-            prior=objective.priors(context, unit, seen),
+            prior=objective.priors(context, vectors, seen),
         )
         return decoder, beams
 
@@ -127,11 +127,11 @@ class PrefixGeneration:
 
     def _prefix_beam(self, interaction: Any, seen: Seen | None) -> tuple[Tensor, Tensor]:
         """The beam of prefixes int64 [B, W] and their log-probabilities float [B, W], best first."""
-        prompt, context, unit = self._prompt(interaction)
+        prompt, context, vectors = self._prompt(interaction)
         if isinstance(self.objective, PaperObjective):
-            _, beams = self._search(prompt, context, unit, seen, self.beam_width)
+            _, beams = self._search(prompt, context, vectors, seen, self.beam_width)
             return beams.nodes, beams.scores
-        logits = hide(self.objective.catalogue(context, unit, 1.0), seen)
+        logits = hide(self.objective.catalogue(context, vectors, 1.0), seen)
         _, nodes, scores = fuse_dense(logits, self.prefixes.buckets, "fixed_temp", self.beam_width)
         return nodes, scores
 
@@ -163,10 +163,10 @@ class PrefixGeneration:
         """`rank` for rows of similar length: items and scores [B, k]."""
         assert isinstance(self.objective, PaperObjective)
         objective = self.objective
-        prompt, context, unit = self._prompt(interaction)
-        decoder, beams = self._search(prompt, context, unit, seen, width)
+        prompt, context, vectors = self._prompt(interaction)
+        decoder, beams = self._search(prompt, context, vectors, seen, width)
         nodes, weights, scale = self._fused_beam(beams)
-        items, indexes = self._sorted_items(unit)
+        items, indexes = self._sorted_items(vectors)
         ranked, _ = search_in_prefixes(
             lambda columns, _: objective.item_query(
                 context, states_of(decoder, beams, columns), self.sharpness
@@ -196,16 +196,16 @@ class PrefixGeneration:
         back = torch.argsort(torch.cat(groups))
         return tuple(torch.cat(column)[back] for column in zip(*parts, strict=True))
 
-    def _sorted_items(self, unit: Tensor) -> tuple[SortedItems, PrefixIndexes | None]:
+    def _sorted_items(self, vectors: Tensor) -> tuple[SortedItems, PrefixIndexes | None]:
         """The catalogue by prefix, and inverted lists of prefixes above ``decode_faiss_above`` items; made
         once for all batches that see the same item tokens.
         """
-        if self._catalogue is None or not torch.equal(self._catalogue[0], unit):
+        if self._catalogue is None or not torch.equal(self._catalogue[0], vectors):
             buckets = self.prefixes.buckets
-            items, indexes = sort_items(unit, buckets.order, buckets.start), None
+            items, indexes = sort_items(vectors, buckets.order, buckets.start), None
             if self.faiss_above:
                 indexes = index_prefixes(items.vectors, items.start, self.faiss_above)
-            self._catalogue = (unit, items, indexes)
+            self._catalogue = (vectors, items, indexes)
         return self._catalogue[1:]
 
     @property
@@ -231,15 +231,15 @@ class PrefixGeneration:
 
     def _score_all(self, interaction: Any, seen: Seen | None, width: int) -> Tensor:
         """`score_all` for rows of similar length."""
-        prompt, context, unit = self._prompt(interaction)
+        prompt, context, vectors = self._prompt(interaction)
         buckets = self.prefixes.buckets
         if not self._factored:
-            logits = hide(self.objective.catalogue(context, unit, self.sharpness), seen)
+            logits = hide(self.objective.catalogue(context, vectors, self.sharpness), seen)
             if self.mode == "id_only" or not self.prefixes.length:
                 return logits.log_softmax(dim=-1)
             return fuse_dense(logits, buckets, self.mode, width, self.space, self._reference())[0]
         assert isinstance(self.objective, PaperObjective)
-        decoder, beams = self._search(prompt, context, unit, seen, width)
+        decoder, beams = self._search(prompt, context, vectors, seen, width)
         nodes, weights, scale = self._fused_beam(beams)
         columns = torch.arange(nodes.shape[1], device=nodes.device).split(_BEAMS)
         states = torch.cat([states_of(decoder, beams, part) for part in columns], dim=1)
@@ -248,7 +248,7 @@ class PrefixGeneration:
         for rows in torch.arange(len(nodes), device=nodes.device).split(max(1, _DENSE_CELLS // self.n_items)):
             own = pairs_of_rows(seen, rows, len(nodes))
             parts.append(
-                fused_scores(queries[rows], nodes[rows], weights[rows], unit, buckets, scale[rows], own)
+                fused_scores(queries[rows], nodes[rows], weights[rows], vectors, buckets, scale[rows], own)
             )
         return torch.cat(parts)
 

@@ -37,7 +37,6 @@ def same_prefix_loss(
     targets: Tensor,
     items: Tensor,
     buckets: PrefixBuckets,
-    inverse_temperature: Tensor,
     negatives: int = 0,
     seen: Seen | None = None,
 ) -> Tensor:
@@ -46,11 +45,10 @@ def same_prefix_loss(
     Predictions are grouped by prefix, so that each prefix costs one matrix product with its own items.
 
     Args:
-        queries: float [M, d], not normalised.
+        queries: float [M, d], scaled: logits are inner products with ``items``.
         targets: int64 [M] item ids.
-        items: float [N, d] unit rows.
+        items: float [N, d].
         buckets: the catalogue by prefix.
-        inverse_temperature: scalar 1 / tau.
         negatives: same-prefix negatives drawn per step and prefix; 0 = all of them.
         seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is
             ignored.
@@ -61,7 +59,7 @@ def same_prefix_loss(
     prefix = buckets.prefix[targets]
     by_prefix = torch.argsort(prefix, stable=True)
     counts = torch.bincount(prefix, minlength=buckets.n_prefixes).tolist()
-    queries = F.normalize(queries, dim=-1)[by_prefix] * inverse_temperature
+    queries = queries[by_prefix]
     places = buckets.place[targets][by_prefix]
     sorted_items = items[buckets.order]
     starts = buckets.start.tolist()
@@ -119,17 +117,15 @@ def random_negative_loss(
     queries: Tensor,
     targets: Tensor,
     items: Tensor,
-    inverse_temperature: Tensor,
     negatives: int,
     seen: Seen | None = None,
 ) -> Tensor:
     """The ablation of L_ID's hard negatives: softmax of the target against random items of the catalogue.
 
     Args:
-        queries: float [M, d], not normalised.
+        queries: float [M, d], scaled.
         targets: int64 [M] item ids.
-        items: float [N, d] unit rows.
-        inverse_temperature: scalar 1 / tau.
+        items: float [N, d].
         negatives: items drawn uniformly per step, the same for all predictions.
         seen: (prediction, item) pairs that are no negatives, or None.
 
@@ -137,7 +133,6 @@ def random_negative_loss(
         float [M], one loss per prediction.
     """
     drawn = torch.randint(1, len(items), (negatives,), device=targets.device)
-    queries = F.normalize(queries, dim=-1) * inverse_temperature
     own = (queries * items[targets]).sum(dim=-1, keepdim=True)
     others = queries @ items[drawn].T
     closed = drawn[None, :] == targets[:, None]
@@ -149,25 +144,20 @@ def random_negative_loss(
 
 
 def catalogue_logits(
-    queries: Tensor,
-    items: Tensor,
-    inverse_temperature: Tensor,
-    seen: Seen | None = None,
-    targets: Tensor | None = None,
+    queries: Tensor, items: Tensor, seen: Seen | None = None, targets: Tensor | None = None
 ) -> Tensor:
     """Logits over the whole catalogue, -inf where nothing may be recommended.
 
     Args:
-        queries: float [M, d], not normalised.
-        items: float [N, d] unit rows; row 0 is padding.
-        inverse_temperature: scalar 1 / tau.
+        queries: float [M, d], scaled.
+        items: float [N, d]; row 0 is padding.
         seen: (query, item) pairs that are out, or None.
         targets: see ``hide``.
 
     Returns:
         float [M, N].
     """
-    return hide(F.normalize(queries, dim=-1) @ items.T * inverse_temperature, seen, targets)
+    return hide(queries @ items.T, seen, targets)
 
 
 def hide(logits: Tensor, seen: Seen | None = None, targets: Tensor | None = None) -> Tensor:

@@ -18,6 +18,37 @@ from recbole_sigma.models.losses import (
 )
 from recbole_sigma.models.prefixes import PrefixSpace, child_log_probs
 
+SCORES = ("cosine", "dot")
+
+
+class Similarity(nn.Module):
+    """How close a state is to an item: cosine over a learned temperature, or a scaled inner product.
+
+    The inner product keeps the length of an item's vector, in which frequent and certain items differ from
+    rare ones; on sparse data that is worth more than the even ground of the cosine (ours).
+
+    Args:
+        score: ``cosine`` or ``dot``.
+        temperature: initial tau of the cosine; the inner product starts at scale 1.
+        count: scales that are learned apart, one per softmax.
+    """
+
+    def __init__(self, score: str, temperature: float, count: int) -> None:
+        super().__init__()
+        self.cosine = score == "cosine"
+        start = math.log(1.0 / temperature) if self.cosine else 0.0
+        self.log_scale = nn.Parameter(torch.full((count,), start))
+
+    def items(self, tokens: Tensor) -> Tensor:
+        """Item vectors [N, d] from item tokens [N, d]."""
+        return F.normalize(tokens, dim=-1) if self.cosine else tokens
+
+    def queries(self, states: Tensor, which: int = 0) -> Tensor:
+        """Scaled queries from states [..., d]: their inner products with the item vectors are logits."""
+        if self.cosine:
+            states = F.normalize(states, dim=-1)
+        return states * self.log_scale[which].exp()
+
 
 class PaperObjective(nn.Module):
     """L_NTP + gamma L_ID (paper eq. for training), plus a full-catalogue softmax of ours.
@@ -29,7 +60,7 @@ class PaperObjective(nn.Module):
     Args:
         space: the prefixes.
         d_model: d.
-        temperature: initial tau of both item softmaxes.
+        similarity: of states and items, with a scale for L_ID and one for the whole catalogue.
         id_weight: gamma.
         catalogue_weight: weight of the full-catalogue softmax.
         pooling: add the log of the pooled catalogue scores to the prefix logits.
@@ -44,7 +75,7 @@ class PaperObjective(nn.Module):
         self,
         space: PrefixSpace,
         d_model: int,
-        temperature: float,
+        similarity: Similarity,
         id_weight: float,
         catalogue_weight: float,
         pooling: bool,
@@ -52,13 +83,11 @@ class PaperObjective(nn.Module):
         random_negatives: bool = False,
     ) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.similarity = space, similarity
         self.random_negatives = random_negatives
         self.id_weight, self.catalogue_weight = id_weight, catalogue_weight
         self.pooling, self.negatives = pooling, negatives
         self.prefix_gate = nn.Parameter(torch.zeros(d_model))
-        start = math.log(1.0 / temperature)
-        self.log_scale = nn.Parameter(torch.tensor([start, start]))
 
     def losses(
         self,
@@ -67,7 +96,7 @@ class PaperObjective(nn.Module):
         heads: tuple[Tensor, ...],
         targets: Tensor,
         weights: Tensor,
-        unit: Tensor,
+        vectors: Tensor,
         seen: Seen | None,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Losses of M predictions.
@@ -78,26 +107,26 @@ class PaperObjective(nn.Module):
             heads: per level, float [K, d] output vectors of its codes.
             targets: int64 [M].
             weights: float [M], how much each prediction counts.
-            unit: float [N, d] unit item tokens.
+            vectors: float [N, d] item vectors.
             seen: (prediction, item) pairs left out of the softmaxes over items, or None.
 
         Returns:
             (the weighted sums of ``names``, the loss of each prediction [M] without gradient).
         """
         weight = self.catalogue_weight if self.space.length else 1.0
-        nothing = unit.new_zeros(())
-        logits, total, each = None, nothing, unit.new_zeros(len(targets))
+        nothing = vectors.new_zeros(())
+        logits, total, each = None, nothing, vectors.new_zeros(len(targets))
         if self.pooling and self.space.length:
-            logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen, targets)
+            logits = catalogue_logits(self.similarity.queries(context, 1), vectors, seen, targets)
             if weight:
                 whole = F.cross_entropy(logits, targets, reduction="none")
                 total, each = (whole * weights).sum(), whole.detach()
         elif weight:
-            queries = F.normalize(context, dim=-1) * self.log_scale[1].exp()
-            total, each = catalogue_cross_entropy(queries, unit, targets, weights, seen)
+            queries = self.similarity.queries(context, 1)
+            total, each = catalogue_cross_entropy(queries, vectors, targets, weights, seen)
         if not self.space.length:
             return (nothing, nothing, total), each
-        parts, factored = self._factored(context, path, heads, targets, weights, unit, seen, logits)
+        parts, factored = self._factored(context, path, heads, targets, weights, vectors, seen, logits)
         return (*parts, weight * total), factored + weight * each
 
     def _factored(
@@ -107,13 +136,13 @@ class PaperObjective(nn.Module):
         heads: tuple[Tensor, ...],
         targets: Tensor,
         weights: Tensor,
-        unit: Tensor,
+        vectors: Tensor,
         seen: Seen | None,
         logits: Tensor | None,
     ) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """L_NTP and gamma L_ID."""
         space = self.space
-        prefix = unit.new_zeros(len(targets))
+        prefix = vectors.new_zeros(len(targets))
         parents = torch.zeros_like(targets)
         for level in range(space.length):
             state = context if not level else context + self.prefix_gate * path[:, level - 1]
@@ -122,13 +151,13 @@ class PaperObjective(nn.Module):
             log_probs = child_log_probs(state @ heads[level].T, space.trie, level, parents, own, prior)
             prefix, parents = prefix - log_probs, own
         item = torch.zeros_like(prefix)
-        query, sharpness = context + self.prefix_gate * path[:, -1], self.log_scale[0].exp()
+        query = self.similarity.queries(context + self.prefix_gate * path[:, -1])
         if self.id_weight and self.random_negatives:
-            count = self.negatives or max(1, round(len(unit) / space.buckets.n_prefixes))
-            item = self.id_weight * random_negative_loss(query, targets, unit, sharpness, count, seen)
+            count = self.negatives or max(1, round(len(vectors) / space.buckets.n_prefixes))
+            item = self.id_weight * random_negative_loss(query, targets, vectors, count, seen)
         elif self.id_weight:
             item = self.id_weight * same_prefix_loss(
-                query, targets, unit, space.buckets, sharpness, self.negatives, seen
+                query, targets, vectors, space.buckets, self.negatives, seen
             )
         return ((prefix * weights).sum(), (item * weights).sum()), (prefix + item).detach()
 
@@ -139,28 +168,27 @@ class PaperObjective(nn.Module):
         assert first is not None  # the last level of the trie numbers items, it is no level of codes
         return pooled_log_scores(logits, trie.item_of_leaf.long(), first.long())
 
-    def priors(self, context: Tensor, unit: Tensor, seen: Seen | None) -> list[Tensor]:
+    def priors(self, context: Tensor, vectors: Tensor, seen: Seen | None) -> list[Tensor]:
         """What is added to the logits of the children, per level float [B, nodes]: zeros without pooling."""
         trie, levels = self.space.trie, range(self.space.length)
         if not self.pooling:
             return [context.new_zeros(len(context), trie.n_nodes(level + 1)) for level in levels]
-        logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen)
+        logits = catalogue_logits(self.similarity.queries(context, 1), vectors, seen)
         return [self._pooled(logits, level) for level in levels]
 
-    def catalogue(self, context: Tensor, unit: Tensor, sharpness: float) -> Tensor:
+    def catalogue(self, context: Tensor, vectors: Tensor, sharpness: float) -> Tensor:
         """Logits of the full-catalogue head, float [B, N]."""
-        return catalogue_logits(context, unit, self.log_scale[1].exp() * sharpness)
+        return catalogue_logits(self.similarity.queries(context, 1) * sharpness, vectors)
 
     def item_query(self, context: Tensor, states: Tensor, sharpness: float) -> Tensor:
-        """Item queries [B, W, d] from the states behind each prefix: unit vectors times 1 / tau."""
-        query = F.normalize(context[:, None] + self.prefix_gate * states, dim=-1)
-        return query * (self.log_scale[0].exp() * sharpness)
+        """Scaled item queries [B, W, d] from the states behind each prefix."""
+        return self.similarity.queries(context[:, None] + self.prefix_gate * states) * sharpness
 
 
 class GlobalObjective(nn.Module):
     """One softmax over the whole catalogue, read as prefix times item (ours).
 
-    logit(i | h) = <q, v_i + sum_j w_j[c_j(i)]> + <U q, v_i * sum_j e_j[c_j(i)]>,  q = h / (|h| tau):
+    logit(i | h) = <q, v_i + sum_j w_j[c_j(i)]> + <U q, v_i * sum_j e_j[c_j(i)]>,  q = h / (|h| tau) or s h:
 
     an item competes with all others by its own vector, by what its codes add to it, and by a query that is
     conditioned on its prefix. P(prefix) is the sum over the prefix's items and P(item | prefix) the softmax
@@ -170,16 +198,15 @@ class GlobalObjective(nn.Module):
     Args:
         space: the prefixes; with length 0 only <q, v_i> is left.
         d_model: d.
-        temperature: initial tau.
+        similarity: of states and items.
         conditioned: keep the second term.
     """
 
     names = ("next_item",)
 
-    def __init__(self, space: PrefixSpace, d_model: int, temperature: float, conditioned: bool) -> None:
+    def __init__(self, space: PrefixSpace, d_model: int, similarity: Similarity, conditioned: bool) -> None:
         super().__init__()
-        self.space = space
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
+        self.space, self.similarity = space, similarity
         self.codes = nn.ModuleList(nn.Embedding(size, d_model) for size in space.sizes)
         for table in self.codes:
             nn.init.zeros_(table.weight)
@@ -191,30 +218,32 @@ class GlobalObjective(nn.Module):
                 nn.init.normal_(table.weight, std=0.1)
 
     def losses(
-        self, context: Tensor, targets: Tensor, weights: Tensor, unit: Tensor, seen: Seen | None
+        self, context: Tensor, targets: Tensor, weights: Tensor, vectors: Tensor, seen: Seen | None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `PaperObjective.losses`."""
-        total, each = catalogue_cross_entropy(self.queries(context), self.tower(unit), targets, weights, seen)
+        total, each = catalogue_cross_entropy(
+            self.queries(context), self.tower(vectors), targets, weights, seen
+        )
         return (total,), each
 
     def queries(self, context: Tensor) -> Tensor:
         """float [M, d] -> [M, e]."""
-        query = F.normalize(context, dim=-1) * self.log_scale.exp()
+        query = self.similarity.queries(context)
         return torch.cat([query, self.condition(query)], dim=1) if self.conditioned else query
 
-    def tower(self, unit: Tensor) -> Tensor:
-        """float [N, d] unit item tokens -> [N, e]."""
+    def tower(self, vectors: Tensor) -> Tensor:
+        """float [N, d] item vectors -> [N, e]."""
         codes = self.space.codes
-        own = unit
+        own = vectors
         for level, table in enumerate(self.codes):
             own = own + table(codes[:, level])
         if not self.conditioned:
             return own
         condition = torch.stack([table(codes[:, j]) for j, table in enumerate(self.conditions)]).sum(dim=0)
-        return torch.cat([own, unit * condition], dim=1)
+        return torch.cat([own, vectors * condition], dim=1)
 
-    def catalogue(self, context: Tensor, unit: Tensor, sharpness: float) -> Tensor:
+    def catalogue(self, context: Tensor, vectors: Tensor, sharpness: float) -> Tensor:
         """Logits of all items, float [B, N], -inf for the padding item."""
-        logits = self.queries(context) @ self.tower(unit).T * sharpness
+        logits = self.queries(context) @ self.tower(vectors).T * sharpness
         logits[:, 0] = -torch.inf
         return logits

@@ -7,11 +7,13 @@ fingerprints of the base. A checkpoint is therefore a few MB, and loading it ont
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ from recbole_sigma.pretrained import (
     load_causal_model,
     load_tokenizer,
     merge_lora,
+    quiet,
     recompute_activations,
     vocabulary_fingerprint,
     weights_fingerprint,
@@ -121,6 +124,9 @@ def build_pretrained(
             f"backbone: the tokenizer of '{name}' has {first} tokens but the model {len(table.weight)}"
             " embeddings: tokenizer and weights belong to different models"
         )
+    kept, own = tokenizer.get_vocab(with_added_tokens=True), base.get_vocab(with_added_tokens=True)
+    if any(kept.get(token) != number for token, number in own.items()):
+        raise UserError(_other_base(name, "vocabulary"))
     fingerprints = {VOCABULARY: vocabulary_fingerprint(base), WEIGHTS: weights_fingerprint(model)}
     grow_pretrained(model, first, tokenizer.get_vocab_size(with_added_tokens=True) - first, lora)
     for key, value in fingerprints.items():
@@ -171,26 +177,39 @@ def _keep_only_trained(model: Any, name: str) -> None:
 
     where = {"prefix": ""}
 
-    def check(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        where["prefix"] = prefix
+    def check_base(state: dict[str, Any], prefix: str) -> None:
         for key, what in ((VOCABULARY, "vocabulary"), (WEIGHTS, "weights")):
             stored = state.get(prefix + key)
             if stored is not None and not torch.equal(stored.cpu(), getattr(model, key).cpu()):
-                raise UserError(
-                    f"backbone: the adapter was trained on a base with other {what} than '{name}' has now:"
-                    " name the model it was trained on, in its original version, or train again"
-                )
+                raise UserError(_other_base(name, what))
+
+    def check(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        where["prefix"] = prefix
+        check_base(state, prefix)
 
     def excuse(module: nn.Module, result: Any) -> None:
         absent = frozen(where["prefix"])
         result.missing_keys[:] = [key for key in result.missing_keys if key not in absent]
 
+    model.check_base = check_base  # `checkpoint.load_weights` asks before it compares shapes
     model.register_state_dict_post_hook(drop)
     model.register_load_state_dict_pre_hook(check)
     model.register_load_state_dict_post_hook(excuse)
 
 
-def export_merged(model: Any, tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
+def _other_base(name: str, what: str) -> str:
+    return (
+        f"backbone: the adapter was trained on a base with other {what} than '{name}' has now: name the model"
+        " it was trained on, in its original version, or train again"
+    )
+
+
+def export_merged(
+    model: Any,
+    tokenizer: Tokenizer,
+    folder: str | os.PathLike[str],
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write the language model as a plain transformers folder: adapters merged, new rows in the tables.
 
     The model is changed in place and cannot be trained on. The fused item tokens are not part of it: they
@@ -200,15 +219,15 @@ def export_merged(model: Any, tokenizer: Tokenizer, folder: str | os.PathLike[st
         model: from `build_pretrained`.
         tokenizer: the one it was built with.
         folder: created; must be empty or absent.
+        dtype: of the written weights.
 
     Raises:
-        UserError: the folder holds something.
+        UserError: the folder holds something or cannot be written.
     """
     from transformers import PreTrainedTokenizerFast
 
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"the export folder {target} is not empty: name another, nothing was overwritten")
+    check_empty(target)
     merge_lora(model)
     grown, head = model.get_input_embeddings(), model.get_output_embeddings()
     total = grown.first + len(grown.rows)
@@ -224,10 +243,27 @@ def export_merged(model: Any, tokenizer: Tokenizer, folder: str | os.PathLike[st
             model.get_output_embeddings().weight[head.first : total] = head.rows.to(head.base.weight.dtype)
     for key in (VOCABULARY, WEIGHTS):
         delattr(model, key)
+    del model.check_base
     model._state_dict_hooks.clear()
+    model.to(dtype)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    model.save_pretrained(temporary, safe_serialization=True)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(temporary)
-    if target.exists():
-        target.rmdir()
-    os.replace(temporary, target)
+    try:
+        with quiet():
+            model.save_pretrained(temporary)
+            PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(temporary)
+        if target.exists():
+            target.rmdir()
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write {target} ({getattr(error, 'strerror', None) or error}): free the space, or name"
+            " another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_empty(target: Path) -> None:
+    """Refuse a folder to export to that holds something."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"the export folder {target} is not empty: name another, nothing was overwritten")

@@ -23,7 +23,7 @@ from recbole_sigma.models.backbone import build_backbone, embedding_scale
 from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.generation import PrefixGeneration
 from recbole_sigma.models.losses import seen_pairs
-from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
+from recbole_sigma.models.objectives import SCORES, GlobalObjective, PaperObjective, Similarity
 from recbole_sigma.models.packed_model import PackedModel, length_groups
 from recbole_sigma.models.packing import RowLayout
 from recbole_sigma.models.prefixes import build_prefixes
@@ -64,6 +64,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
                 "sigma_slot: sum leaves no position to predict the item behind its prefix, which"
                 " sigma_objective: paper does; use sigma_slot: tokens or sigma_objective: global"
             )
+        global_ = objective == "global"
         self.mode, self.space = _choice(config, "decode_mode", MODES), _choice(config, "decode_space", SPACES)
         self.beam_width = int(config["decode_beam"])
         self.sharpness = 1.0 / float(config["decode_temperature"])
@@ -108,26 +109,30 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         d_model = backbone.get_input_embeddings().weight.shape[1]
         pretrained = str(config["backbone"]).startswith("pretrained:")
         item_scale = embedding_scale(backbone) if pretrained else 1.0
-        self.trunk = PackedTrunk(backbone, layout, self.prepared.profiles, prefix_tokens, pad, item_scale)
+        self.fusion = self._build_fusion(config, d_model)
+        self.trunk = PackedTrunk(
+            backbone, layout, self.prepared.profiles, prefix_tokens, pad, item_scale, self.fusion.read
+        )
         self.register_buffer("instructions", self.prepared.instructions, persistent=False)
         self.task_labels = build_task_labels(config, dataset, self.prepared)
         self.trunk.sums_text = self.task_labels is not None and not pretrained
-        self.fusion = self._build_fusion(config, d_model)
         # shut for JustForYou alone; several tasks need the instruction from the first step on
         opening = torch.zeros(d_model) if self.task_labels is None else torch.ones(d_model)
         self.instruction_gate = nn.Parameter(opening)
         last = int(config["sigma_recency"])
         self.recency = RecencyPath(d_model, last) if last else None
-        temperature = float(config["sigma_temperature"])
+        similarity = Similarity(
+            _choice(config, "sigma_score", SCORES), float(config["sigma_temperature"]), 1 if global_ else 2
+        )
         self.objective: PaperObjective | GlobalObjective
-        if objective == "global":
+        if global_:
             conditioned = bool(config["sigma_conditioned"])
-            self.objective = GlobalObjective(self.prefixes, d_model, temperature, conditioned)
+            self.objective = GlobalObjective(self.prefixes, d_model, similarity, conditioned)
         else:
             self.objective = PaperObjective(
                 self.prefixes,
                 d_model,
-                temperature,
+                similarity,
                 float(config["sigma_id_weight"]),
                 float(config["sigma_catalogue_weight"]),
                 bool(config["sigma_prefix_pooling"]),
@@ -149,6 +154,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             int(config["fusion_hidden"]),
             float(config["fusion_dropout"]),
             bool(config["fusion_id_residual"]),
+            bool(config["fusion_norm"]),
         )
 
     # --- training -------------------------------------------------------------------------------------------
@@ -176,7 +182,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
         users = interaction[self.USER_ID]
         tokens = self.fusion()
-        unit = F.normalize(tokens, dim=-1)
+        vectors = self.objective.similarity.items(tokens)
         draw = self._draw_branches(interaction, length)
         labels = 0 if draw is None else draw.after.numel()
         scale = 1.0 / (float((length - 1).sum()) + self.label_weight * labels)
@@ -184,7 +190,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         for rows in length_groups(length):
             own = None if draw is None else draw.rows(rows)
             part = self._group_losses(
-                users[rows], items[rows, : int(length[rows].max())], length[rows], tokens, unit, own, scale
+                users[rows], items[rows, : int(length[rows].max())], length[rows], tokens, vectors, own, scale
             )
             total = part if total is None else tuple(a + b for a, b in zip(total, part, strict=True))
         assert total is not None
@@ -196,7 +202,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         items: Tensor,
         length: Tensor,
         tokens: Tensor,
-        unit: Tensor,
+        vectors: Tensor,
         draw: LabelDraw | None,
         scale: float,
     ) -> tuple[Tensor, ...]:
@@ -208,17 +214,17 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             history, branches, start = self.trunk.packed(
                 users, items, length, tokens, draw.after, draw.text, label
             )
-        states = self._history_contexts(history, items, unit)
+        states = self._history_contexts(history, items, tokens)
         valid = torch.arange(items.shape[1] - 1, device=items.device)[None] < (length - 1)[:, None]
         row, column = valid.nonzero(as_tuple=True)
         context, path = states[:, :-1][valid], history[:, 1:, : self.trunk.layout.prefix][valid]
-        dense, _ = self._losses(context, path, items, row, column, unit, scale)
+        dense, _ = self._losses(context, path, items, row, column, vectors, scale)
         if draw is None:
-            return (*dense, unit.new_zeros(()))
+            return (*dense, vectors.new_zeros(()))
         row = torch.arange(len(items), device=items.device).repeat_interleave(draw.after.shape[1])
         context, path = self._label_states(states, branches, draw.after, start)
         parts, each = self._losses(
-            context, path, items, row, draw.after.reshape(-1), unit, self.label_weight * scale
+            context, path, items, row, draw.after.reshape(-1), vectors, self.label_weight * scale
         )
         if draw.task is not None:
             self.task_labels.note(draw.task, each)
@@ -231,33 +237,33 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         items: Tensor,
         row: Tensor,
         column: Tensor,
-        unit: Tensor,
+        vectors: Tensor,
         weight: float,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The objective's weighted parts for the predictions of ``items[row, column + 1]``, and each one's
         loss.
         """
         targets = items[row, column + 1]
-        weights = torch.full((len(targets),), weight, device=unit.device)
+        weights = torch.full((len(targets),), weight, device=vectors.device)
         seen = seen_pairs(items, row, column) if self.mask_seen else None
         if isinstance(self.objective, GlobalObjective):
-            return self.objective.losses(context, targets, weights, unit, seen)
-        heads = tuple(self.trunk.output_rows(tokens.to(unit.device)) for tokens in self.level_tokens)
-        return self.objective.losses(context, path, heads, targets, weights, unit, seen)
+            return self.objective.losses(context, targets, weights, vectors, seen)
+        heads = tuple(self.trunk.output_rows(tokens.to(vectors.device)) for tokens in self.level_tokens)
+        return self.objective.losses(context, path, heads, targets, weights, vectors, seen)
 
-    def _history_contexts(self, history: Tensor, items: Tensor, unit: Tensor) -> Tensor:
+    def _history_contexts(self, history: Tensor, items: Tensor, tokens: Tensor) -> Tensor:
         """The state that predicts what follows each history item.
 
         Args:
             history: float [B, T, S, d] states of the item slots.
             items: int64 [B, T].
-            unit: float [N, d].
+            tokens: float [N, d].
 
         Returns:
             float [B, T, d]: the state at the slot's end, plus the recency path.
         """
         states = history[:, :, -1]
-        return states if self.recency is None else states + self.recency(unit[items])
+        return states if self.recency is None else states + self.recency(F.normalize(tokens[items], dim=-1))
 
     def _label_states(
         self, states: Tensor, branches: Tensor, after: Tensor, start: Tensor

@@ -41,6 +41,7 @@ class PackedTrunk(nn.Module):
         prefix_tokens: int64 [N, l], vocabulary ids of every item's prefix.
         pad: id of the padding token.
         item_scale: factor on item tokens, which brings them to the size of the backbone's embeddings.
+        read: what is applied to an item's token when it is read, before it is scaled; None leaves it.
 
     Attributes:
         sums_text: add the embeddings of an instruction's words to its last token. A trunk that is trained
@@ -57,8 +58,10 @@ class PackedTrunk(nn.Module):
         prefix_tokens: Tensor,
         pad: int,
         item_scale: float = 1.0,
+        read: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.read = read or nn.Identity()
         self.backbone, self.layout, self.pad, self.item_scale = backbone, layout, pad, item_scale
         self.register_buffer("profiles", profiles, persistent=False)
         self.register_buffer("prefix_tokens", prefix_tokens, persistent=False)
@@ -176,7 +179,7 @@ class PackedTrunk(nn.Module):
         semantic IDs, the prefix tokens alone.
         """
         layout = self.layout
-        own = self.item_scale * tokens[items]
+        own = self.item_scale * self.read(tokens[items])
         if not self.prefix_tokens.shape[1]:
             return own
         prefix = self.embed(self.prefix_tokens[items])

@@ -1,10 +1,10 @@
 """WindowItemKNN: a training-free baseline from train co-occurrence inside a window.
 
 Two events of a user at most ``knn_window`` steps apart add 1/sqrt(gap) to their pair of items, in both
-directions. The similarity of items i and j is C_ij / (sqrt(n_i n_j) + knn_shrink), n the items' train
-counts: a cosine with shrinkage. A candidate's score is the sum of its similarities to the user's last
-``knn_last`` events, each weighted knn_decay^age (the newest event has age 0). RecBole's ItemKNN is another
-model: it knows neither order nor recency.
+directions (``knn_forward`` above 0.5: more from the earlier to the later). The similarity of items i and j is
+C_ij / (sqrt(n_i n_j) + knn_shrink), n the items' train counts: a cosine with shrinkage. A candidate's score
+is the sum of its similarities to the user's last ``knn_last`` events, each weighted knn_decay^age (the newest
+event has age 0). RecBole's ItemKNN is another model: it knows neither order nor recency.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class WindowItemKNN(SequentialRecommender):
             self.n_items,
             int(config["knn_window"]),
             float(config["knn_shrink"]),
+            float(config["knn_forward"]),
         )
+        self.voters = self.similarity.T.tocsr()
         self.fake_loss = nn.Parameter(torch.zeros(1))  # RecBole's optimizers need one parameter
         self.other_parameter_name = ["similarity"]
 
@@ -60,6 +62,6 @@ class WindowItemKNN(SequentialRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of one item per row, float32 [B]."""
-        candidates = self.similarity[interaction[self.ITEM_ID].cpu().numpy()]  # symmetric: rows are columns
+        candidates = self.voters[interaction[self.ITEM_ID].cpu().numpy()]
         scores = self._weights(interaction).multiply(candidates).sum(axis=1)
         return torch.from_numpy(np.asarray(scores).ravel()).to(self.device, torch.float32)

@@ -36,6 +36,14 @@ def test_words_become_rows(scratch: Path) -> None:
         ("BPR+memory", "BPR"),
     ]
     assert with_memory[0].values == {"decode_mode": "top1_prefix", "memory": "validation"}
+    (both,) = rows_of(["SIGMA-global+top1+SIGMA-no-KD+memory"])
+    assert (both.name, both.base) == ("SIGMA-global+top1+SIGMA-no-KD+memory", "SIGMA")
+    assert both.values == {
+        **shipped()["SIGMA-global"].values,
+        "decode_mode": "top1_prefix",
+        "grounding_kd_weight": 0.0,
+        "memory": "validation",
+    }
     assert {row.name for row in rows_of(["SIGMA-*"])} == {n for n in shipped() if n.startswith("SIGMA-")}
 
 
@@ -43,6 +51,8 @@ def test_words_become_rows(scratch: Path) -> None:
     ("words", "sentence"),
     [
         (["SIGMA-topp1"], "unknown model 'SIGMA-topp1'; nearest: SIGMA-top1"),
+        (["SIGMA+topp1"], "'topp1' is neither 'memory' nor a shipped variant of SIGMA; nearest: top1"),
+        (["BPR+top1"], "'top1' is neither 'memory' nor a shipped variant of BPR"),
         (["Pop", "Pop"], "has the row 'Pop' twice"),
         (["gone.yaml"], "gone.yaml does not exist"),
         (["gone/"], "the folder of variants gone/ does not exist"),

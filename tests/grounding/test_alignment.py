@@ -6,11 +6,13 @@ import torch
 
 from recbole_sigma.grounding.alignment import (
     AlignmentOptions,
-    align_text,
+    align,
     contrastive_loss,
     distillation_loss,
+    seeded,
     similarity_logits,
 )
+from recbole_sigma.grounding.encoders import FrozenTower
 from recbole_sigma.grounding.views import collaborative_view, shared_value_view
 
 
@@ -49,6 +51,14 @@ def test_copies_of_an_item_are_no_negatives():
 def test_distillation_is_zero_for_equal_distributions():
     logits = similarity_logits(unit(6, 4, 0), torch.arange(1, 7), torch.tensor([3, 4, 5, 0, 1, 2]), 0.1)
     assert distillation_loss(logits, logits.clone()).item() == pytest.approx(0, abs=1e-7)
+
+
+def align_text(text, teacher, views, options):
+    """`align` with a projection on frozen text vectors: (vectors, log)."""
+    with seeded(options.seed):
+        tower = FrozenTower(text, options.hidden, options.dim, options.dropout)
+        log = align(tower, teacher, views, options)
+        return tower.vectors(), log
 
 
 def planted(seed=0, n=60, groups=6):

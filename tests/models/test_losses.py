@@ -37,15 +37,16 @@ def test_same_prefix_loss_equals_a_loop_over_positions():
         members = [i for i in range(1, 12) if prefix[i] == prefix[y]]
         logits = torch.stack([F.normalize(q, dim=0) @ items[i] * 3.0 for i in members])
         each.append(F.cross_entropy(logits, torch.tensor(members.index(int(y)))))
-    got = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0))
+    got = same_prefix_loss(3.0 * F.normalize(queries, dim=1), targets, items, buckets)
     torch.testing.assert_close(got, torch.stack(each))
 
 
 def test_sampled_negatives_keep_the_target_and_bound_the_loss():
     _, items, buckets, queries, targets = setup(n=200, prefixes=3)
     torch.manual_seed(1)
-    few = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0), negatives=4)
-    everything = same_prefix_loss(queries, targets, items, buckets, torch.tensor(3.0))
+    scaled = 3.0 * F.normalize(queries, dim=1)
+    few = same_prefix_loss(scaled, targets, items, buckets, negatives=4)
+    everything = same_prefix_loss(scaled, targets, items, buckets)
     assert 0 < few.mean() < everything.mean()
 
 
@@ -71,6 +72,20 @@ def test_fusion_of_some_items_equals_rows_of_the_whole(hidden):
         fusion.absent["text"].add_(1.0)
     assert not torch.allclose(before, fusion(torch.tensor([2])))
     assert torch.allclose(fusion()[3], fusion(torch.tensor(3)))
+
+
+def test_without_the_norm_a_token_is_as_long_as_its_frozen_vectors():
+    torch.manual_seed(0)
+    frozen = torch.randn(50, 8) * 7.0
+    frozen[3] *= 10.0
+    frozen[4] = 0.0
+    plain = ItemFusion({"id": frozen}, 64, 0, 0.0, id_residual=False, norm=False)
+    length = plain().norm(dim=1).detach()
+    assert length[3] / length[5] == pytest.approx(float(frozen[3].norm() / frozen[5].norm()), rel=0.3)
+    assert length[5] < 1.0  # as small as words, however long the frozen vectors are
+    read = plain.read(plain())[5]
+    assert float(read.square().mean()) == pytest.approx(1.0, rel=0.2)
+    assert ItemFusion({"id": frozen}, 64, 0, 0.0).read(frozen) is frozen
 
 
 def test_frozen_vectors_take_no_gradient_and_do_not_travel_in_the_state():
@@ -105,15 +120,14 @@ def test_seen_items_are_no_negatives():
                 local += loss
     scale = torch.tensor(3.0)
     torch.testing.assert_close(catalogue_loss(queries, targets, items, scale, pairs).mean(), whole)
-    torch.testing.assert_close(
-        same_prefix_loss(queries, targets, items, buckets, scale, 0, pairs).mean(), local
-    )
+    scaled = 3.0 * F.normalize(queries, dim=1)
+    torch.testing.assert_close(same_prefix_loss(scaled, targets, items, buckets, 0, pairs).mean(), local)
 
 
 def test_pooled_scores_are_the_sums_under_each_prefix():
     prefix, items, buckets, queries, _ = setup()
     seen = (torch.tensor([0, 0, 4]), torch.tensor([3, 7, 1]))
-    logits = catalogue_logits(queries, items, torch.tensor(3.0), seen)
+    logits = catalogue_logits(3.0 * F.normalize(queries, dim=1), items, seen)
     assert torch.isinf(logits[:, 0]).all() and torch.isinf(logits[0, [3, 7]]).all()
     pooled = pooled_log_scores(logits, buckets.order, buckets.start)
     for m in range(7):
@@ -128,8 +142,7 @@ def test_with_gates_shut_the_hybrid_distribution_is_the_catalogue_softmax():
     from recbole_sigma.decoding.hybrid import fused_scores, prefix_beam
 
     _, items, buckets, queries, _ = setup()
-    scale = torch.tensor(3.0)
-    logits = catalogue_logits(queries, items, scale)
+    logits = catalogue_logits(3.0 * F.normalize(queries, dim=1), items)
     beam, score = prefix_beam(
         pooled_log_scores(logits, buckets.order, buckets.start).log_softmax(1), buckets, 0
     )
@@ -159,7 +172,7 @@ def test_random_negatives_leave_out_the_target_and_seen_items():
     _, items, _, queries, targets = setup()
     seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
     torch.manual_seed(5)
-    got = random_negative_loss(queries, targets, items, torch.tensor(2.0), 9, seen)
+    got = random_negative_loss(2.0 * F.normalize(queries, dim=1), targets, items, 9, seen)
     torch.manual_seed(5)
     drawn = torch.randint(1, len(items), (9,)).tolist()
     for m, (q, y) in enumerate(zip(queries, targets)):

@@ -166,25 +166,31 @@ def brute_force(model, batch, seen):
                     logits.append(float(state @ head) + float(pooled[level][b, node]))
                 share = torch.tensor(logits).log_softmax(0)
                 total += float(share[followers.index(int(codes[label, level]))])
-            query = torch.nn.functional.normalize(context[b] + objective.prefix_gate * path[b, -1], dim=0)
+            query = context[b] + objective.prefix_gate * path[b, -1]
+            if objective.similarity.cosine:
+                query = torch.nn.functional.normalize(query, dim=0)
+            query = query * objective.similarity.log_scale[0].exp()
             mates = [i for i in range(1, model.n_items) if torch.equal(codes[i], codes[label])]
             mates = [i for i in mates if i not in banned[b]]
             if label in mates:
-                inside = torch.stack([query @ unit[i] * objective.log_scale[0].exp() for i in mates])
+                inside = torch.stack([query @ unit[i] for i in mates])
                 out[b, label] = total + float(inside.log_softmax(0)[mates.index(label)])
     for b in range(n):  # prefixes with nothing left give their mass to the others
         out[b] -= out[b].logsumexp(0)
     return out
 
 
+@pytest.mark.parametrize("score", ["cosine", "dot"])
 @pytest.mark.parametrize("pooling", [False, True])
 @pytest.mark.parametrize("length", [1, 2, "all"])
-def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length, pooling):
+def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length, pooling, score):
     _, data, model = build(
         planted_settings,
         tokenizer_prefix_length=length,
         decode_mode="fixed_temp",
         sigma_prefix_pooling=pooling,
+        sigma_score=score,
+        fusion_norm=score == "cosine",
     )
     model.eval()
     batch = one_batch(data.test)[:3]
@@ -192,6 +198,7 @@ def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length, 
     with torch.no_grad():
         model.objective.prefix_gate.normal_()
         model.instruction_gate.normal_()
+        model.objective.similarity.log_scale.add_(0.5)
         expected = brute_force(model, batch, seen)
     got = model.score_all(batch, seen)
     torch.testing.assert_close(got, expected, atol=2e-4, rtol=1e-4)
@@ -209,10 +216,15 @@ def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length, 
         (1, "global", "sum"),
         (2, "global", "tokens"),
         (3, "global", "sum"),
+        (1, "paper dot", "tokens"),
+        (1, "global dot", "sum"),
     ],
 )
 def test_every_prefix_length_learns_the_cycle(planted_settings, length, objective, slot):
+    objective, *dot = objective.split()
     change = {"tokenizer_prefix_length": length, "sigma_objective": objective, "sigma_slot": slot}
+    if dot:
+        change.update(sigma_score="dot", fusion_norm=False)
     if length == "all":  # pure semantic IDs cannot tell colliding items of the history apart
         change["tokenizer_codebook_size"] = 12
     result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, **change}, saved=False)

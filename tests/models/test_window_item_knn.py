@@ -8,14 +8,14 @@ from recbole_sigma.grounding.neighbours import window_similarity
 from recbole_sigma.quick_start import load_data_and_model, run_sigma
 
 
-def brute(users, items, n_items, window, shrink):
+def brute(users, items, n_items, window, shrink, forward=0.5):
     pairs = np.zeros((n_items, n_items))
     count = np.bincount(items, minlength=n_items)
     for a in range(len(items)):
         for b in range(a + 1, min(a + window, len(items) - 1) + 1):
             if users[a] == users[b] and items[a] != items[b]:
-                pairs[items[a], items[b]] += (b - a) ** -0.5
-                pairs[items[b], items[a]] += (b - a) ** -0.5
+                pairs[items[a], items[b]] += 2 * forward * (b - a) ** -0.5
+                pairs[items[b], items[a]] += 2 * (1 - forward) * (b - a) ** -0.5
     with np.errstate(invalid="ignore"):
         return np.where(pairs > 0, pairs / (np.sqrt(np.outer(count, count)) + shrink), 0)
 
@@ -29,8 +29,19 @@ def test_similarity_equals_a_double_loop(window, shrink) -> None:
     np.testing.assert_array_equal(found, found.T)
 
 
-def test_scores_are_recency_weighted_sums(planted) -> None:
-    result = run_sigma("WindowItemKNN", "planted", config_dict={**planted, "knn_last": 3, "knn_decay": 0.5})
+@pytest.mark.parametrize("forward", [0.0, 0.7, 1.0])
+def test_votes_flow_forwards_by_their_share(forward) -> None:
+    rng = np.random.default_rng(0)
+    users, items = np.sort(rng.integers(0, 5, 60)), rng.integers(1, 12, 60)
+    found = window_similarity(users, items, 12, 4, 2.0, forward).toarray()
+    np.testing.assert_allclose(found, brute(users, items, 12, 4, 2.0, forward), atol=1e-12)
+    assert not np.allclose(found, found.T)
+
+
+@pytest.mark.parametrize("forward", [0.5, 0.8])
+def test_scores_are_recency_weighted_sums(planted, forward) -> None:
+    change = {"knn_last": 3, "knn_decay": 0.5, "knn_forward": forward}
+    result = run_sigma("WindowItemKNN", "planted", config_dict={**planted, **change})
     _, model, dataset, _, _, test = load_data_and_model(result["checkpoint"])
     interaction, *_ = next(iter(test))
     scores = model.full_sort_predict(interaction)
