@@ -1,9 +1,13 @@
-"""Time and peak memory of every stage at growing sizes, each stage in a process of its own.
+"""Time and peak memory of every stage at growing sizes, on synthetic data that is streamed to disk.
 
-The data is synthetic and streamed to disk: as many users as items, eight events each, item popularity by a
-power law, users staying in neighbourhoods of the catalogue so that co-occurrence has structure. Command:
+As many users as items, eight events each, item popularity by a power law, users staying in neighbourhoods of
+the catalogue so that co-occurrence has structure. Command:
 
-    python benchmarks/scale.py --sizes=10000,100000
+    python benchmarks/scale.py --sizes=10000,100000,1000000 --results=scale.json
+
+Results are kept in the file after every stage; the same command goes on with the sizes that it lacks. The
+adapter runs in a process of its own; all that follows runs in one, as it does in training, so its peaks
+include the data and the model that are held. A process that would take more than 16 GiB fails.
 
 A growth exponent b means that doubling the catalogue multiplies the cost by 2 ** b.
 """
@@ -11,22 +15,40 @@ A growth exponent b means that doubling the catalogue multiplies the cost by 2 *
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import math
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 EVENTS_PER_USER = 8
 JUDGED_USERS = 10_000
 STEPS = 5
-Stage = Callable[[Path, int], None]
+ALIGNMENT_STEPS = 50
+LIMIT_BYTES = 16 << 30
+
+# What a catalogue of any size can be trained with: no term over all items of the catalogue per prediction, a
+# codebook that does not grow, two codes as prefix, and a beam of them searched instead of every prefix.
+SETTINGS: dict[str, Any] = {
+    "sigma_catalogue_weight": 0.0,
+    "sigma_prefix_pooling": False,
+    "sigma_negatives": 64,
+    "tokenizer_codebook_size": 256,
+    "tokenizer_prefix_length": 2,
+    "decode_beam": 20,
+    "decode_sigma_reference": 1.0,
+    "grounding_steps": ALIGNMENT_STEPS,
+}
 
 
 def write_dataset(folder: Path, size: int) -> None:
@@ -51,26 +73,56 @@ def write_dataset(folder: Path, size: int) -> None:
         file.writelines(f"i{item}\tthing {item % 997} of kind {item // 100}\n" for item in range(size))
 
 
-def config_of(folder: Path, size: int, **more: object) -> object:
-    """The config of SIGMA on the synthetic data."""
-    from recbole_sigma.config import SigmaConfig
+class Meter:
+    """CPU seconds and peak memory of nested stages; a stage that comes more than once adds up."""
 
-    values = {
-        "data_path": str(folder),
-        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
-        "text_fields": ["title"],
-        "show_progress": False,
-        "state": "ERROR",
-        "artifact_dir": str(folder / f"artifacts-{size}"),
-        "sigma_negatives": 64,
-        "grounding_steps": 50,  # a fixed number of steps, whatever the size: 400 by default
-        **more,
-    }
-    return SigmaConfig("SIGMA", "scale", config_dict=values)
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, float]] = {}
+        self._outer: list[float] = []
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        if self._outer:
+            self._outer[-1] = max(self._outer[-1], peak_mb())
+        forget_peak()
+        self._outer.append(0.0)
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        took = self.found.setdefault(stage, {"seconds": 0.0, "cpu": 0.0, "peak_mb": 0.0})
+        took["seconds"] += time.perf_counter() - wall
+        took["cpu"] += time.process_time() - cpu
+        peak = max(self._outer.pop(), peak_mb())
+        took["peak_mb"] = max(took["peak_mb"], peak)
+        if self._outer:
+            self._outer[-1] = max(self._outer[-1], peak)
+        forget_peak()
+        print("stage " + json.dumps({stage: took}), flush=True)
+
+    def around(self, owner: Any, name: str, stage: str) -> None:
+        """Measure a function of a module wherever the module calls it."""
+        real = getattr(owner, name)
+
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            with self(stage):
+                return real(*args, **kwargs)
+
+        setattr(owner, name, measured)
 
 
-def adapters(folder: Path, size: int) -> None:
-    """Raw ratings to atomic files, through the converter of MovieLens-like logs."""
+def peak_mb() -> float:
+    """Largest resident size since `forget_peak`, in MB."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Let the kernel count the peak from here on."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def adapters(folder: Path, size: int, meter: Meter) -> None:
+    """Raw ratings to atomic files, through the converter of Amazon's reviews."""
     from dataset_adapters.cli import main
 
     raw = folder / "reviews.json"
@@ -82,196 +134,152 @@ def adapters(folder: Path, size: int) -> None:
                 f'{{"reviewerID": "{user}", "asin": "{item}", "overall": 5.0, "unixReviewTime": {moment}}}\n'
             )
     words = ["convert", "amazon2014", "--reviews", str(raw), "--k-core", "2"]
-    assert main([*words, "--output", str(folder / "converted"), "--overwrite"]) == 0
+    with meter("adapters"):
+        assert main([*words, "--output", str(folder / "converted"), "--overwrite"]) == 0
 
 
-def loading(folder: Path, size: int) -> None:
-    """Atomic files to split, packed rows; leaves the train events for the stages of grounding."""
-    from recbole_sigma.quick_start import load_data
-
-    config = config_of(folder, size)
-    data = load_data(config, config.model_class)
-    events = data.train._dataset.train_events()
-    order, _ = events.by_user
-    np.savez(
-        folder / "events.npz",
-        users=events.users[order].numpy(),
-        items=events.items[order].numpy(),
-        n=data.dataset.item_num,
-    )
-
-
-def cooccurrence(folder: Path, size: int) -> None:
-    """Windowed counts of the teacher."""
-    import scipy.sparse as sp
-
-    from recbole_sigma.grounding.cooccurrence import windowed_cooccurrence
-
-    events = np.load(folder / "events.npz")
-    counts = windowed_cooccurrence(events["users"], events["items"], int(events["n"]), 10)
-    sp.save_npz(folder / "counts.npz", counts, compressed=False)
-
-
-def teacher(folder: Path, size: int) -> None:
-    """Truncated SVD of the PPMI matrix."""
-    import scipy.sparse as sp
-
-    from recbole_sigma.grounding.cooccurrence import ppmi_svd
-
-    np.save(folder / "vectors.npy", ppmi_svd(sp.load_npz(folder / "counts.npz"), 64, 0))
-
-
-def quantizer(folder: Path, size: int) -> None:
-    """Residual k-means of three levels, 256 codes each."""
-    from recbole_sigma.tokenization.quantizers import rq_kmeans
-
-    codes, _ = rq_kmeans(np.load(folder / "vectors.npy")[1:], (256, 256, 256), 0)
-    np.save(folder / "codes.npy", codes)
-
-
-def trie(folder: Path, size: int) -> None:
-    """The CSR trie over de-duplicated codes."""
+def pipeline(folder: Path, size: int, meter: Meter) -> None:
+    """Atomic files to ranked lists: load, prepare the items, train a few steps, rank."""
     import torch
 
-    from recbole_sigma.tokenization.trie import build_trie, deduplicate
+    from recbole_sigma import preparation
+    from recbole_sigma.config import SigmaConfig
+    from recbole_sigma.grounding import stage
+    from recbole_sigma.models import sigma
+    from recbole_sigma.quick_start import Judge, build_model, build_trainer, load_data
 
-    codes, extra = deduplicate(torch.from_numpy(np.load(folder / "codes.npy")))
-    build_trie(codes, (256, 256, 256, extra), torch.arange(1, len(codes) + 1))
-
-
-def preparation(folder: Path, size: int) -> None:
-    """All of SIGMA's item preparation, cached for the next stages."""
-    from recbole_sigma.preparation import prepare
-    from recbole_sigma.quick_start import load_data
-
-    config = config_of(folder, size)
-    data = load_data(config, config.model_class)
-    prepare(data.train._dataset, config)
-
-
-def training(folder: Path, size: int) -> None:
-    """Five optimizer steps of SIGMA on packed rows, the set-up included."""
-    import itertools
-
-    from recbole_sigma.quick_start import build_model, build_trainer, load_data
-
-    config = config_of(folder, size, sigma_catalogue_weight=0.0, sigma_prefix_pooling=False)
-    data = load_data(config, config.model_class)
-    model = build_model(config, config.model_class, data.train)
+    meter.around(stage, "windowed_cooccurrence", "co-occurrence, two windows")
+    meter.around(stage, "ppmi_svd", "teacher (SVD)")
+    meter.around(stage, "build_tower", "text vectors (TF-IDF, SVD)")
+    meter.around(stage, "align", f"alignment, {ALIGNMENT_STEPS} steps")
+    meter.around(preparation, "tokenize_items", "RQ-KMeans")
+    meter.around(preparation, "train_bpe", "BPE tokenizer")
+    meter.around(sigma, "build_prefixes", "trie")
+    meter.around(sigma, "prepare", "item preparation, whole")
+    values = {
+        "data_path": str(folder),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
+        "text_fields": ["title"],
+        "show_progress": False,
+        "state": "ERROR",
+        "artifact_dir": str(folder / "artifacts"),
+        "checkpoint_dir": str(folder / "saved"),
+        **SETTINGS,
+    }
+    config = SigmaConfig("SIGMA", "scale", config_dict=values)
+    with meter("loading and split"):
+        data = load_data(config, config.model_class)
+    with meter("model, items and trie included"):
+        model = build_model(config, config.model_class, data.train)
     trainer = build_trainer(config, model)
     model.train()
-    for batch in itertools.islice(iter(data.train), STEPS):
-        trainer.optimizer.zero_grad()
-        sum(model.calculate_loss(batch)).backward()
-        trainer.optimizer.step()
-
-
-def evaluation(folder: Path, size: int) -> None:
-    """Ranking the catalogue for 10,000 users, through the judge; the set-up included."""
-    import torch
-
-    from recbole_sigma.quick_start import Judge, build_model, load_data
-
-    config = config_of(folder, size, decode_beam=20, sigma_prefix_pooling=False)
-    data = load_data(config, config.model_class)
-    model = build_model(config, config.model_class, data.train)
-    judge = Judge(config)
+    batches = iter(data.train)
+    for stage_name, steps in (("first training step", 1), (f"{STEPS} more training steps", STEPS)):
+        with meter(stage_name):
+            for batch in itertools.islice(batches, steps):
+                trainer.optimizer.zero_grad()
+                sum(model.calculate_loss(batch)).backward()
+                trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    judge, seen = Judge(config), 0
     judge.collector.data_collect(data.train)
-    loader = data.test
-    seen = 0
     model.eval()
-    with torch.no_grad():
-        for interaction, *_ in loader:
-            judge.rank(model, interaction, data.dataset.item_num, None, loader)
+    with meter(f"ranking {JUDGED_USERS:,} users"), torch.no_grad():
+        for interaction, *_ in data.test:
+            judge.rank(model, interaction, data.dataset.item_num, None, data.test)
             seen += len(interaction)
             if seen >= JUDGED_USERS:
                 break
 
 
-STAGES: dict[str, Stage] = {
-    "adapters": adapters,
-    "loading and split": loading,
-    "co-occurrence": cooccurrence,
-    "teacher (SVD)": teacher,
-    "RQ-KMeans": quantizer,
-    "trie": trie,
-    "item preparation, whole": preparation,
-    "5 training steps": training,
-    "ranking 10,000 users": evaluation,
-}
+PROCESSES: dict[str, Callable[[Path, int, Meter], None]] = {"adapters": adapters, "pipeline": pipeline}
 
 
-def measure(stage: str, folder: Path, size: int) -> dict[str, float]:
-    """CPU seconds and peak memory of a stage in a process of its own, less those of an empty one."""
-    command = [sys.executable, __file__, "--run", stage, "--folder", str(folder), "--size", str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{stage} at {size:,} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def measure(process: str, folder: Path, size: int, limit: float) -> dict[str, dict[str, float]]:
+    """What a process measured; stages that it did not come to are missing, with a word on stderr."""
+    command = [sys.executable, __file__, "--run", process, "--folder", str(folder), "--size", str(size)]
+    log = folder / f"{process}.log"
+    with log.open("w") as output:
+        try:
+            done = subprocess.run(command, stdout=output, stderr=output, timeout=limit, check=False)
+            ended = "" if done.returncode == 0 else f"ended with exit code {done.returncode}"
+        except subprocess.TimeoutExpired:
+            ended = f"was stopped after {limit:.0f} s"
+    text = log.read_text(errors="replace")
+    if ended:
+        print(f"{process} at {size:,} {ended}:\n{text[-2000:]}", file=sys.stderr, flush=True)
+    found: dict[str, dict[str, float]] = {}
+    for line in text.splitlines():
+        if line.startswith("stage "):
+            found |= json.loads(line.removeprefix("stage "))
+    return found
 
 
-def run_stage(stage: str, folder: Path, size: int) -> None:
-    """Run a stage here and print what it took."""
+def run_process(process: str, folder: Path, size: int) -> None:
+    """Run stages here; each prints what it took."""
     import torch
 
-    import recbole_sigma.quick_start  # noqa: F401  imports are not part of the stage
+    import recbole_sigma.quick_start  # noqa: F401  imports are not part of a stage
 
     torch.set_num_threads(1)
-    wall, cpu = time.perf_counter(), time.process_time()
-    STAGES[stage](folder, size)
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    took = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "peak_mb": usage}
-    print("\n" + json.dumps(took))
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+    PROCESSES[process](folder, size, Meter())
 
 
-def table(found: dict[str, dict[int, dict[str, float]]], sizes: list[int]) -> str:
-    """Markdown: CPU seconds and peak memory per size, growth exponents from the last two sizes."""
-    head = [
-        "stage",
-        *(f"{n:,}: CPU s" for n in sizes),
-        "growth",
-        *(f"{n:,}: peak MB" for n in sizes),
-        "growth",
-    ]
+def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Markdown: CPU seconds and peak memory per size, growth exponents between neighbouring sizes."""
+    sizes = sorted(found, key=int)
+    stages = list(dict.fromkeys(stage for size in sizes for stage in found[size]))
+    head = ["stage"]
+    for key in ("CPU s", "peak MB"):
+        head += [f"{int(size):,}: {key}" for size in sizes] + ["growth"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for stage, by_size in found.items():
+    for stage in stages:
         cells = [stage]
         for key, form in (("cpu", "{:.1f}"), ("peak_mb", "{:,.0f}")):
-            values = [by_size[n][key] for n in sizes]
-            cells += [form.format(value) for value in values]
-            cells.append(f"{exponent(sizes, values):.2f}" if len(sizes) > 1 else "")
+            values = [found[size].get(stage, {}).get(key) for size in sizes]
+            cells += ["not finished" if value is None else form.format(value) for value in values]
+            pairs = zip(
+                zip(sizes, values, strict=True), zip(sizes[1:], values[1:], strict=True), strict=False
+            )
+            cells.append(", ".join(exponent(*low, *high) for low, high in pairs))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def exponent(sizes: list[int], values: list[float]) -> float:
-    """Slope between the last two sizes on logarithmic axes."""
-    return math.log(max(values[-1], 1e-3) / max(values[-2], 1e-3)) / math.log(sizes[-1] / sizes[-2])
+def exponent(size: str, cost: float | None, larger: str, more: float | None) -> str:
+    """Slope on logarithmic axes."""
+    if not cost or not more:
+        return "-"
+    return f"{math.log(more / cost) / math.log(int(larger) / int(size)):.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="10000,100000", help="items (and users), separated by commas")
-    parser.add_argument("--stages", default=",".join(STAGES), help="which stages, separated by commas")
+    parser.add_argument("--results", default="scale.json", help="file that keeps what was measured")
+    parser.add_argument("--limit", type=float, default=7200.0, help="seconds for a process at one size")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.run:
-        run_stage(words.run, Path(words.folder), words.size)
+        run_process(words.run, Path(words.folder), words.size)
         return
-    sizes = [int(size) for size in words.sizes.split(",")]
-    # a stage's name may hold a comma
-    chosen = [stage for stage in STAGES if stage in words.stages]
-    found: dict[str, dict[int, dict[str, float]]] = {stage: {} for stage in chosen}
-    for size in sizes:
+    results = Path(words.results)
+    found = json.loads(results.read_text()) if results.is_file() else {}
+    for size in words.sizes.split(","):
+        if size in found:
+            continue
         with tempfile.TemporaryDirectory(prefix="scale-") as temporary:
             folder = Path(temporary)
-            write_dataset(folder, size)
-            for stage in chosen:
-                found[stage][size] = measure(stage, folder, size)
-                print(f"{size:,} {stage}: {found[stage][size]}", file=sys.stderr, flush=True)
-    print(table(found, sizes))
+            write_dataset(folder, int(size))
+            measured: dict[str, dict[str, float]] = {}
+            for process in PROCESSES:
+                measured |= measure(process, folder, int(size), words.limit)
+                results.write_text(json.dumps({**found, size: measured}, indent=1))
+            found[size] = measured
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ tensors are exchanged; nothing is pickled.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
+import socket
+import struct
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,6 +24,8 @@ from recbole_sigma.values import UserError
 # Rank 0 may prepare items for hours while the others wait; a process that died is noticed by its closed
 # connection and by the launcher, not by this limit.
 PATIENCE = timedelta(hours=24)
+MEETING = timedelta(minutes=10)  # until all processes of all machines must be there
+_SIOCGIFADDR = 0x8915
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,49 @@ def current() -> World:
 
 
 def join(device: torch.device) -> World:
-    """Connect to the other processes (once); a process of its own connects to nobody."""
+    """Connect to the other processes (once); a process of its own connects to nobody.
+
+    Raises:
+        UserError: they did not all meet in ten minutes, or cannot reach each other.
+    """
     world = current()
     if world.several and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        interface = interface_towards(os.environ["MASTER_ADDR"])
+        if interface is not None:  # else gloo takes the address of the machine's name, often 127.0.0.1
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=MEETING)
+        except RuntimeError as error:
+            raise UserError(
+                f"process {world.rank} of {world.size} could not meet the others at {place}"
+                f" ({str(error).strip().splitlines()[0]}): start the command on every machine with the same"
+                " --ip, --port and --world_size, open the port, or name the network interface in the"
+                " environment variable GLOO_SOCKET_IFNAME"
+            ) from error
+        dist.distributed_c10d._set_pg_timeout(PATIENCE)
         atexit.register(leave)
     return world
+
+
+def interface_towards(address: str) -> str | None:
+    """Name of the network interface that leads to another machine; None where that is unknown, or this
+    machine itself under a local name.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))  # sends nothing; the kernel chooses a route
+            own = socket.inet_aton(probe.getsockname()[0])
+        except OSError:
+            return None
+        for _, name in () if own[0] == 127 else socket.if_nameindex():
+            try:
+                found = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()))
+            except OSError:  # an interface without an address, or a system without this call
+                continue
+            if found[20:24] == own:
+                return name
+    return None
 
 
 def leave() -> None:

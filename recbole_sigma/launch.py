@@ -169,8 +169,8 @@ def _free_port() -> int:
 
 
 def write_result(result: dict[str, Any]) -> dict[str, Any]:
-    """A result of `run_sigma` as plain JSON values; `read_result` inverts it."""
-    plain = dict(result)
+    """A result of `run_sigma` as plain JSON values; `read_result` inverts it, but for the data's loaders."""
+    plain = {key: value for key, value in result.items() if key != "loaders"}
     found = asdict(result["test"])
     plain["test"] = {
         name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in found.items()

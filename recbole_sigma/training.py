@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
@@ -274,12 +275,14 @@ class SigmaTrainer(StoredRun):
         if not self.world.several or not learns:
             return self.model.calculate_loss
         if self._distributed is None:
-            self._distributed = DistributedDataParallel(
-                _Loss(self.model),
-                device_ids=[self.world.local_rank] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,  # frozen item vectors are large; see `same_everywhere`
-                find_unused_parameters=True,  # negatives, adapters and branches use what the batch needs
-            )
+            with warnings.catch_warnings():  # torch 2.13 renames it, older ones know this name only
+                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+                self._distributed = DistributedDataParallel(
+                    _Loss(self.model),
+                    device_ids=[self.world.local_rank] if self.device.type == "cuda" else None,
+                    broadcast_buffers=False,  # frozen item vectors are large; see `same_everywhere`
+                    find_unused_parameters=True,  # negatives, adapters and branches use what the batch needs
+                )
         return self._distributed
 
     def _check_finite(self, loss: Tensor, epoch: int, batch: int) -> None:

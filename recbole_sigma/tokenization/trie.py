@@ -289,7 +289,7 @@ def _checked(
         raise UserError(
             f"the codes have {codes.shape[1]} levels but {len(widths)} codebook sizes were given."
         )
-    if max(widths) >= 2**31 - 1:  # one more than the codebook where codes differ in length
+    if max(widths) > 2**31 - 1:  # one more than the codebook where codes differ in length
         raise UserError(f"a trie holds codes with 32 bits, a codebook of {max(widths)} entries is too large.")
     bad = (codes < END) | (codes >= torch.tensor(widths))
     if bool(bad.any()):
