@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all audit lint format wheel clean
+.PHONY: help setup demo test test-all test-oldest audit licences lint format wheel clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
 setup: $(STAMP)  ## make the virtual environment .venv (the other targets do this by themselves)
 
@@ -30,20 +30,31 @@ demo: $(STAMP)  ## train SIGMA next to baselines on ml-100k and print the table 
 	$(BIN)/python run_recbole_sigma.py demo
 
 # One thread: torch and faiss bring an OpenMP pool each, and on a busy machine two threads are slower than one.
-demo test test-all: export OMP_NUM_THREADS := 1
+demo test test-all test-oldest: export OMP_NUM_THREADS := 1
 
 test: $(STAMP)  ## run the tests, except those marked slow; options: make test ARGS="-k trie"
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(STAMP)  ## run all tests, the slow ones too, and print what share of the code they run
+test-all: $(STAMP)  ## nightly: all tests, the slow ones too, and what share of the code they run
 	$(BIN)/python -m pytest -m "slow or not slow" --cov=recbole_sigma --cov=dataset_adapters \
 		--cov-report=term:skip-covered $(ARGS)
+
+# A virtual environment of its own, .venv/oldest; build isolation would bring another setuptools.
+test-oldest: $(STAMP)  ## run the tests with the oldest versions that setup.cfg allows (constraints-oldest.txt)
+	$(PYTHON) -m venv $(VENV)/oldest
+	$(VENV)/oldest/bin/python -m pip install --disable-pip-version-check -c constraints-oldest.txt torch setuptools
+	$(VENV)/oldest/bin/python -m pip install --disable-pip-version-check -c constraints-oldest.txt \
+		--no-build-isolation --editable '.[report,test]'
+	$(VENV)/oldest/bin/python -m pytest $(ARGS)
 
 # pip-audit asks the package index for known vulnerabilities; it is no dependency of the project.
 audit: $(STAMP)  ## look the pinned versions up among known vulnerabilities (needs the package index)
 	$(BIN)/python -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit
-	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(VENV)/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+
+licences: $(STAMP)  ## write docs/licences.md from the metadata of the pinned versions
+	$(BIN)/python tests/packaging/licences.py
 
 lint: $(STAMP)  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

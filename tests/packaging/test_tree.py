@@ -92,6 +92,26 @@ def test_constraints_pin_every_requirement_within_its_bounds(setup_cfg: configpa
             assert requirement.specifier.contains(pins[name]), f"{line} against =={pins[name]}"
 
 
+def test_the_oldest_versions_are_the_lower_bounds(setup_cfg: configparser.ConfigParser) -> None:
+    """constraints-oldest.txt pins what setup.cfg promises, so that `make test-oldest` tests the promise."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    from packaging.version import Version
+
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pins = {canonicalize_name(name): Version(version) for name, version in pins.items()}
+    extras = setup_cfg["options.extras_require"]
+    wanted = [setup_cfg["options"]["install_requires"], extras["adapters"], extras["report"], extras["test"]]
+    for line in filter(None, "\n".join(wanted).splitlines()):
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        if name in ("recbole-sigma", "torch"):  # an older torch was not tried
+            continue
+        lower = [part.version for part in requirement.specifier if part.operator in (">=", "==")]
+        assert [Version(version) for version in lower] == [pins[name]], line
+
+
 def test_one_version(setup_cfg: configparser.ConfigParser) -> None:
     import recbole_sigma
 

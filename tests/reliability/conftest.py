@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -70,6 +71,13 @@ def _wait(child: int, after: float | None) -> int:
         os.kill(child, signal.SIGKILL)
         found = os.waitpid(child, 0)
     return found[1]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
