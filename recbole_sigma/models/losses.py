@@ -40,6 +40,7 @@ def same_prefix_loss(
     inverse_temperature: Tensor,
     negatives: int = 0,
     seen: Seen | None = None,
+    words: Tensor | None = None,
 ) -> Tensor:
     """L_ID: softmax of the target against items that share its prefix (paper: hard negatives N_c).
 
@@ -54,6 +55,7 @@ def same_prefix_loss(
         negatives: same-prefix negatives drawn per step and prefix; 0 = all of them.
         seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is
             ignored.
+        words: float [M, d] added to the scaled queries, or None.
 
     Returns:
         float [M], one loss per prediction.
@@ -62,6 +64,8 @@ def same_prefix_loss(
     by_prefix = torch.argsort(prefix, stable=True)
     counts = torch.bincount(prefix, minlength=buckets.n_prefixes).tolist()
     queries = F.normalize(queries, dim=-1)[by_prefix] * inverse_temperature
+    if words is not None:
+        queries = queries + words[by_prefix]
     places = buckets.place[targets][by_prefix]
     sorted_items = items[buckets.order]
     starts = buckets.start.tolist()
@@ -122,6 +126,7 @@ def random_negative_loss(
     inverse_temperature: Tensor,
     negatives: int,
     seen: Seen | None = None,
+    words: Tensor | None = None,
 ) -> Tensor:
     """The ablation of L_ID's hard negatives: softmax of the target against random items of the catalogue.
 
@@ -132,12 +137,14 @@ def random_negative_loss(
         inverse_temperature: scalar 1 / tau.
         negatives: items drawn uniformly per step, the same for all predictions.
         seen: (prediction, item) pairs that are no negatives, or None.
+        words: float [M, d] added to the scaled queries, or None.
 
     Returns:
         float [M], one loss per prediction.
     """
     drawn = torch.randint(1, len(items), (negatives,), device=targets.device)
     queries = F.normalize(queries, dim=-1) * inverse_temperature
+    queries = queries if words is None else queries + words
     own = (queries * items[targets]).sum(dim=-1, keepdim=True)
     others = queries @ items[drawn].T
     closed = drawn[None, :] == targets[:, None]
@@ -154,6 +161,7 @@ def catalogue_logits(
     inverse_temperature: Tensor,
     seen: Seen | None = None,
     targets: Tensor | None = None,
+    words: Tensor | None = None,
 ) -> Tensor:
     """Logits over the whole catalogue, -inf where nothing may be recommended.
 
@@ -163,11 +171,13 @@ def catalogue_logits(
         inverse_temperature: scalar 1 / tau.
         seen: (query, item) pairs that are out, or None.
         targets: see ``hide``.
+        words: float [M, d] added to the scaled queries, or None.
 
     Returns:
         float [M, N].
     """
-    return hide(F.normalize(queries, dim=-1) @ items.T * inverse_temperature, seen, targets)
+    logits = F.normalize(queries, dim=-1) @ items.T * inverse_temperature
+    return hide(logits if words is None else logits + words @ items.T, seen, targets)
 
 
 def hide(logits: Tensor, seen: Seen | None = None, targets: Tensor | None = None) -> Tensor:

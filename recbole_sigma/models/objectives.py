@@ -69,6 +69,7 @@ class PaperObjective(nn.Module):
         weights: Tensor,
         unit: Tensor,
         seen: Seen | None,
+        words: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Losses of M predictions.
 
@@ -80,6 +81,7 @@ class PaperObjective(nn.Module):
             weights: float [M], how much each prediction counts.
             unit: float [N, d] unit item tokens.
             seen: (prediction, item) pairs left out of the softmaxes over items, or None.
+            words: float [M, d] what the words of the instruction add to the query, or None.
 
         Returns:
             (the weighted sums of ``names``, the loss of each prediction [M] without gradient).
@@ -88,16 +90,17 @@ class PaperObjective(nn.Module):
         nothing = unit.new_zeros(())
         logits, total, each = None, nothing, unit.new_zeros(len(targets))
         if self.pooling and self.space.length:
-            logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen, targets)
+            logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen, targets, words)
             if weight:
                 whole = F.cross_entropy(logits, targets, reduction="none")
                 total, each = (whole * weights).sum(), whole.detach()
         elif weight:
             queries = F.normalize(context, dim=-1) * self.log_scale[1].exp()
+            queries = queries if words is None else queries + words
             total, each = catalogue_cross_entropy(queries, unit, targets, weights, seen)
         if not self.space.length:
             return (nothing, nothing, total), each
-        parts, factored = self._factored(context, path, heads, targets, weights, unit, seen, logits)
+        parts, factored = self._factored(context, path, heads, targets, weights, unit, seen, logits, words)
         return (*parts, weight * total), factored + weight * each
 
     def _factored(
@@ -110,6 +113,7 @@ class PaperObjective(nn.Module):
         unit: Tensor,
         seen: Seen | None,
         logits: Tensor | None,
+        words: Tensor | None,
     ) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """L_NTP and gamma L_ID."""
         space = self.space
@@ -125,10 +129,10 @@ class PaperObjective(nn.Module):
         query, sharpness = context + self.prefix_gate * path[:, -1], self.log_scale[0].exp()
         if self.id_weight and self.random_negatives:
             count = self.negatives or max(1, round(len(unit) / space.buckets.n_prefixes))
-            item = self.id_weight * random_negative_loss(query, targets, unit, sharpness, count, seen)
+            item = self.id_weight * random_negative_loss(query, targets, unit, sharpness, count, seen, words)
         elif self.id_weight:
             item = self.id_weight * same_prefix_loss(
-                query, targets, unit, space.buckets, sharpness, self.negatives, seen
+                query, targets, unit, space.buckets, sharpness, self.negatives, seen, words
             )
         return ((prefix * weights).sum(), (item * weights).sum()), (prefix + item).detach()
 
@@ -139,22 +143,30 @@ class PaperObjective(nn.Module):
         assert first is not None  # the last level of the trie numbers items, it is no level of codes
         return pooled_log_scores(logits, trie.item_of_leaf.long(), first.long())
 
-    def priors(self, context: Tensor, unit: Tensor, seen: Seen | None) -> list[Tensor]:
+    def priors(
+        self, context: Tensor, unit: Tensor, seen: Seen | None, words: Tensor | None = None
+    ) -> list[Tensor]:
         """What is added to the logits of the children, per level float [B, nodes]: zeros without pooling."""
         trie, levels = self.space.trie, range(self.space.length)
         if not self.pooling:
             return [context.new_zeros(len(context), trie.n_nodes(level + 1)) for level in levels]
-        logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen)
+        logits = catalogue_logits(context, unit, self.log_scale[1].exp(), seen, words=words)
         return [self._pooled(logits, level) for level in levels]
 
-    def catalogue(self, context: Tensor, unit: Tensor, sharpness: float) -> Tensor:
+    def catalogue(
+        self, context: Tensor, unit: Tensor, sharpness: float, words: Tensor | None = None
+    ) -> Tensor:
         """Logits of the full-catalogue head, float [B, N]."""
-        return catalogue_logits(context, unit, self.log_scale[1].exp() * sharpness)
+        words = None if words is None else words * sharpness
+        return catalogue_logits(context, unit, self.log_scale[1].exp() * sharpness, words=words)
 
-    def item_query(self, context: Tensor, states: Tensor, sharpness: float) -> Tensor:
-        """Item queries [B, W, d] from the states behind each prefix: unit vectors times 1 / tau."""
+    def item_query(
+        self, context: Tensor, states: Tensor, sharpness: float, words: Tensor | None = None
+    ) -> Tensor:
+        """Item queries [B, W, d] from the states behind each prefix: unit vectors / tau, plus words."""
         query = F.normalize(context[:, None] + self.prefix_gate * states, dim=-1)
-        return query * (self.log_scale[0].exp() * sharpness)
+        query = query * (self.log_scale[0].exp() * sharpness)
+        return query if words is None else query + (words * sharpness)[:, None]
 
 
 class GlobalObjective(nn.Module):
@@ -191,15 +203,23 @@ class GlobalObjective(nn.Module):
                 nn.init.normal_(table.weight, std=0.1)
 
     def losses(
-        self, context: Tensor, targets: Tensor, weights: Tensor, unit: Tensor, seen: Seen | None
+        self,
+        context: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        unit: Tensor,
+        seen: Seen | None,
+        words: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `PaperObjective.losses`."""
-        total, each = catalogue_cross_entropy(self.queries(context), self.tower(unit), targets, weights, seen)
+        queries = self.queries(context, words)
+        total, each = catalogue_cross_entropy(queries, self.tower(unit), targets, weights, seen)
         return (total,), each
 
-    def queries(self, context: Tensor) -> Tensor:
+    def queries(self, context: Tensor, words: Tensor | None = None) -> Tensor:
         """float [M, d] -> [M, e]."""
         query = F.normalize(context, dim=-1) * self.log_scale.exp()
+        query = query if words is None else query + words
         return torch.cat([query, self.condition(query)], dim=1) if self.conditioned else query
 
     def tower(self, unit: Tensor) -> Tensor:
@@ -213,8 +233,10 @@ class GlobalObjective(nn.Module):
         condition = torch.stack([table(codes[:, j]) for j, table in enumerate(self.conditions)]).sum(dim=0)
         return torch.cat([own, unit * condition], dim=1)
 
-    def catalogue(self, context: Tensor, unit: Tensor, sharpness: float) -> Tensor:
+    def catalogue(
+        self, context: Tensor, unit: Tensor, sharpness: float, words: Tensor | None = None
+    ) -> Tensor:
         """Logits of all items, float [B, N], -inf for the padding item."""
-        logits = self.queries(context) @ self.tower(unit).T * sharpness
+        logits = self.queries(context, words) @ self.tower(unit).T * sharpness
         logits[:, 0] = -torch.inf
         return logits
