@@ -72,6 +72,8 @@ def test_the_whole_report(loaded):
     assert n == entry["rows"] and report["generalrec"]["hit@10[generalrec macro]"] > 0
     rows = quick_rows(TaskBench(model, test, config))
     assert rows["hit@4[category]"] == figures["task"]["hit@4"]
+    assert rows["in_slot@10[category]"] == figures["task"]["in_slot@10"]
+    assert "in_slot@10[justforyou]" not in rows
 
 
 def test_general_rec():
