@@ -14,9 +14,9 @@ class WordPath(nn.Module):
     P(item | history, words) is proportional to P(item | history) exp(<words, item>): the history says what
     the user likes, the words what is asked for. Without this path a trunk that is trained from scratch on
     some ten thousand labels does not find the slot in the instruction at all, because its words reach the
-    query through layers that the histories shape. Here a word starts as nothing and learns directly which items it
-    calls for; the trunk adds what depends on the history. Words that training never saw stay nothing, so an
-    unknown wording is read by the words that are known.
+    query through layers that the histories shape. Here a word starts as nothing and learns directly which
+    items it calls for; the trunk adds what depends on the history. Words that training never saw stay
+    nothing, so an unknown wording is read by the words that are known.
 
     Args:
         vocabulary: number of token ids.
