@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-STEP = 4.0  # a word is in few labels, and its gradient is noisy: at 1 its vector grows several times too slowly
+STEP = (
+    2.0  # a word is in few labels, and its gradient is noisy: at 1 its vector grows several times too slowly
+)
+
 
 class WordPath(nn.Module):
     """Every word of an instruction adds a vector of its own to the scaled query (ours).
 
     P(item | history, words) is proportional to P(item | history) exp(<words, item>): the history says what
-    the user likes, the words what is asked for. Without this path a trunk that is trained from scratch on some
-    ten thousand labels does not find the slot in the instruction at all, because its words reach the query
-    through layers that the histories shape. Here a word starts as nothing and learns directly which items it
-    calls for; the trunk adds what depends on the history. Words that training never saw stay nothing, so an
-    unknown wording is read by the words that are known.
+    the user likes, the words what is asked for. Without this path a trunk that is trained from scratch on
+    some ten thousand labels does not find the slot in the instruction at all, because its words reach the
+    query through layers that the histories shape. Here a word starts as nothing and learns directly which
+    items it calls for; the trunk adds what depends on the history. Words that training never saw stay
+    nothing, so an unknown wording is read by the words that are known.
 
     Args:
         vocabulary: number of token ids.
