@@ -170,6 +170,13 @@ class TaskBench:
         chosen = found.slots[rows.own, 0] if slots is None else slots
         return [found.task.fill(template, found.values[i]) for i in chosen.tolist()]
 
+    def mixed_texts(self, name: str, rows: Selected) -> list[str]:
+        """The instruction of each row in one of the trained wordings, dealt by a fixed hash."""
+        task = self.tasks.rows[name].task
+        turn = draw_hash(rows.users, self.targets[rows.index], 1) % np.uint64(len(task.templates))
+        slots = self.slot_texts(name, rows)
+        return [task.fill(task.templates[i], slot) for i, slot in zip(turn.tolist(), slots, strict=True)]
+
     def slot_texts(self, name: str, rows: Selected) -> list[str]:
         """The slot of each row, '' for a task without one."""
         found = self.tasks.rows[name]

@@ -146,6 +146,7 @@ def _conditions(
     """Lists of a task's rows: the instruction, its controls, the baselines with the same information."""
     general = bench.general(rows)
     lists = {"task": general if name == GENERAL else bench.instructed(rows, bench.texts(name, rows))}
+    lists["trained wordings"] = bench.instructed(rows, bench.mixed_texts(name, rows))
     lists["held-out wording"] = bench.instructed(rows, bench.texts(name, rows, held_out=True))
     if name != GENERAL:
         lists["JustForYou"] = general

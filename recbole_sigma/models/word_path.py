@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 # A word is in few labels, and its gradient is noisy: at 1 its vector grows several times too slowly.
-STEP = 4.0
+STEP = 2.0
 
 
 class WordPath(nn.Module):
