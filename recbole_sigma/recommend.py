@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.evaluation.recall import Recall
+from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.instructions.fields import Material, gather
 from recbole_sigma.instructions.nearest import nearest_task
 from recbole_sigma.instructions.phrases import normalise_query
@@ -23,7 +23,7 @@ from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.settings import nearest
 from recbole_sigma.titles import Titles
-from recbole_sigma.values import UserError
+from recbole_sigma.values import RankedItems, UserError
 
 LONGEST_INSTRUCTION = 1000  # characters
 
@@ -103,9 +103,9 @@ class _Resolved:
 class Recommender:
     """Answers requests with one loaded model; see `load`."""
 
-    def __init__(self, config: Any, model: Any, dataset: Any, train: Any) -> None:
+    def __init__(self, config: Any, model: Any, dataset: Any, train: Any, loader: Any) -> None:
         self.config, self.model, self.dataset = config, model.eval(), dataset
-        self.train, self.recall = train, Recall(config)
+        self.train, self.loader, self.judge = train, loader, Judge(config)
         self.labels = getattr(model, "task_labels", None)
         self.instructed = hasattr(model, "instructions")
         self.material: Material = self.labels.tasks.material if self.labels else _material(train, config)
@@ -129,7 +129,7 @@ class Recommender:
         """
         from recbole_sigma.quick_start import load_data_and_model
 
-        config, model, dataset, train, _, _ = load_data_and_model(
+        config, model, dataset, train, _, test = load_data_and_model(
             path, {"show_progress": False, "state": "WARNING", **(overrides or {})}
         )
         if not hasattr(train._dataset, "item_id_list_field"):
@@ -137,7 +137,7 @@ class Recommender:
                 f"{path} holds {config['model']}, which reads no history: recommend needs a sequential model "
                 "such as SIGMA, TIGER or SASRec"
             )
-        return cls(config, model, dataset, train._dataset)
+        return cls(config, model, dataset, train._dataset, test)
 
     def recommend(
         self,
@@ -199,27 +199,21 @@ class Recommender:
         return answers
 
     @torch.inference_mode()
-    def _rank(self, batch: Interaction, k: int, seen: Any, histories: list[list[int]]) -> Any:
+    def _rank(self, batch: Interaction, k: int, seen: Any, histories: list[list[int]]) -> RankedItems:
         """Lists as the evaluator makes them: with the memory where the checkpoint has a weight."""
-        from recbole_sigma.decoding.memory import add_bonus
-        from recbole_sigma.ranking import top_k
-
-        generative, bonus = getattr(self.model, "generative", False), None
-        if self.recall.active:
-            row = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
-            met = np.asarray([item for items in histories for item in items], dtype=np.int64)
-            pairs = (torch.from_numpy(row), torch.from_numpy(met))
-            row_of, item_of, value = self.recall.bonus(self.train, pairs, len(histories))
-            device = self.config["device"]
-            bonus = (row_of.to(device), item_of.to(device), value.to(device))
-        if generative:
-            if bonus is None:
-                return self.model.rank(batch, k, seen)
-            return self.model.rank_fused(batch, k, seen, bonus, (float(self.recall.weight or 0.0),))[0]
-        scores = self.model.full_sort_predict(batch).view(len(batch), -1)
-        if bonus is not None:
-            scores = add_bonus(scores, bonus, float(self.recall.weight or 0.0))
-        return top_k(scores, k, seen)
+        judge, recall = self.judge, self.judge.recall
+        judge.k = k
+        n_items = len(self.material.tokens)
+        if not recall.active:
+            return judge.rank(self.model, batch, n_items, seen, self.loader)
+        row = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
+        met = np.asarray([item for items in histories for item in items], dtype=np.int64)
+        pairs = (torch.from_numpy(row), torch.from_numpy(met))
+        device = self.config["device"]
+        row_of, item_of, value = recall.bonus(self.train, pairs, len(histories))
+        bonus = (row_of.to(device), item_of.to(device), value.to(device))
+        weights = (float(recall.weight or 0.0),)
+        return judge.rank_fused(self.model, batch, n_items, seen, self.loader, bonus, weights)[0]
 
     # --- reading a request ---
 

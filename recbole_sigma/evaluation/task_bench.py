@@ -170,6 +170,13 @@ class TaskBench:
         chosen = found.slots[rows.own, 0] if slots is None else slots
         return [found.task.fill(template, found.values[i]) for i in chosen.tolist()]
 
+    def mixed_texts(self, name: str, rows: Selected) -> list[str]:
+        """The instruction of each row in one of the trained wordings, dealt by a fixed hash."""
+        task = self.tasks.rows[name].task
+        turn = draw_hash(rows.users, self.targets[rows.index], 1) % np.uint64(len(task.templates))
+        slots = self.slot_texts(name, rows)
+        return [task.fill(task.templates[i], slot) for i, slot in zip(turn.tolist(), slots, strict=True)]
+
     def slot_texts(self, name: str, rows: Selected) -> list[str]:
         """The slot of each row, '' for a task without one."""
         found = self.tasks.rows[name]
@@ -213,18 +220,25 @@ class TaskBench:
 
     # --- figures ---
 
+    def in_slot(self, name: str, rows: Selected, lists: Lists) -> float | None:
+        """Share of the first ten items that suit the slot; None for a task that every item suits."""
+        allowed, top = self.allowed(name, rows), lists.items[:, :LIST]
+        if allowed is None:
+            return None
+        shares = [
+            np.take_along_axis(allowed(part), top[part], axis=1).mean() * (part.stop - part.start)
+            for part in slices(len(top), 256)
+        ]
+        return float(sum(shares) / max(1, len(top)))
+
     def figures(self, name: str, rows: Selected, lists: Lists) -> dict[str, float]:
         """hit@k, ndcg@k, share of the list that suits the slot, intra-list distance, categories in a list."""
         out = {f"hit@{k}": float(lists.hits(k).mean()) for k in self.topk}
         out |= {f"ndcg@{k}": float(lists.gains(k).mean()) for k in self.topk if k > 1}
         top = lists.items[:, :LIST]
-        allowed = self.allowed(name, rows)
-        if allowed is not None:
-            shares = [
-                np.take_along_axis(allowed(part), top[part], axis=1).mean() * (part.stop - part.start)
-                for part in slices(len(top), 256)
-            ]
-            out[f"in_slot@{LIST}"] = float(sum(shares) / max(1, len(top)))
+        suited = self.in_slot(name, rows, lists)
+        if suited is not None:
+            out[f"in_slot@{LIST}"] = suited
         out[f"distance@{LIST}"] = intra_list_distance(self.model.prepared.vectors.text.numpy(), top)
         group = category_groups(self.tasks.material.labels)
         if (group >= 0).any():

@@ -48,6 +48,9 @@ def quick_rows(bench: TaskBench) -> OrderedDict[str, float]:
         for k in bench.topk:
             out[f"hit@{k}[{tag}]"] = float(task.hits(k).mean())
             out[f"ndcg@{k}[{tag}]"] = float(task.gains(k).mean())
+        suited = bench.in_slot(name, rows, task)
+        if suited is not None:
+            out[f"in_slot@{LIST}[{tag}]"] = suited
         out[f"hit@{LIST}[{tag}|justforyou]"] = float(general.hits(LIST).mean())
         lift = paired_lift(rows.users, task.hits(LIST), general.hits(LIST))
         out |= {f"{key}@{LIST}[{tag}]": lift[key] for key in ("lift", "low", "high")}
@@ -143,6 +146,7 @@ def _conditions(
     """Lists of a task's rows: the instruction, its controls, the baselines with the same information."""
     general = bench.general(rows)
     lists = {"task": general if name == GENERAL else bench.instructed(rows, bench.texts(name, rows))}
+    lists["trained wordings"] = bench.instructed(rows, bench.mixed_texts(name, rows))
     lists["held-out wording"] = bench.instructed(rows, bench.texts(name, rows, held_out=True))
     if name != GENERAL:
         lists["JustForYou"] = general

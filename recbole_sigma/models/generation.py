@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from recbole_sigma.models.prefixes import PrefixSpace
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import INSTRUCTION
 from recbole_sigma.models.trunk import PackedTrunk, Prompt
+from recbole_sigma.models.word_path import WordPath
 from recbole_sigma.ranking import pairs_of_rows, top_k
 from recbole_sigma.values import RankedItems
 
@@ -45,6 +47,7 @@ class PrefixGeneration:
     instructions: Tensor
     instruction_gate: Tensor
     recency: RecencyPath | None
+    word_path: WordPath | None
     mean_spread: Tensor
     mode: str
     space: str
@@ -69,6 +72,8 @@ class PrefixGeneration:
             text = interaction[INSTRUCTION]
         prompt = self.trunk.prompt(interaction[self.USER_ID], items, length, tokens, text)
         context = prompt.last + self.instruction_gate * prompt.end
+        if self.word_path is not None:
+            prompt = replace(prompt, words=self.word_path(text))
         if self.recency is not None:
             row = torch.arange(len(items), device=items.device)
             recent = self.recency(F.normalize(tokens[items], dim=-1))[row, (length - 1).clamp(min=0)]
@@ -110,7 +115,7 @@ class PrefixGeneration:
             hidden,
             score="level",
             last=min(width, trie.n_nodes(depth)),
-            prior=objective.priors(context, vectors, seen),
+            prior=objective.priors(context, vectors, seen, prompt.words),
         )
         return decoder, beams
 
@@ -131,7 +136,7 @@ class PrefixGeneration:
         if isinstance(self.objective, PaperObjective):
             _, beams = self._search(prompt, context, vectors, seen, self.beam_width)
             return beams.nodes, beams.scores
-        logits = hide(self.objective.catalogue(context, vectors, 1.0), seen)
+        logits = hide(self.objective.catalogue(context, vectors, 1.0, prompt.words), seen)
         _, nodes, scores = fuse_dense(logits, self.prefixes.buckets, "fixed_temp", self.beam_width)
         return nodes, scores
 
@@ -169,7 +174,7 @@ class PrefixGeneration:
         items, indexes = self._sorted_items(vectors)
         ranked, _ = search_in_prefixes(
             lambda columns, _: objective.item_query(
-                context, states_of(decoder, beams, columns), self.sharpness
+                context, states_of(decoder, beams, columns), self.sharpness, prompt.words
             ),
             nodes,
             weights,
@@ -234,7 +239,8 @@ class PrefixGeneration:
         prompt, context, vectors = self._prompt(interaction)
         buckets = self.prefixes.buckets
         if not self._factored:
-            logits = hide(self.objective.catalogue(context, vectors, self.sharpness), seen)
+            logits = self.objective.catalogue(context, vectors, self.sharpness, prompt.words)
+            logits = hide(logits, seen)
             if self.mode == "id_only" or not self.prefixes.length:
                 return logits.log_softmax(dim=-1)
             return fuse_dense(logits, buckets, self.mode, width, self.space, self._reference())[0]
@@ -243,7 +249,7 @@ class PrefixGeneration:
         nodes, weights, scale = self._fused_beam(beams)
         columns = torch.arange(nodes.shape[1], device=nodes.device).split(_BEAMS)
         states = torch.cat([states_of(decoder, beams, part) for part in columns], dim=1)
-        queries = self.objective.item_query(context, states, self.sharpness)
+        queries = self.objective.item_query(context, states, self.sharpness, prompt.words)
         parts = []
         for rows in torch.arange(len(nodes), device=nodes.device).split(max(1, _DENSE_CELLS // self.n_items)):
             own = pairs_of_rows(seen, rows, len(nodes))

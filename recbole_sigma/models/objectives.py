@@ -43,11 +43,14 @@ class Similarity(nn.Module):
         """Item vectors [N, d] from item tokens [N, d]."""
         return F.normalize(tokens, dim=-1) if self.cosine else tokens
 
-    def queries(self, states: Tensor, which: int = 0) -> Tensor:
-        """Scaled queries from states [..., d]: their inner products with the item vectors are logits."""
+    def queries(self, states: Tensor, which: int = 0, words: Tensor | None = None) -> Tensor:
+        """Scaled queries from states [..., d], and what the words of an instruction add to them (`WordPath`):
+        their inner products with the item vectors are logits.
+        """
         if self.cosine:
             states = F.normalize(states, dim=-1)
-        return states * self.log_scale[which].exp()
+        queries = states * self.log_scale[which].exp()
+        return queries if words is None else queries + words
 
 
 class PaperObjective(nn.Module):
@@ -98,6 +101,7 @@ class PaperObjective(nn.Module):
         weights: Tensor,
         vectors: Tensor,
         seen: Seen | None,
+        words: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Losses of M predictions.
 
@@ -109,6 +113,7 @@ class PaperObjective(nn.Module):
             weights: float [M], how much each prediction counts.
             vectors: float [N, d] item vectors.
             seen: (prediction, item) pairs left out of the softmaxes over items, or None.
+            words: float [M, d] what the words of the instruction add to the query, or None.
 
         Returns:
             (the weighted sums of ``names``, the loss of each prediction [M] without gradient).
@@ -117,16 +122,16 @@ class PaperObjective(nn.Module):
         nothing = vectors.new_zeros(())
         logits, total, each = None, nothing, vectors.new_zeros(len(targets))
         if self.pooling and self.space.length:
-            logits = catalogue_logits(self.similarity.queries(context, 1), vectors, seen, targets)
+            logits = catalogue_logits(self.similarity.queries(context, 1, words), vectors, seen, targets)
             if weight:
                 whole = F.cross_entropy(logits, targets, reduction="none")
                 total, each = (whole * weights).sum(), whole.detach()
         elif weight:
-            queries = self.similarity.queries(context, 1)
+            queries = self.similarity.queries(context, 1, words)
             total, each = catalogue_cross_entropy(queries, vectors, targets, weights, seen)
         if not self.space.length:
             return (nothing, nothing, total), each
-        parts, factored = self._factored(context, path, heads, targets, weights, vectors, seen, logits)
+        parts, factored = self._factored(context, path, heads, targets, weights, vectors, seen, logits, words)
         return (*parts, weight * total), factored + weight * each
 
     def _factored(
@@ -139,6 +144,7 @@ class PaperObjective(nn.Module):
         vectors: Tensor,
         seen: Seen | None,
         logits: Tensor | None,
+        words: Tensor | None,
     ) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """L_NTP and gamma L_ID."""
         space = self.space
@@ -151,7 +157,7 @@ class PaperObjective(nn.Module):
             log_probs = child_log_probs(state @ heads[level].T, space.trie, level, parents, own, prior)
             prefix, parents = prefix - log_probs, own
         item = torch.zeros_like(prefix)
-        query = self.similarity.queries(context + self.prefix_gate * path[:, -1])
+        query = self.similarity.queries(context + self.prefix_gate * path[:, -1], words=words)
         if self.id_weight and self.random_negatives:
             count = self.negatives or max(1, round(len(vectors) / space.buckets.n_prefixes))
             item = self.id_weight * random_negative_loss(query, targets, vectors, count, seen)
@@ -168,21 +174,28 @@ class PaperObjective(nn.Module):
         assert first is not None  # the last level of the trie numbers items, it is no level of codes
         return pooled_log_scores(logits, trie.item_of_leaf.long(), first.long())
 
-    def priors(self, context: Tensor, vectors: Tensor, seen: Seen | None) -> list[Tensor]:
+    def priors(
+        self, context: Tensor, vectors: Tensor, seen: Seen | None, words: Tensor | None = None
+    ) -> list[Tensor]:
         """What is added to the logits of the children, per level float [B, nodes]: zeros without pooling."""
         trie, levels = self.space.trie, range(self.space.length)
         if not self.pooling:
             return [context.new_zeros(len(context), trie.n_nodes(level + 1)) for level in levels]
-        logits = catalogue_logits(self.similarity.queries(context, 1), vectors, seen)
+        logits = catalogue_logits(self.similarity.queries(context, 1, words), vectors, seen)
         return [self._pooled(logits, level) for level in levels]
 
-    def catalogue(self, context: Tensor, vectors: Tensor, sharpness: float) -> Tensor:
+    def catalogue(
+        self, context: Tensor, vectors: Tensor, sharpness: float, words: Tensor | None = None
+    ) -> Tensor:
         """Logits of the full-catalogue head, float [B, N]."""
-        return catalogue_logits(self.similarity.queries(context, 1) * sharpness, vectors)
+        return catalogue_logits(self.similarity.queries(context, 1, words) * sharpness, vectors)
 
-    def item_query(self, context: Tensor, states: Tensor, sharpness: float) -> Tensor:
+    def item_query(
+        self, context: Tensor, states: Tensor, sharpness: float, words: Tensor | None = None
+    ) -> Tensor:
         """Scaled item queries [B, W, d] from the states behind each prefix."""
-        return self.similarity.queries(context[:, None] + self.prefix_gate * states) * sharpness
+        words = None if words is None else words[:, None]
+        return self.similarity.queries(context[:, None] + self.prefix_gate * states, words=words) * sharpness
 
 
 class GlobalObjective(nn.Module):
@@ -218,17 +231,22 @@ class GlobalObjective(nn.Module):
                 nn.init.normal_(table.weight, std=0.1)
 
     def losses(
-        self, context: Tensor, targets: Tensor, weights: Tensor, vectors: Tensor, seen: Seen | None
+        self,
+        context: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        vectors: Tensor,
+        seen: Seen | None,
+        words: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `PaperObjective.losses`."""
-        total, each = catalogue_cross_entropy(
-            self.queries(context), self.tower(vectors), targets, weights, seen
-        )
+        queries = self.queries(context, words)
+        total, each = catalogue_cross_entropy(queries, self.tower(vectors), targets, weights, seen)
         return (total,), each
 
-    def queries(self, context: Tensor) -> Tensor:
+    def queries(self, context: Tensor, words: Tensor | None = None) -> Tensor:
         """float [M, d] -> [M, e]."""
-        query = self.similarity.queries(context)
+        query = self.similarity.queries(context, words=words)
         return torch.cat([query, self.condition(query)], dim=1) if self.conditioned else query
 
     def tower(self, vectors: Tensor) -> Tensor:
@@ -242,8 +260,10 @@ class GlobalObjective(nn.Module):
         condition = torch.stack([table(codes[:, j]) for j, table in enumerate(self.conditions)]).sum(dim=0)
         return torch.cat([own, vectors * condition], dim=1)
 
-    def catalogue(self, context: Tensor, vectors: Tensor, sharpness: float) -> Tensor:
+    def catalogue(
+        self, context: Tensor, vectors: Tensor, sharpness: float, words: Tensor | None = None
+    ) -> Tensor:
         """Logits of all items, float [B, N], -inf for the padding item."""
-        logits = self.queries(context) @ self.tower(vectors).T * sharpness
+        logits = self.queries(context, words) @ self.tower(vectors).T * sharpness
         logits[:, 0] = -torch.inf
         return logits

@@ -30,6 +30,7 @@ from recbole_sigma.models.prefixes import build_prefixes
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import LabelDraw, build_task_labels
 from recbole_sigma.models.trunk import PackedTrunk
+from recbole_sigma.models.word_path import WordPath
 from recbole_sigma.preparation import Prepared, lora_options, prepare
 from recbole_sigma.values import UserError
 
@@ -115,7 +116,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         )
         self.register_buffer("instructions", self.prepared.instructions, persistent=False)
         self.task_labels = build_task_labels(config, dataset, self.prepared)
-        self.trunk.sums_text = self.task_labels is not None and not pretrained
+        several = self.task_labels is not None and not pretrained
+        self.word_path = WordPath(tokenizer.get_vocab_size(), d_model, pad) if several else None
         # shut for JustForYou alone; several tasks need the instruction from the first step on
         opening = torch.zeros(d_model) if self.task_labels is None else torch.ones(d_model)
         self.instruction_gate = nn.Parameter(opening)
@@ -233,8 +235,9 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             return (*dense, vectors.new_zeros(()))
         row = torch.arange(len(items), device=items.device).repeat_interleave(draw.after.shape[1])
         context, path = self._label_states(states, branches, draw.after, start)
+        words = None if self.word_path is None else self.word_path(draw.text).flatten(0, 1)
         parts, each = self._losses(
-            context, path, items, row, draw.after.reshape(-1), vectors, self.label_weight * scale
+            context, path, items, row, draw.after.reshape(-1), vectors, self.label_weight * scale, words
         )
         if draw.task is not None:
             self.task_labels.note(draw.task, each)
@@ -249,6 +252,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         column: Tensor,
         vectors: Tensor,
         weight: float,
+        words: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The objective's weighted parts for the predictions of ``items[row, column + 1]``, and each one's
         loss.
@@ -257,9 +261,9 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         weights = torch.full((len(targets),), weight, device=vectors.device)
         seen = seen_pairs(items, row, column) if self.mask_seen else None
         if isinstance(self.objective, GlobalObjective):
-            return self.objective.losses(context, targets, weights, vectors, seen)
+            return self.objective.losses(context, targets, weights, vectors, seen, words)
         heads = tuple(self.trunk.output_rows(tokens.to(vectors.device)) for tokens in self.level_tokens)
-        return self.objective.losses(context, path, heads, targets, weights, vectors, seen)
+        return self.objective.losses(context, path, heads, targets, weights, vectors, seen, words)
 
     def _history_contexts(self, history: Tensor, items: Tensor, tokens: Tensor) -> Tensor:
         """The state that predicts what follows each history item.

@@ -22,6 +22,7 @@ class Prompt:
         cache: the prompt's keys and values.
         readable: bool [B, S], cached positions that what follows may attend to.
         position: int64 [B], position id of the next token.
+        words: float [B, d], what the instruction's words add to the query (`WordPath`), or None.
     """
 
     last: Tensor
@@ -29,6 +30,7 @@ class Prompt:
     cache: Any
     readable: Tensor
     position: Tensor
+    words: Tensor | None = None
 
 
 class PackedTrunk(nn.Module):
@@ -42,13 +44,7 @@ class PackedTrunk(nn.Module):
         pad: id of the padding token.
         item_scale: factor on item tokens, which brings them to the size of the backbone's embeddings.
         read: what is applied to an item's token when it is read, before it is scaled; None leaves it.
-
-    Attributes:
-        sums_text: add the embeddings of an instruction's words to its last token. A trunk that is trained
-            from scratch finds the slot in the instruction hundreds of steps sooner this way (ours).
     """
-
-    sums_text = False
 
     def __init__(
         self,
@@ -154,7 +150,7 @@ class PackedTrunk(nn.Module):
         allowed = history_allowed(profile, self.pad, length, slots, layout)
         if after is None or text is None:
             return rows, positions, allowed, width
-        parts, tail = [self._instruction(text)], 0
+        parts, tail = [self.embed(text)], 0
         if label is not None and layout.prefix:
             parts.append(self.embed(self.prefix_tokens[label]))
             tail = layout.prefix
@@ -163,14 +159,6 @@ class PackedTrunk(nn.Module):
         positions = torch.cat([positions, branch_positions(after, layout, tail).reshape(batch, -1)], dim=1)
         allowed = branch_allowed(allowed, profile, text, self.pad, after, layout, tail)
         return rows, positions, allowed, width
-
-    def _instruction(self, text: Tensor) -> Tensor:
-        """Input embeddings of instructions [B, M, I]: float [B, M, I, d]."""
-        words = self.embed(text)
-        if not self.sums_text:
-            return words
-        total = (words * (text != self.pad)[..., None]).sum(dim=2, keepdim=True)  # the last word counts twice
-        return torch.cat([words[:, :, :-1], words[:, :, -1:] + total], dim=2)
 
     def _item_slots(self, items: Tensor, tokens: Tensor) -> Tensor:
         """Input embeddings of items [B, T]: float [B, T * S, d].

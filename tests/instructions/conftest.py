@@ -12,10 +12,11 @@ DAY = 86_400
 START = 1_262_304_000  # 2010-01-01
 
 
-def write_shop(folder: Path, change=None) -> None:
+def write_shop(folder: Path, change=None, kinds=KINDS) -> None:
     """Lawn sells in summer, Sledge in winter, Gift in December; item 0 of a kind sells most.
 
-    ``change(user, step, item, time, query)`` may alter an event; users differ in their start.
+    ``change(user, step, item, time, query)`` may alter an event; users differ in their start; ``kinds`` are
+    the kinds of the catalogue.
     """
     rng = np.random.default_rng(5)
     folder.mkdir(parents=True)
@@ -34,7 +35,7 @@ def write_shop(folder: Path, change=None) -> None:
             lines.append(f"u{user_}\t{item}\t{when}\t{query}")
     (folder / f"{folder.name}.inter").write_text("\n".join(lines) + "\n")
     items = ["item_id:token\ttitle:token\tbrand:token\tcategories:token_seq\tsales_rank:token"]
-    for kind in KINDS:
+    for kind in kinds:
         for number in range(PER_KIND):
             colour = ("red", "blue")[number % 2]
             items.append(

@@ -12,7 +12,7 @@ from recbole_sigma.instructions.samples import describe
 from recbole_sigma.instructions.tasks import chosen_tasks, load_tasks
 from recbole_sigma.settings import properties_dir
 from recbole_sigma.values import UserError
-from tests.instructions.conftest import DAY, built, shop_config, write_shop, write_tasks
+from tests.instructions.conftest import DAY, KINDS, built, shop_config, write_shop, write_tasks
 
 
 def kinds(material):
@@ -225,6 +225,33 @@ def test_altering_held_out_events_changes_nothing_that_training_sees(shop, tmp_p
     before, _ = shop(query_field=field)
     after = altered(tmp_path, change, query_field=field)
     assert training_view(before) == training_view(after)
+
+
+@pytest.mark.parametrize("name", ["Category", "Query"])
+def test_held_out_events_cannot_make_a_kind_large_enough_to_be_a_slot(tmp_path, name):
+    """A single item of the kind Odd is trained; its sisters are met in held-out events only."""
+
+    def one(user, step, item, time, query):
+        return (user, step, "Odd0" if step == 3 and user < 20 else item, time, query)
+
+    def many(user, step, item, time, query):
+        return (
+            user,
+            step,
+            f"Odd{user % 8}" if step >= 12 else one(user, step, item, time, query)[2],
+            time,
+            query,
+        )
+
+    views = []
+    for number, change in enumerate((one, many)):
+        root = tmp_path / str(number)
+        write_shop(root / "shop", change, (*KINDS, "Odd"))
+        tasks, _ = built(root, files=write_tasks(tmp_path / "task_files"))
+        assert name in tasks.rows
+        views.append(training_view(tasks))
+    assert views[0] == views[1]
+    assert not any("Odd" in text.title() for text in views[0]["texts"])
 
 
 def test_the_leak_test_can_fail(shop, tmp_path):

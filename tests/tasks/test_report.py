@@ -59,7 +59,8 @@ def test_the_whole_report(loaded):
     entry = report["tasks"]["Category"]
     figures = entry["figures"]
     assert set(figures) == {
-        "task", "held-out wording", "JustForYou", "wrong slot", "popularity, masked", "WindowItemKNN, masked",
+        "task", "trained wordings", "held-out wording", "JustForYou", "wrong slot", "popularity, masked",
+        "WindowItemKNN, masked",
     }  # fmt: skip
     assert figures["task"]["in_slot@10"] > 1.1 * figures["JustForYou"]["in_slot@10"]
     assert figures["popularity, masked"]["in_slot@10"] == pytest.approx(0.4)  # a kind has 4 items
@@ -72,6 +73,22 @@ def test_the_whole_report(loaded):
     assert n == entry["rows"] and report["generalrec"]["hit@10[generalrec macro]"] > 0
     rows = quick_rows(TaskBench(model, test, config))
     assert rows["hit@4[category]"] == figures["task"]["hit@4"]
+    assert rows["in_slot@10[category]"] == figures["task"]["in_slot@10"]
+    assert "in_slot@10[justforyou]" not in rows
+
+
+def test_trained_wordings_are_dealt_evenly_and_keep_their_slot(loaded):
+    config, model, _, _, _, test = loaded
+    bench = TaskBench(model, test, config)
+    rows = bench.select("Category")
+    texts, slots = bench.mixed_texts("Category", rows), bench.slot_texts("Category", rows)
+    found = bench.tasks.rows["Category"].task
+    wordings = [
+        [text == found.fill(template, slot) for template in found.templates]
+        for text, slot in zip(texts, slots, strict=True)
+    ]
+    used = np.array(wordings).sum(axis=0)
+    assert (np.array(wordings).sum(axis=1) == 1).all() and (used > 0).sum() >= len(used) - 1
 
 
 def test_general_rec():
