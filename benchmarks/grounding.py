@@ -22,7 +22,7 @@ from tabulate import tabulate
 import recbole_sigma  # noqa: F401  before RecBole
 from recbole_sigma.config import SigmaConfig
 from recbole_sigma.grounding.stage import alignment_report
-from recbole_sigma.preparation import PreparationOptions, item_sources
+from recbole_sigma.preparation import PreparationOptions, item_sources, raw_vector_file
 from recbole_sigma.quick_start import load_data
 from recbole_sigma.settings import parse_arguments
 from recbole_sigma.values import UserError
@@ -46,7 +46,16 @@ def main(arguments: list[str]) -> int:
         order, _ = events.by_user
         users, items = events.users[order].numpy(), events.items[order].numpy()
         begin = time.process_time()
-        rows = alignment_report(users, items, sources, options.grounding, each_view, str(config["device"]))
+        rows = alignment_report(
+            users,
+            items,
+            sources,
+            options.grounding,
+            each_view,
+            ablations=each_view,
+            raw_file=raw_vector_file(sources, options.grounding, config),
+            device=str(config["device"]),
+        )
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

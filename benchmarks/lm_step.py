@@ -4,9 +4,12 @@
     python benchmarks/lm_step.py --shape qwen3-0.6b --rows 16 --device cuda --bf16 --steps 10
 
 Weights are random (nothing is downloaded): speed and memory do not depend on them, accuracy is not measured.
-Prints tokens/s and items/s of training and of prompt encoding, peak memory, and model FLOPs utilisation (6 N
-per trained token; with frozen weights 4 N, no weight gradients; 2 N per decoded token; N without embeddings)
-against ``--peak`` TFLOP/s, which must be given for the device at hand.
+Decoding is the product's: the prompt once, a beam over the prefixes of a random catalogue behind its cache,
+and the exact search for 10 items inside them. Prints tokens/s and items/s of training, of prompt encoding and
+of whole lists, peak memory, and model FLOPs utilisation (6 N per trained token; with frozen weights 4 N, no
+weight gradients; 2 N per token read while decoding; N without embeddings) against ``--peak`` TFLOP/s, which
+must be given for the device at hand. On one CPU thread seconds are CPU-seconds, so that a busy machine
+does not count.
 """
 
 from __future__ import annotations
@@ -19,7 +22,11 @@ from collections.abc import Callable
 
 import torch
 
-from recbole_sigma.models.backbone import hidden_states
+from recbole_sigma.decoding.beam import search_prefixes, states_of
+from recbole_sigma.decoding.local import search_in_prefixes, sort_items
+from recbole_sigma.decoding.prompted import PromptedDecoder
+from recbole_sigma.models.backbone import hidden_states, output_rows
+from recbole_sigma.models.prefixes import build_prefixes
 from recbole_sigma.models.pretrained import grow_pretrained
 from recbole_sigma.pretrained import LoraOptions, recompute_activations
 
@@ -51,6 +58,64 @@ def random_model(shape: str, dtype: torch.dtype, device: str) -> torch.nn.Module
         torch.set_default_dtype(before)
 
 
+LIST = 10  # items of a list
+
+
+def list_maker(
+    model: torch.nn.Module, options: argparse.Namespace, first: int, device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], int]:
+    """Function from a batch of prompts to lists, as SIGMA decodes with ``decode_beam``: it returns how many
+    tokens the trunk read per user.
+    """
+    from transformers import DynamicCache
+
+    sizes = (options.codes,) * options.levels
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(options.codes, (options.items + 1, options.levels), generator=generator)
+    space = build_prefixes(codes, sizes, options.levels)
+    trie = space.trie.to(device)
+    level_tokens = [
+        first + options.codes * level + torch.arange(options.codes, device=device)
+        for level in range(options.levels)
+    ]
+    width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator,union-attr]
+    unit = torch.nn.functional.normalize(torch.randn(options.items + 1, width, generator=generator), dim=1)
+    items = sort_items(unit.to(device), space.buckets.order.to(device), space.buckets.start.to(device))
+
+    def head(states: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
+        assert ids is not None
+        return states.float() @ output_rows(model, ids).float().T
+
+    def lists(rows: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor) -> int:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.bf16):
+            cache = DynamicCache(config=model.config)
+            context = hidden_states(model, rows, positions, allowed, cache)[:, -1].float()
+            decoder = PromptedDecoder(
+                lambda *step: hidden_states(model, *step),
+                model.get_input_embeddings(),  # type: ignore[operator]
+                head,
+                cache,
+                allowed[:, -1],
+                positions[:, -1] + 1,
+                context,
+                head(context, level_tokens[0]),
+            )
+            beams = search_prefixes(
+                decoder, trie, level_tokens, options.beam, options.levels, score="level", last=options.beam
+            )
+            ranked, _ = search_in_prefixes(
+                lambda columns, _: states_of(decoder, beams, columns).float(),
+                beams.nodes,
+                beams.scores,
+                items,
+                LIST,
+            )
+        assert ranked.items.shape == (len(rows), LIST)
+        return rows.shape[1] + sum(decoder.forwarded)
+
+    return lists
+
+
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Run the steps; see the module's text for what comes back."""
     device = torch.device(options.device)
@@ -58,7 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(0)
     model = random_model(options.shape, half if options.rank else torch.float32, options.device)
     size = SHAPES[options.shape][6]
-    grow_pretrained(model, size, options.codes, LoraOptions(rank=options.rank, dropout=0.0))
+    grow_pretrained(model, size, options.codes * options.levels, LoraOptions(rank=options.rank, dropout=0.0))
     model.to(device)
     if options.checkpointing:
         recompute_activations(model)
@@ -68,13 +133,17 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     body = sum(p.numel() for n, p in model.named_parameters() if "embed" not in n and "lm_head" not in n)
     positions = torch.arange(length, device=device).expand(rows, -1)
     allowed = torch.ones(length, length, dtype=torch.bool, device=device).tril().expand(rows, -1, -1)
-    ids = torch.randint(size, size + options.codes, (rows, length), device=device)
+    ids = torch.randint(size, size + options.codes * options.levels, (rows, length), device=device)
     # every other position is an item token that comes as an embedding
     fused = torch.nn.Parameter(torch.randn(rows, length // 2, width, device=device) * 0.02)
 
-    def forward() -> torch.Tensor:
+    def prompts() -> torch.Tensor:
         embeddings = model.get_input_embeddings()(ids).clone()  # type: ignore[operator]
         embeddings[:, 1::2] = fused[:, : embeddings[:, 1::2].shape[1]].to(embeddings.dtype)
+        return embeddings
+
+    def forward() -> torch.Tensor:
+        embeddings = prompts()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.bf16):
             return hidden_states(model, embeddings, positions, allowed)
 
@@ -88,22 +157,28 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         if not torch.isfinite(loss):
             raise RuntimeError("the loss is not finite")
 
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+
     def seconds(work: Callable[[], object], steps: int) -> float:
         if device.type == "cuda":  # kernels are chosen and compiled in the first call
             work()
             torch.cuda.synchronize()
-        begin = time.perf_counter()
+        begin = clock()
         for _ in range(steps):
             work()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - begin) / steps
+        return (clock() - begin) / steps
 
     model.train()
     step = seconds(train, options.steps)
     model.eval()
+    lists = list_maker(model, options, size, device)
     with torch.inference_mode():
-        decode = seconds(forward, options.steps)
+        encode = seconds(forward, options.steps)
+        reads = rows * lists(prompts(), positions, allowed)
+        decode = seconds(lambda: lists(prompts(), positions, allowed), options.steps)
     tokens = rows * length
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30
@@ -116,13 +191,17 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "train_step_s": step,
         "train_tokens_per_s": tokens / step,
         "train_items_per_s": tokens / 2 / step,
-        "prompt_tokens_per_s": tokens / decode,
-        "prompt_users_per_s": rows / decode,
+        "prompt_tokens_per_s": tokens / encode,
+        "prompt_users_per_s": rows / encode,
+        "decode_tokens_per_s": reads / decode,
+        "decode_users_per_s": rows / decode,
+        "decode_items_per_s": rows * LIST / decode,
         "peak_memory_gib": peak,
         "train_tflops": flops / 1e12,
     }
     if options.peak:
         found["train_mfu"] = flops / 1e12 / options.peak
+        found["decode_mfu"] = 2 * body * reads / decode / 1e12 / options.peak
     return found
 
 
@@ -132,7 +211,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--rows", type=int, default=1, help="packed rows per step")
     parser.add_argument("--tokens", type=int, default=512, help="positions per row, half of them items")
-    parser.add_argument("--codes", type=int, default=256, help="new tokens")
+    parser.add_argument("--codes", type=int, default=128, help="codes per level")
+    parser.add_argument("--levels", type=int, default=2, help="codes of a prefix")
+    parser.add_argument("--beam", type=int, default=20, help="prefixes in the beam")
+    parser.add_argument("--items", type=int, default=20_000, help="items of the catalogue")
     parser.add_argument("--rank", type=int, default=16, help="LoRA rank; 0 trains every weight")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

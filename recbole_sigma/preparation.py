@@ -11,10 +11,12 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tabulate import tabulate
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -321,7 +323,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         image=np.zeros(0) if image is None else image,
         models=[folder_stamp(options.grounding.text_encoder), folder_stamp(options.backbone)],
         options={**asdict(options), "grounding": asdict(options.grounding)},
-        report=bool(config["grounding_report"]),
+        report="views" if config["grounding_report"] else False,
         **({"tasks": tasks.corpus(), "width": config["task_instruction_tokens"]} if tasks else {}),
     )
     store = ArtifactStore(config["artifact_dir"])
@@ -329,13 +331,15 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     logger = logging.getLogger()
     if stored is not None:
         logger.info("Item preparation read from %s", store.path("items", key))
+        _say_retrieval(stored[1]["report"])
         return Prepared.restore(*stored)
 
     check_backbone(options.backbone)
     encoder, model_name = encoder_kind(options.grounding.text_encoder)
     if encoder == "causal-lm":
         check_causal_model(model_name, "grounding_text_encoder")
-    vectors, report = _ground(users, items, sources, options, config, store)
+    vectors, report = _ground(users, items, sources, options, config)
+    _say_retrieval(report)
     codes = tokenize_items(vectors, options)
     health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
     logger.info(str(health))
@@ -391,30 +395,35 @@ def _ground(
     sources: Sources,
     options: PreparationOptions,
     config: Any,
-    store: ArtifactStore,
 ) -> tuple[ItemVectors, dict[str, Any]]:
     """Stage (a), with the report of what alignment is worth where that is asked for."""
     how, device = options.grounding, str(config["device"])
-    raw_key = fingerprint(
+    raw_file = raw_vector_file(sources, how, config)
+    show = bool(config["show_progress"])
+    text, teacher, report = ground_items(users, items, sources, how, show, raw_file, device)
+    if config["grounding_report"]:
+        report["retrieval"] = alignment_report(
+            users, items, sources, how, each_view=True, raw_file=raw_file, device=device
+        )
+    image = None if sources.image is None else torch.from_numpy(sources.image)
+    return ItemVectors(torch.from_numpy(np.array(text)), torch.from_numpy(teacher), image), report
+
+
+def raw_vector_file(sources: Sources, how: GroundingOptions, config: Any) -> Path:
+    """Where raw vectors of a language model are kept: they follow from the texts and the model alone."""
+    key = fingerprint(
         version=CODE_VERSION,
         texts=list(sources.texts),
         encoder=[how.text_encoder, folder_stamp(how.text_encoder), how.max_tokens],
     )
-    text, teacher, report = ground_items(
-        users,
-        items,
-        sources,
-        how,
-        bool(config["show_progress"]),
-        store.folder / f"text-{raw_key[:24]}.npy",
-        device,
-    )
-    if config["grounding_report"]:
-        report["retrieval"] = alignment_report(users, items, sources, how, device=device)
-        for row in report["retrieval"]:
-            logging.getLogger().info("retrieval of held-out train partners: %s", row)
-    image = None if sources.image is None else torch.from_numpy(sources.image)
-    return ItemVectors(torch.from_numpy(np.array(text)), torch.from_numpy(teacher), image), report
+    return ArtifactStore(config["artifact_dir"]).folder / f"text-{key[:24]}.npy"
+
+
+def _say_retrieval(report: dict[str, Any]) -> None:
+    """`grounding_report` as a table in the log."""
+    if "retrieval" in report:
+        table = tabulate(report["retrieval"], headers="keys", floatfmt=".4f")
+        logging.getLogger().info("recall@10 of held-out train partners by text vectors\n%s", table)
 
 
 def tokenize_items(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:

@@ -40,6 +40,12 @@ class PrefixBuckets:
         """Items per prefix, int64 [C]."""
         return self.start[1:] - self.start[:-1]
 
+    def to(self, device: torch.device | str) -> PrefixBuckets:
+        """The same buckets on another device."""
+        return PrefixBuckets(
+            self.order.to(device), self.start.to(device), self.place.to(device), self.prefix.to(device)
+        )
+
 
 def build_buckets(prefix: Tensor, n_prefixes: int) -> PrefixBuckets:
     """Group items by prefix.

@@ -15,7 +15,7 @@ from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.encoders import FrozenTower, TermTower, Tower
 from recbole_sigma.grounding.retrieval import hold_out, retrieval_report
 from recbole_sigma.grounding.swing import swing
-from recbole_sigma.grounding.text import encode_texts, encoder_kind, tfidf_terms
+from recbole_sigma.grounding.text import encoder_kind, sentence_transformer, tfidf_svd, tfidf_terms
 from recbole_sigma.grounding.vector_file import store_vectors, stored_vectors
 from recbole_sigma.grounding.views import (
     PairView,
@@ -144,13 +144,13 @@ def raw_text_vectors(
     """
     kind, name = encoder_kind(options.text_encoder)
     if kind == "tfidf-svd":
-        return encode_texts(texts, options.text_encoder, options.text_dim, options.seed)
+        return tfidf_svd(texts, options.text_dim, options.seed)
     stored = None if raw_file is None else stored_vectors(raw_file, len(texts))
     if stored is not None:
         logging.getLogger().info("Text vectors mapped from %s", raw_file)
         return stored
     if kind == "sentence-transformers":
-        vectors = encode_texts(texts, options.text_encoder, options.text_dim, options.seed)
+        vectors = sentence_transformer(texts, name, device, show_progress)
         if raw_file is None:
             return vectors
         return store_vectors(raw_file, len(texts), [(np.arange(len(texts)), vectors)])
@@ -194,6 +194,13 @@ def build_tower(
     return FrozenTower(raw, how.hidden, how.dim, how.dropout)
 
 
+def minable(view: str, sources: Sources) -> bool:
+    """Whether a view has data."""
+    if view == "visual":
+        return sources.image is not None
+    return view in ("collaborative", "semantic") or bool(sources.labels.get(view))
+
+
 def mine_views(
     users: np.ndarray,
     items: np.ndarray,
@@ -205,6 +212,8 @@ def mine_views(
     n = len(sources.texts)
     views: list[PairView] = []
     for name in options.views:
+        if not minable(name, sources):
+            continue
         if name == "collaborative":
             if options.pairs == "swing":
                 progress = Progress("Mining pairs (swing)", len(np.unique(items)), enabled=show_progress)
@@ -220,9 +229,9 @@ def mine_views(
             leaves = sources.labels.get("taxonomy") or []
             views.append(semantic_view(sources.texts, leaves, PAIRS_PER_ITEM, options.seed))
         elif name == "visual":
-            if sources.image is not None:
-                views.append(visual_view(sources.image, PAIRS_PER_ITEM))
-        elif sources.labels.get(name):
+            assert sources.image is not None
+            views.append(visual_view(sources.image, PAIRS_PER_ITEM))
+        else:
             views.append(shared_value_view(name, sources.labels[name], PAIRS_PER_ITEM, options.seed))
     return views
 
@@ -233,34 +242,36 @@ def alignment_report(
     sources: Sources,
     options: GroundingOptions,
     each_view: bool = False,
+    ablations: bool = False,
+    raw_file: Path | None = None,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """`retrieval.retrieval_report` of raw text, of all views together and, if asked, of each view alone.
+    """`retrieval.retrieval_report` of raw text, of all views together and, if asked, of parts of the stage.
 
     Args:
         users: int [E] of the TRAIN events, as in `ground_items`.
         items: int [E].
         sources: see ``Sources``.
         options: see ``GroundingOptions``.
+        each_view: add a row for every view alone.
+        ablations: add rows without distillation and with the projection alone.
+        raw_file: as in `ground_items`; raw vectors follow from the texts alone.
         device: where a language model runs.
-        each_view: add rows for every single view and for alignment without distillation.
     """
     held = hold_out(users, items, len(sources.texts), options.view_window, seed=options.seed)
     fit = (users[held.fit], items[held.fit])
 
     def grounded(changed: GroundingOptions) -> Callable[[], np.ndarray]:
-        return lambda: ground_items(*fit, sources, changed, device=device)[0]
+        return lambda: ground_items(*fit, sources, changed, raw_file=raw_file, device=device)[0]
 
-    variants = {
-        "raw text": grounded(replace(options, align=False)),
-        "aligned": grounded(replace(options, align=True)),
-    }
-    if each_view:
-        plain = replace(options, align=True)
-        variants["no distillation"] = grounded(
-            replace(plain, alignment=replace(options.alignment, kd_weight=0.0))
-        )
+    plain = replace(options, align=True)
+    variants = {"raw text": grounded(replace(options, align=False)), "aligned": grounded(plain)}
+    if ablations:
+        without = replace(options.alignment, kd_weight=0.0)
+        variants["no distillation"] = grounded(replace(plain, alignment=without))
         variants["projection only"] = grounded(replace(plain, train_encoder=False))
+    if each_view:
         for view in options.views:
-            variants[f"view {view} alone"] = grounded(replace(plain, views=(view,)))
+            if minable(view, sources):
+                variants[f"view {view} alone"] = grounded(replace(plain, views=(view,)))
     return retrieval_report(held, variants)

@@ -11,6 +11,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_sigma.grounding.cooccurrence import unit_rows
+from recbole_sigma.pretrained import quiet
 from recbole_sigma.values import UserError
 
 MAX_TERMS = 1 << 18  # the most frequent word 1- and 2-grams are kept; bounds the memory of a large catalogue
@@ -89,8 +90,16 @@ def filled_texts(texts: Sequence[str]) -> list[int]:
     return filled
 
 
-def sentence_transformer(texts: Sequence[str], name: str) -> np.ndarray:
-    """Encode texts with a frozen sentence-transformers model (name or folder); needs that package.
+def sentence_transformer(
+    texts: Sequence[str], name: str, device: str = "cpu", show_progress: bool = True
+) -> np.ndarray:
+    """Encode texts with a frozen sentence-transformers model; needs that package.
+
+    Args:
+        texts: one per item, row 0 padding.
+        name: name or folder.
+        device: where the model runs.
+        show_progress: show its bar.
 
     Returns:
         float32 [len(texts), d] with the model's own width d; unit rows, zero rows for empty texts.
@@ -106,14 +115,18 @@ def sentence_transformer(texts: Sequence[str], name: str) -> np.ndarray:
             "pip install sentence-transformers, or use grounding_text_encoder=tfidf-svd"
         ) from error
     try:
-        model = SentenceTransformer(name, device="cpu")
+        with quiet():
+            model = SentenceTransformer(name, device=device)
     except Exception as error:
         raise UserError(
-            f"cannot load the sentence encoder '{name}' (grounding_text_encoder): {type(error).__name__}; "
-            "give a local folder, or check the name and the network"
+            f"grounding_text_encoder: the sentence encoder '{name}' cannot be loaded"
+            f" ({type(error).__name__}): give a folder that sentence-transformers saved, or check the name"
+            " and the network"
         ) from error
     filled = filled_texts(texts)
-    encoded = model.encode([texts[i] for i in filled], normalize_embeddings=True, show_progress_bar=True)
+    encoded = model.encode(
+        [texts[i] for i in filled], normalize_embeddings=True, show_progress_bar=show_progress
+    )
     vectors = np.zeros((len(texts), encoded.shape[1]))
     vectors[np.asarray(filled)] = encoded
     return unit_rows(vectors)

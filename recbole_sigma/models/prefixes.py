@@ -38,6 +38,16 @@ class PrefixSpace:
         """Codebook sizes of the l levels."""
         return self.trie.sizes[: self.length]
 
+    def to(self, device: torch.device | str) -> PrefixSpace:
+        """The same prefixes on another device."""
+        return PrefixSpace(
+            self.length,
+            self.trie.to(device),
+            self.codes.to(device),
+            tuple(nodes.to(device) for nodes in self.nodes),
+            self.buckets.to(device),
+        )
+
 
 def build_prefixes(codes: Tensor, sizes: Sequence[int], length: int) -> PrefixSpace:
     """Arrange a catalogue by its first ``length`` codes.

@@ -157,6 +157,16 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             bool(config["fusion_norm"]),
         )
 
+    def _apply(self, fn: Any, recurse: bool = True) -> SIGMA:
+        """Bring the prefixes along when the model moves: they are no buffers, and both halves read them."""
+        super()._apply(fn, recurse)
+        device = self.instruction_gate.device
+        if self.prefixes.codes.device != device:
+            self.prefixes = self.objective.space = self.prefixes.to(device)
+            self.level_tokens = [tokens.to(device) for tokens in self.level_tokens]
+            self._catalogue = None
+        return self
+
     # --- training -------------------------------------------------------------------------------------------
 
     def on_epoch_start(self, epoch: int, train_data: Any) -> None:

@@ -191,6 +191,7 @@ def test_alignment_raises_recall_and_cold_items_gain():
             sources,
             replace(OPTIONS, alignment=replace(OPTIONS.alignment, steps=2)),
             each_view=True,
+            ablations=True,
         )
     ]
     assert names[2:] == ["no distillation", "projection only", "view collaborative alone"]

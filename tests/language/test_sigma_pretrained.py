@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recbole_sigma.config import SigmaConfig
-from recbole_sigma.quick_start import build_model, load_data, load_data_and_model, run_sigma
+from recbole_sigma.quick_start import build_model, build_trainer, load_data, load_data_and_model, run_sigma
 from recbole_sigma.values import UserError
 from tests.language.conftest import save_model
 from tests.models.conftest import planted_config, write_planted
@@ -77,3 +77,34 @@ def test_two_kinds_of_model_that_fail_before_training(root, tmp_path, saved):
     for shape, match in (("bert", "not a causal language model"), ("t5", "encoder-decoder")):
         with pytest.raises(UserError, match=match):
             run_sigma("SIGMA", "planted", config_dict=settings(root, tmp_path, saved(shape)))
+
+
+def test_accumulating_4_times_8_rows_is_a_batch_of_32(tmp_path, saved):
+    """One plain gradient step, so that the gradients themselves are compared; nothing random in the model."""
+    write_planted(tmp_path / "planted", users=32, length=12)
+    found = {}
+    for rate, pieces in ((0.0, 1), (0.5, 1), (0.5, 4)):
+        values = settings(tmp_path, tmp_path, saved("llama"), learner="sgd", learning_rate=rate)
+        values |= {
+            "weight_decay": 0.0,
+            "train_clip_norm": 0.0,
+            "train_warmup_epochs": 0,
+            "grounding_steps": 2,
+        }
+        values |= {"train_schedule": "constant", "train_batch_size": 32, "train_accumulation": pieces}
+        values |= {"backbone_lora_dropout": 0.0, "task_labels_per_row": 0, "fusion_dropout": 0.0}
+        config = SigmaConfig("SIGMA", "planted", None, values)
+        data = load_data(config, config.model_class)
+        trainer = build_trainer(config, build_model(config, config.model_class, data.train))
+        trainer._train_data = data.train
+        assert len(data.train) == 1 and len(data.train._dataset.inter_feat) == 32
+        trainer._train_epoch(data.train, 0)
+        found[rate, pieces] = dict(trainer.model.named_parameters()), trainer.history[-1]["train_loss"]
+    start, (whole, loss), (split, same_loss) = found[0.0, 1][0], found[0.5, 1], found[0.5, 4]
+    assert same_loss == pytest.approx(loss, rel=1e-5)
+    moved = {name for name in whole if (whole[name] - start[name]).abs().max() > 1e-4}
+    assert any("lora_B" in name for name in moved) and any(name.endswith("rows") for name in moved)
+    for name, value in whole.items():
+        torch.testing.assert_close(
+            split[name], value, atol=2e-6, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )

@@ -1,0 +1,123 @@
+"""SIGMA where no accelerator is at hand: everything that it reads must move with it, and nothing be mixed."""
+
+import pytest
+import torch
+
+from recbole_sigma.config import SigmaConfig
+from recbole_sigma.quick_start import build_trainer, load_data
+from tests.elsewhere import DEVICE, Elsewhere, pretend
+from tests.language.conftest import save_model
+from tests.models.conftest import planted_config, write_planted
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted_elsewhere")
+    write_planted(folder / "planted", users=16, length=10)
+    return folder
+
+
+def test_the_pretended_device_refuses_what_a_real_one_would():
+    with pretend():
+        there, here = torch.arange(3, device=DEVICE), torch.arange(3)
+        assert (
+            there.device == DEVICE and (there + 1).tolist() == [1, 2, 3] and there.cpu().device.type == "cpu"
+        )
+        with pytest.raises(RuntimeError, match="two devices"):
+            there + here
+        with pytest.raises(RuntimeError, match="read at places of another device"):
+            here[there]
+        with pytest.raises(TypeError, match="no numpy array"):
+            there.numpy()
+        layer = torch.nn.Linear(2, 2).to(DEVICE)
+        layer(torch.ones(1, 2, device=DEVICE)).sum().backward()
+        assert isinstance(layer.weight.grad, Elsewhere)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tasks": "all", "decode_mode": "fixed_temp", "sigma_negatives": 2},
+        {"tokenizer_prefix_length": 0},
+        {"sigma_objective": "global", "sigma_slot": "sum"},
+        {"sigma_negatives_from": "catalogue", "decode_mode": "top1_prefix", "decode_beam": 2},
+        {"backbone": "pretrained"},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())) or "default",
+)
+def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
+    if changes.get("backbone"):
+        base = save_model(tmp_path / "base", "gpt2", tie_word_embeddings=False)
+        changes = {"backbone": f"pretrained:{base}"}
+    settings = {
+        **planted_config(root, tmp_path),
+        "grounding_steps": 2,
+        "MAX_ITEM_LIST_LENGTH": 8,
+        "tokenizer_prefix_length": 2,
+        "filter_seen": True,
+        **changes,
+    }
+    config = SigmaConfig("SIGMA", "planted", None, settings)
+    data = load_data(config, config.model_class)
+    torch.manual_seed(0)
+    model = config.model_class(config, data.train._dataset)
+    train, test = next(iter(data.train)), next(iter(data.test))[0]
+    seen = (torch.arange(len(test)), test["item_id_list"][:, 0])
+
+    def run(device):
+        """Spread of the beam, losses and gradients without dropout, lists, the whole distribution."""
+        model.train()
+        model.on_epoch_start(0, data.train)
+        model.eval()
+        torch.manual_seed(3)
+        losses = model.calculate_loss(train.to(device))
+        sum(losses).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        away = tuple(part.to(device) for part in seen)
+        ranked = model.rank(test.to(device), 5, away)
+        found = [
+            model.mean_spread,
+            *losses,
+            *gradients.values(),
+            ranked.scores,
+            model.score_all(test.to(device)),
+        ]
+        return [value.detach().cpu() for value in found], ranked.items.cpu()
+
+    expected, items = run("cpu")
+    for parameter in model.parameters():
+        parameter.grad = None
+    with pretend():
+        config.final_config_dict["device"] = model.device = DEVICE
+        model.to(DEVICE)
+        found, away = run(DEVICE)
+    assert torch.equal(away, items) and len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["SIGMA", "PackedSASRec", "TIGER"])
+def test_an_epoch_and_its_evaluation_elsewhere(root, tmp_path, name):
+    settings = {
+        **planted_config(root, tmp_path),
+        "grounding_steps": 2,
+        "filter_seen": True,
+        "memory": "fixed",
+        "learner": "adam",  # a fused step knows real devices only
+    }
+    if name == "TIGER":
+        settings |= {"tiger_layers": 1, "tiger_decoder_layers": 1, "tiger_d_model": 16, "tiger_d_ff": 16}
+    config = SigmaConfig(name, "planted", None, settings)
+    data = load_data(config, config.model_class)
+    torch.manual_seed(0)
+    model = config.model_class(config, data.train._dataset)
+    with pretend():
+        config.final_config_dict["device"] = model.device = DEVICE
+        trainer = build_trainer(config, model.to(DEVICE))
+        trainer._train_data = data.train
+        trainer._train_epoch(data.train, 0)
+        trainer.judge.collector.data_collect(data.train)
+        found = trainer.judge.judge(model, data.test).metrics
+    assert all(isinstance(parameter, Elsewhere) for parameter in model.parameters())
+    assert 0 <= found["ndcg@10"] <= 1 and sum(trainer.history[0]["train_loss"]) > 0
