@@ -30,7 +30,8 @@ from recbole_sigma.models.prefixes import build_prefixes
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import LabelDraw, build_task_labels
 from recbole_sigma.models.trunk import PackedTrunk
-from recbole_sigma.preparation import Prepared, lora_options, prepare
+from recbole_sigma.preparation import Prepared, prepare
+from recbole_sigma.pretrained import lora_options
 from recbole_sigma.values import UserError
 
 OBJECTIVES, SLOTS = ("paper", "global"), ("tokens", "sum")
