@@ -173,13 +173,23 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     model.train()
     step = seconds(train, options.steps)
-    model.eval()
-    lists = list_maker(model, options, size, device)
-    with torch.inference_mode():
-        encode = seconds(forward, options.steps)
-        reads = rows * lists(prompts(), positions, allowed)
-        decode = seconds(lambda: lists(prompts(), positions, allowed), options.steps)
-    tokens = rows * length
+    tokens, decoding = rows * length, {}
+    if not options.train_only:
+        model.eval()
+        lists = list_maker(model, options, size, device)
+        with torch.inference_mode():
+            encode = seconds(forward, options.steps)
+            reads = rows * lists(prompts(), positions, allowed)
+            decode = seconds(lambda: lists(prompts(), positions, allowed), options.steps)
+        decoding = {
+            "prompt_tokens_per_s": tokens / encode,
+            "prompt_users_per_s": rows / encode,
+            "decode_tokens_per_s": reads / decode,
+            "decode_users_per_s": rows / decode,
+            "decode_items_per_s": rows * LIST / decode,
+        }
+        if options.peak:
+            decoding["decode_mfu"] = 2 * body * reads / decode / 1e12 / options.peak
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30
     else:
@@ -191,17 +201,12 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "train_step_s": step,
         "train_tokens_per_s": tokens / step,
         "train_items_per_s": tokens / 2 / step,
-        "prompt_tokens_per_s": tokens / encode,
-        "prompt_users_per_s": rows / encode,
-        "decode_tokens_per_s": reads / decode,
-        "decode_users_per_s": rows / decode,
-        "decode_items_per_s": rows * LIST / decode,
+        **decoding,
         "peak_memory_gib": peak,
         "train_tflops": flops / 1e12,
     }
     if options.peak:
         found["train_mfu"] = flops / 1e12 / options.peak
-        found["decode_mfu"] = 2 * body * reads / decode / 1e12 / options.peak
     return found
 
 
@@ -220,6 +225,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--train-only", action="store_true", help="no prompts and no lists")
     parser.add_argument("--peak", type=float, default=0.0, help="TFLOP/s of the device in the type used")
     options = parser.parse_args(arguments)
     for name, value in measure(options).items():

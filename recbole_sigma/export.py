@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from recbole_sigma import checkpoint as files
 from recbole_sigma.config import rebuild_config
 from recbole_sigma.models.pretrained import build_pretrained, check_empty, export_merged
-from recbole_sigma.preparation import lora_options
+from recbole_sigma.pretrained import lora_options
 from recbole_sigma.task_commands import options
 from recbole_sigma.values import UserError
 

@@ -41,7 +41,7 @@ from recbole_sigma.instructions.prompts import (
 from recbole_sigma.instructions.samples import task_folder, task_report, tasks_of
 from recbole_sigma.instructions.tasks import GENERAL, load_tasks
 from recbole_sigma.models.backbone import check_backbone
-from recbole_sigma.pretrained import LoraOptions, check_causal_model, folder_stamp
+from recbole_sigma.pretrained import check_causal_model, folder_stamp, lora_options
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
@@ -138,17 +138,6 @@ class PreparationOptions:
             bpe_size=int(config["tokenizer_bpe_size"]),
             seed=seed,
         )
-
-
-def lora_options(config: Any, prefix: str) -> LoraOptions:
-    """``<prefix>_rank``, ``_alpha``, ``_dropout`` and ``_targets`` of a config."""
-    targets = config[f"{prefix}_targets"]
-    return LoraOptions(
-        rank=int(config[f"{prefix}_rank"]),
-        alpha=float(config[f"{prefix}_alpha"]),
-        dropout=float(config[f"{prefix}_dropout"]),
-        targets=(targets,) if isinstance(targets, str) else tuple(targets),
-    )
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,17 @@ class LoraOptions:
     targets: tuple[str, ...] = ("all-linear",)
 
 
+def lora_options(config: Any, prefix: str) -> LoraOptions:
+    """``<prefix>_rank``, ``_alpha``, ``_dropout`` and ``_targets`` of a config."""
+    targets = config[f"{prefix}_targets"]
+    return LoraOptions(
+        rank=int(config[f"{prefix}_rank"]),
+        alpha=float(config[f"{prefix}_alpha"]),
+        dropout=float(config[f"{prefix}_dropout"]),
+        targets=(targets,) if isinstance(targets, str) else tuple(targets),
+    )
+
+
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 

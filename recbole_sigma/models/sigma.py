@@ -31,7 +31,8 @@ from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import LabelDraw, build_task_labels
 from recbole_sigma.models.trunk import PackedTrunk
 from recbole_sigma.models.word_path import WordPath
-from recbole_sigma.preparation import Prepared, lora_options, prepare
+from recbole_sigma.preparation import Prepared, prepare
+from recbole_sigma.pretrained import lora_options
 from recbole_sigma.values import UserError
 
 OBJECTIVES, SLOTS = ("paper", "global"), ("tokens", "sum")

@@ -82,6 +82,10 @@ def test_two_kinds_of_model_that_fail_before_training(root, tmp_path, saved):
 def test_accumulating_4_times_8_rows_is_a_batch_of_32(tmp_path, saved):
     """One plain gradient step, so that the gradients themselves are compared; nothing random in the model."""
     write_planted(tmp_path / "planted", users=32, length=12)
+    events = tmp_path / "planted" / "planted.inter"
+    head, *lines = events.read_text().splitlines()
+    kept = [line for i, line in enumerate(lines) if i % 12 < 5 + (i // 12) % 8]  # rows of many lengths
+    events.write_text("\n".join([head, *kept]) + "\n")
     found = {}
     for rate, pieces in ((0.0, 1), (0.5, 1), (0.5, 4)):
         values = settings(tmp_path, tmp_path, saved("llama"), learner="sgd", learning_rate=rate)
