@@ -7,6 +7,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_sigma.config import SigmaConfig
 from recbole_sigma.data import FIRST_EVENT
+from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.instructions.samples import tasks_of
 from recbole_sigma.models.task_labels import INSTRUCTION, build_task_labels
 from recbole_sigma.quick_start import build_model, load_data, load_data_and_model
@@ -53,9 +54,9 @@ def test_a_label_sits_where_its_task_qualifies_and_says_its_slot(valid_chosen, c
     ):
         name = labels.names[int(task)]
         assert rank in labels.tasks.rows[name].ranks
-        words = texts[tuple(text.tolist())]
-        assert any(kind in words.split() for kind in KINDS) == (name == "Category")
-        assert name != "Category" or material.labels[item][0] in words.split()
+        words = words_of(texts[tuple(text.tolist())])
+        assert any(kind in words for kind in KINDS) == (name == "Category")
+        assert name != "Category" or material.labels[item][0] in words
         seen[int(task)] += 1
     assert (seen > 0).all()
 

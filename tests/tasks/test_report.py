@@ -55,16 +55,16 @@ def test_a_limit_draws_the_same_rows_every_time(loaded):
 def test_the_whole_report(loaded):
     config, model, _, train, _, test = loaded
     before = model.mode
-    report = full_report(TaskBench(model, test, config), train._dataset, {}, ["apf", "id_only"])
+    report = full_report(TaskBench(model, test, config), train._dataset, {"Other": model}, ["apf", "id_only"])
     entry = report["tasks"]["Category"]
     figures = entry["figures"]
     assert set(figures) == {
         "task", "trained wordings", "held-out wording", "JustForYou", "wrong slot", "popularity, masked",
-        "WindowItemKNN, masked",
+        "WindowItemKNN, masked", "Other, masked",
     }  # fmt: skip
     assert figures["task"]["in_slot@10"] > 1.1 * figures["JustForYou"]["in_slot@10"]
     assert figures["popularity, masked"]["in_slot@10"] == pytest.approx(0.4)  # a kind has 4 items
-    assert figures["popularity, masked"]["hit@4"] == 1.0
+    assert figures["popularity, masked"]["hit@4"] == figures["Other, masked"]["hit@4"] == 1.0
     assert entry["lifts"]["wrong slot"]["low"] > 0
     assert set(entry["modes"]) == {"apf", "id_only"} and entry["modes"][before] == figures["task"]
     assert entry["matching items, mean"] == 4.0
