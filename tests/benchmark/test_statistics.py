@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -36,11 +38,14 @@ def test_intervals_agree_with_scipy() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(300, 2)) + [0.0, 0.2]
     (_, comparison), intervals = compare(values, 0, 10_000)
+    seed = {
+        "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state": 1
+    }  # by scipy
     theirs = stats.bootstrap(
-        (values[:, 1] - values[:, 0],), np.mean, method="percentile", n_resamples=10_000, rng=1
+        (values[:, 1] - values[:, 0],), np.mean, method="percentile", n_resamples=10_000, **seed
     )
     np.testing.assert_allclose(comparison.difference_interval, theirs.confidence_interval, atol=0.01)
-    own = stats.bootstrap((values[:, 1],), np.mean, method="percentile", n_resamples=10_000, rng=1)
+    own = stats.bootstrap((values[:, 1],), np.mean, method="percentile", n_resamples=10_000, **seed)
     np.testing.assert_allclose(intervals[1], own.confidence_interval, atol=0.01)
     assert abs(comparison.p - stats.ttest_rel(values[:, 1], values[:, 0]).pvalue) < 0.02
 
