@@ -1,7 +1,7 @@
 """The preprocessing hook between split and model: item text and TRAIN events -> item vectors, semantic IDs,
 prompt tokens.
 
-Nothing here reads a validation or test interaction; ``tests/test_no_leak.py`` holds it to that. Results are
+Nothing here reads a validation or test interaction; ``tests/models/test_sigma.py`` and ``tests/grounding/test_leak.py`` hold it to that. Results are
 cached under a fingerprint of everything that they depend on.
 """
 
