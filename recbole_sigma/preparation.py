@@ -1,8 +1,9 @@
 """The preprocessing hook between split and model: item text and TRAIN events -> item vectors, semantic IDs,
 prompt tokens.
 
-Nothing here reads a validation or test interaction; ``tests/models/test_sigma.py`` and ``tests/grounding/test_leak.py`` hold it to that. Results are
-cached under a fingerprint of everything that they depend on.
+Nothing here reads a validation or test interaction; ``tests/models/test_sigma.py`` and
+``tests/grounding/test_leak.py`` hold it to that. Results are cached under a fingerprint of everything that
+they depend on.
 """
 
 from __future__ import annotations
