@@ -18,18 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from tabulate import tabulate
+from train_items import train_items
 
-import recbole_sigma  # noqa: F401  before RecBole
-from recbole_sigma.config import SigmaConfig
 from recbole_sigma.grounding.stage import ground_items
-from recbole_sigma.preparation import (
-    QUANTIZERS,
-    PreparationOptions,
-    item_sources,
-    raw_vector_file,
-    tokenize_items,
-)
-from recbole_sigma.quick_start import load_data
+from recbole_sigma.preparation import QUANTIZERS, raw_vector_file, tokenize_items
 from recbole_sigma.settings import parse_arguments
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.values import ItemVectors, UserError
@@ -44,20 +36,15 @@ def main(arguments: list[str]) -> int:
         if problems:
             raise UserError("; ".join(problems))
         name = str(given.pop("dataset", "ml-100k"))
-        config = SigmaConfig("SIGMA", name, None, {"state": "ERROR", "show_progress": False, **given})
-        train = load_data(config, config.model_class).train._dataset
-        options = PreparationOptions.from_config(config)
-        sources = item_sources(train, config, options)
-        events = train.train_events()
-        order, _ = events.by_user
-        users, items = events.users[order].numpy(), events.items[order].numpy()
-        raw_file = raw_vector_file(sources, options.grounding, config)
-        text, teacher, _ = ground_items(users, items, sources, options.grounding, False, raw_file)
+        data = train_items(name, given)
+        how = data.options.grounding
+        raw_file = raw_vector_file(data.sources, how, data.config)
+        text, teacher, _ = ground_items(data.users, data.items, data.sources, how, False, raw_file)
         vectors = ItemVectors(torch.from_numpy(text.copy()), torch.from_numpy(teacher))
         rows = []
         for quantizer in QUANTIZERS:
             begin = time.process_time()
-            codes = tokenize_items(vectors, replace(options, quantizer=quantizer))
+            codes = tokenize_items(vectors, replace(data.options, quantizer=quantizer))
             health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
             rows.append(
                 {
@@ -73,7 +60,8 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{len(codes.codes) - 1} items of {name}, prefixes of {codes.prefix_length}, seed {config['seed']}")
+    seed = data.config["seed"]
+    print(f"{len(codes.codes) - 1} items of {name}, prefixes of {codes.prefix_length}, seed {seed}")
     print(tabulate(rows, headers="keys", floatfmt=".3f"))
     return 0
 

@@ -18,12 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from tabulate import tabulate
+from train_items import train_items
 
-import recbole_sigma  # noqa: F401  before RecBole
-from recbole_sigma.config import SigmaConfig
 from recbole_sigma.grounding.stage import alignment_report
-from recbole_sigma.preparation import PreparationOptions, item_sources, raw_vector_file
-from recbole_sigma.quick_start import load_data
+from recbole_sigma.preparation import raw_vector_file
 from recbole_sigma.settings import parse_arguments
 from recbole_sigma.values import UserError
 
@@ -38,29 +36,23 @@ def main(arguments: list[str]) -> int:
         if problems:
             raise UserError("; ".join(problems))
         name = str(given.pop("dataset", "ml-100k"))
-        config = SigmaConfig("SIGMA", name, None, {"state": "ERROR", "show_progress": False, **given})
-        train = load_data(config, config.model_class).train._dataset
-        options = PreparationOptions.from_config(config)
-        sources = item_sources(train, config, options)
-        events = train.train_events()
-        order, _ = events.by_user
-        users, items = events.users[order].numpy(), events.items[order].numpy()
+        data = train_items(name, given)
         begin = time.process_time()
         rows = alignment_report(
-            users,
-            items,
-            sources,
-            options.grounding,
+            data.users,
+            data.items,
+            data.sources,
+            data.options.grounding,
             each_view,
             ablations=each_view,
-            raw_file=raw_vector_file(sources, options.grounding, config),
-            device=str(config["device"]),
+            raw_file=raw_vector_file(data.sources, data.options.grounding, data.config),
+            device=str(data.config["device"]),
         )
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     print(tabulate(rows, headers="keys", floatfmt=".4f"))
-    print(f"{time.process_time() - begin:.0f} CPU-seconds, seed {config['seed']}")
+    print(f"{time.process_time() - begin:.0f} CPU-seconds, seed {data.config['seed']}")
     return 0
 
 

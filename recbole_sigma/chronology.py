@@ -55,6 +55,11 @@ class Chronology:
         keys, order = torch.sort(keys, stable=True)
         return order, keys
 
+    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of the events grouped by user, in time order inside a user: int64 [E] each."""
+        order, _ = self.by_user
+        return self.users[order].numpy(), self.items[order].numpy()
+
     def before(self, users: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
         """Items that each user met strictly before a moment.
 

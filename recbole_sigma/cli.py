@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +144,16 @@ def _own_options(words: list[str], names: Sequence[str] = OWN) -> tuple[dict[str
     return own, rest
 
 
-def shared_options(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
-    """Config files, defaults and output folder; options that another verb owns are refused."""
-    for name in refused:
+def refuse(own: dict[str, str], names: Iterable[str]) -> None:
+    """Refuse options that another verb owns."""
+    for name in names:
         if name in own:
             raise UserError(f"--{name} does not belong to this verb; --help shows examples")
+
+
+def shared_options(own: dict[str, str], refused: Sequence[str]) -> dict[str, Any]:
+    """Config files, defaults and output folder; options that another verb owns are refused."""
+    refuse(own, refused)
     quiet = "quiet" in own or "json" in own
     return {
         "config_file_list": own.get("config_files", "").split(),

@@ -11,10 +11,11 @@ import torch
 from tokenizers import Tokenizer
 
 from recbole_sigma import checkpoint as files
+from recbole_sigma.cli import refuse
 from recbole_sigma.config import rebuild_config
 from recbole_sigma.models.pretrained import build_pretrained, check_empty, export_merged
 from recbole_sigma.pretrained import lora_options
-from recbole_sigma.task_commands import options
+from recbole_sigma.task_commands import options, single
 from recbole_sigma.values import UserError
 
 OPTIONS = ("checkpoint", "backbone", "dtype")
@@ -24,22 +25,17 @@ _PART = "trunk.backbone."
 
 def export_command(own: dict[str, str], rest: Sequence[str]) -> int:
     """``export --checkpoint=FILE --output=FOLDER [--backbone=pretrained:FOLDER] [--dtype=fp32|bf16]``."""
-    for name in own:
-        if name not in ("output", "quiet"):
-            raise UserError(f"--{name} does not belong to this verb; --help shows examples")
+    refuse(own, [name for name in own if name not in ("output", "quiet")])
     found = options(rest, OPTIONS, "export")
-    for name, values in found.items():
-        if len(values) > 1:
-            raise UserError(f"--{name} is given {len(values)} times")
-    given = {name: values[0] for name, values in found.items()}
-    if "checkpoint" not in given or "output" not in own:
+    path, backbone, dtype = (single(found, name) for name in OPTIONS)
+    if path is None or "output" not in own:
         raise UserError("export needs --checkpoint=FILE and --output=FOLDER, a new or empty one")
-    dtype = given.get("dtype", "fp32")
+    dtype = "fp32" if dtype is None else dtype
     if dtype not in DTYPES:
         raise UserError(f"--dtype must be fp32 or bf16, not {dtype[:80]!r}")
     target = Path(own["output"])
     check_empty(target)
-    model, tokenizer = trained_backbone(given["checkpoint"], given.get("backbone"))
+    model, tokenizer = trained_backbone(path, backbone)
     export_merged(model, tokenizer, target, DTYPES[dtype])
     if "quiet" not in own:
         count = sum(parameter.numel() for parameter in model.parameters())

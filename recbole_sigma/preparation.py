@@ -298,9 +298,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     templates = load_tasks(task_folder(config))[GENERAL].templates
     tasks = tasks_of(dataset, config)
 
-    events = dataset.train_events()
-    order, _ = events.by_user
-    users, items = events.users[order].numpy(), events.items[order].numpy()
+    users, items = dataset.train_events().sequences()
     key = fingerprint(
         version=CODE_VERSION,
         items=item_tokens,

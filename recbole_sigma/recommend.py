@@ -209,9 +209,7 @@ class Recommender:
         row = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
         met = np.asarray([item for items in histories for item in items], dtype=np.int64)
         pairs = (torch.from_numpy(row), torch.from_numpy(met))
-        device = self.config["device"]
-        row_of, item_of, value = recall.bonus(self.train, pairs, len(histories))
-        bonus = (row_of.to(device), item_of.to(device), value.to(device))
+        bonus = recall.bonus(self.train, pairs, len(histories))
         weights = (float(recall.weight or 0.0),)
         return judge.rank_fused(self.model, batch, n_items, seen, self.loader, bonus, weights)[0]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.cli import refuse
 from recbole_sigma.settings import nearest, raise_all
 from recbole_sigma.values import UserError
 
@@ -46,7 +47,8 @@ def options(words: Sequence[str], known: Sequence[str], verb: str) -> dict[str, 
     return found
 
 
-def _single(found: dict[str, list[str]], name: str) -> str | None:
+def single(found: dict[str, list[str]], name: str) -> str | None:
+    """The value of an option that may be given once, None where it is not given."""
     values = found.get(name)
     if values and len(values) > 1:
         raise UserError(f"--{name} is given {len(values)} times")
@@ -55,7 +57,7 @@ def _single(found: dict[str, list[str]], name: str) -> str | None:
 
 def _overrides(found: dict[str, list[str]]) -> dict[str, Any]:
     """What lies elsewhere now than when the checkpoint was written."""
-    values = {name: _single(found, name) for name in ("data_path", "backbone")}
+    values = {name: single(found, name) for name in ("data_path", "backbone")}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -64,9 +66,7 @@ def _overrides(found: dict[str, list[str]]) -> dict[str, Any]:
 
 def tasks_command(own: dict[str, str], rest: list[str]) -> int:
     """What a dataset's tasks look like, or how a checkpoint fares on them."""
-    for name in ("models", "seeds"):
-        if name in own:
-            raise UserError(f"--{name} does not belong to this verb; --help shows examples")
+    refuse(own, ("models", "seeds"))
     if any(word.startswith("--checkpoint") for word in rest):
         return _judge_checkpoint(own, options(rest, _TASKS, "tasks"))
     return _show_tasks(own, rest)
@@ -110,13 +110,13 @@ def _judge_checkpoint(own: dict[str, str], found: dict[str, list[str]]) -> int:
     from recbole_sigma.progress import Progress
     from recbole_sigma.quick_start import load_data_and_model
 
-    path = str(_single(found, "checkpoint"))
-    modes = (_single(found, "modes") or "").split(",") if "modes" in found else []
+    path = str(single(found, "checkpoint"))
+    modes = (single(found, "modes") or "").split(",") if "modes" in found else []
     modes = list(MODES) if modes == ["all"] else modes
     for mode in modes:
         if mode not in MODES:
             raise UserError(f"--modes: '{mode}' is unknown{nearest(mode, MODES)}; use all or some of {MODES}")
-    limit = _count(_single(found, "rows") or "0", "rows", 0)
+    limit = _count(single(found, "rows") or "0", "rows", 0)
     files.read(path, dataset=own.get("dataset"))
     config, model, _, train, _, test = load_data_and_model(
         path, {"show_progress": False, "state": "WARNING", **_overrides(found)}
@@ -124,7 +124,7 @@ def _judge_checkpoint(own: dict[str, str], found: dict[str, list[str]]) -> int:
     if getattr(model, "task_labels", None) is None:
         raise UserError(f"{path} was trained on JustForYou alone: train with --tasks=all to compare tasks")
     others = {}
-    for name in [part for part in (_single(found, "baselines") or "").split(",") if part]:
+    for name in [part for part in (single(found, "baselines") or "").split(",") if part]:
         other = load_data_and_model(name, {"show_progress": False, "state": "WARNING", **_overrides(found)})
         if other[2].item_num != train._dataset.item_num or other[0]["dataset"] != config["dataset"]:
             raise UserError(f"--baselines: {name} was trained on another dataset than {path}")
@@ -182,21 +182,19 @@ def recommend_command(own: dict[str, str], rest: list[str]) -> int:
     from recbole_sigma import checkpoint as files
     from recbole_sigma.recommend import Recommender
 
-    for name in ("model", "models", "seeds", "config_files"):
-        if name in own:
-            raise UserError(f"--{name} does not belong to this verb; --help shows examples")
+    refuse(own, ("model", "models", "seeds", "config_files"))
     found = options(rest, _RECOMMEND, "recommend")
-    path = _single(found, "checkpoint")
+    path = single(found, "checkpoint")
     if path is None:
         raise UserError(
             "recommend needs --checkpoint=FILE, and --history=... or --user=... or --users_file=..."
         )
-    form = _single(found, "format") or "table"
+    form = single(found, "format") or "table"
     if form not in ("table", "json"):
         raise UserError(f"--format must be table or json, not {form!r}")
-    k = _count(_single(found, "k") or "10", "k", 1)
+    k = _count(single(found, "k") or "10", "k", 1)
     base = _request(found)
-    batch = _single(found, "users_file")
+    batch = single(found, "users_file")
     if batch is None and base.user is None and base.history is None:
         raise UserError("recommend needs --history='title; title', --user=ID or --users_file=FILE")
     requests = None if batch is None else read_requests(Path(batch), base)
@@ -226,7 +224,7 @@ def _request(found: dict[str, list[str]]) -> Any:
     """The request of the command line."""
     from recbole_sigma.recommend import Request
 
-    history = _single(found, "history")
+    history = single(found, "history")
     category, keep_seen = None, None
     for text in found.get("filter", []):
         name, equals, value = text.partition("=")
@@ -240,11 +238,11 @@ def _request(found: dict[str, list[str]]) -> Any:
                 "or seen=false (repeats allowed)"
             )
     return Request(
-        user=_single(found, "user"),
+        user=single(found, "user"),
         history=None if history is None else split_history(history),
-        instruction=_single(found, "instruction"),
-        task=_single(found, "task"),
-        slot=_single(found, "slot"),
+        instruction=single(found, "instruction"),
+        task=single(found, "task"),
+        slot=single(found, "slot"),
         category=category,
         keep_seen=keep_seen,
     )

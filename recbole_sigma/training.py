@@ -86,7 +86,7 @@ class SigmaTrainer(StoredRun):
         self.world = distributed.current()
         self.half = precision(str(config["train_precision"] or "fp32"), self.device)
         self.accumulation = int(config["train_accumulation"] or 1)
-        if self.accumulation > 1 and distributed.current().several:
+        if self.accumulation > 1 and self.world.several:
             raise UserError(
                 "train_accumulation: several processes split a batch already; use train_accumulation: 1 with"
                 " --nproc"

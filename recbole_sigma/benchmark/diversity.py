@@ -19,14 +19,13 @@ def intra_list_distance(lists: np.ndarray, events: Any, n_items: int) -> float |
 
     Args:
         lists: int64 [rows, K], 0 in empty slots.
-        events: train events (``users``, ``items``, ``by_user``).
+        events: the `Chronology` of the train events.
         n_items: N.
 
     Returns:
         The mean, or None when no list has two items with a vector.
     """
-    order, _ = events.by_user
-    users, items = events.users[order].numpy(), events.items[order].numpy()
+    users, items = events.sequences()
     unit = ppmi_svd(windowed_cooccurrence(users, items, n_items, WINDOW), min(WIDTH, n_items - 1), seed=0)
     has_vector = np.abs(unit).sum(axis=1) > 0
     known = (lists > 0) & has_vector[lists]

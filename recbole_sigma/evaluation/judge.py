@@ -249,8 +249,7 @@ class _Batches:
             return None, None, closed
         met, bonus = self.histories(interaction, history), None
         if self.recall is not None:
-            found = self.recall.bonus(self.dataset, met, len(interaction))
-            bonus = (found[0].to(self.device), found[1].to(self.device), found[2].to(self.device))
+            bonus = self.recall.bonus(self.dataset, met, len(interaction))
         if not self.filter_seen:
             return None, bonus, closed
         n_items = self.dataset.item_num

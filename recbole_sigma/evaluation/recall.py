@@ -31,7 +31,7 @@ class Recall:
         return bool(self.weight)
 
     def bonus(self, dataset: Any, histories: Pairs, rows: int) -> Bonus:
-        """Votes for the neighbours of each row's newest events.
+        """Votes for the neighbours of each row's newest events, on the device that lists are made on.
 
         Args:
             dataset: any part of the split dataset.
@@ -40,11 +40,10 @@ class Recall:
         """
         if self._memory is None:
             started, config = time.process_time(), self.config
-            events = dataset.train_events()
-            order, _ = events.by_user
+            users, items = dataset.train_events().sequences()
             self._memory = build_memory(
-                events.users[order].numpy(),
-                events.items[order].numpy(),
+                users,
+                items,
                 dataset.item_num,
                 int(config["memory_window"]),
                 float(config["memory_shrink"]),
@@ -58,4 +57,6 @@ class Recall:
                 f"{self._memory.similarity.nnz:,}",
                 time.process_time() - started,
             )
-        return self._memory.bonus(*histories, rows)
+        row, item, value = self._memory.bonus(*histories, rows)
+        device = self.config["device"]
+        return row.to(device), item.to(device), value.to(device)

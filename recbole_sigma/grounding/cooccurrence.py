@@ -58,6 +58,8 @@ def windowed_cooccurrence(
             total = total + sp.csr_matrix((weight, (left, right)), shape=(n_items, n_items))
         if on_block is not None:
             on_block()
+    if forward == 0.5:
+        return (total + total.T).tocsr()
     return (2.0 * forward * total + 2.0 * (1.0 - forward) * total.T).tocsr()
 
 

@@ -86,7 +86,6 @@ class PrefixGeneration:
         """Step 1 of the paper's objective: the best prefixes, behind a prompt that is run once."""
         objective, trunk, trie = self.objective, self.trunk, self.prefixes.trie
         assert isinstance(objective, PaperObjective)
-        level_tokens = [tokens.to(context.device) for tokens in self.level_tokens]
 
         def head(states: Tensor, ids: Tensor | None) -> Tensor:
             assert ids is not None
@@ -100,7 +99,7 @@ class PrefixGeneration:
             prompt.readable,
             prompt.position,
             context,
-            context @ trunk.output_rows(level_tokens[0]).T,
+            context @ trunk.output_rows(self.level_tokens[0]).T,
         )
         depth = self.prefixes.length
         hidden = None if seen is None else SeenItems(trie, *seen, len(context))
@@ -109,7 +108,7 @@ class PrefixGeneration:
         beams = search_prefixes(
             decoder,
             trie,
-            level_tokens,
+            self.level_tokens,
             width,
             depth,
             hidden,

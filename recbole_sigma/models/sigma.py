@@ -263,7 +263,7 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         seen = seen_pairs(items, row, column) if self.mask_seen else None
         if isinstance(self.objective, GlobalObjective):
             return self.objective.losses(context, targets, weights, vectors, seen, words)
-        heads = tuple(self.trunk.output_rows(tokens.to(vectors.device)) for tokens in self.level_tokens)
+        heads = tuple(self.trunk.output_rows(tokens) for tokens in self.level_tokens)
         return self.objective.losses(context, path, heads, targets, weights, vectors, seen, words)
 
     def _history_contexts(self, history: Tensor, items: Tensor, tokens: Tensor) -> Tensor:

@@ -373,12 +373,9 @@ def _item_vectors(dataset: Any, config: Any) -> np.ndarray:
                 )
             )
         elif name == "collaborative":
-            events = dataset.train_events()
-            order, _ = events.by_user
-            counts = windowed_cooccurrence(
-                events.users[order].numpy(), events.items[order].numpy(), dataset.item_num,
-                int(config["grounding_teacher_window"]),
-            )  # fmt: skip
+            users, items = dataset.train_events().sequences()
+            window = int(config["grounding_teacher_window"])
+            counts = windowed_cooccurrence(users, items, dataset.item_num, window)
             parts.append(ppmi_svd(counts, int(config["grounding_teacher_dim"]), seed))
         else:
             raise UserError(f"tokenizer_vectors: '{name}' is unknown; use text, collaborative or both")

@@ -30,17 +30,15 @@ class WindowItemKNN(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.last, self.decay = int(config["knn_last"]), float(config["knn_decay"])
-        events = dataset.train_events()
-        order, _ = events.by_user
+        users, items = dataset.train_events().sequences()
         self.similarity = window_similarity(
-            events.users[order].numpy(),
-            events.items[order].numpy(),
+            users,
+            items,
             self.n_items,
             int(config["knn_window"]),
             float(config["knn_shrink"]),
             float(config["knn_forward"]),
         )
-        self.voters = self.similarity.T.tocsr()
         self.fake_loss = nn.Parameter(torch.zeros(1))  # RecBole's optimizers need one parameter
         self.other_parameter_name = ["similarity"]
 
@@ -62,6 +60,6 @@ class WindowItemKNN(SequentialRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of one item per row, float32 [B]."""
-        candidates = self.voters[interaction[self.ITEM_ID].cpu().numpy()]
+        candidates = self.similarity[:, interaction[self.ITEM_ID].cpu().numpy()].T
         scores = self._weights(interaction).multiply(candidates).sum(axis=1)
         return torch.from_numpy(np.asarray(scores).ravel()).to(self.device, torch.float32)
