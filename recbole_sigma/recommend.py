@@ -261,7 +261,7 @@ class Recommender:
         if request.slot is not None:
             raise UserError("slot: name the task that it belongs to")
         if given is None:
-            return tasks[GENERAL].task.templates[0], GENERAL, []
+            return "", GENERAL, []
         task, _ = nearest_task(given, tasks.values())
         return given.strip(), task, [*self._too_long(given), f"nearest task: {task}"]
 
@@ -290,6 +290,8 @@ class Recommender:
             raise UserError(f"slot: the task {name} needs one: its {found.task.slots[0]}")
         if not found.task.slots and slot is not None:
             raise UserError(f"slot: the task {name} has none")
+        if name == GENERAL:
+            return "", name, []
         notes: list[str] = []
         if slot is not None and found.task.rule == "query":
             slot = normalise_query(slot, found.task.options["longest"])

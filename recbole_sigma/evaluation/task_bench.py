@@ -115,12 +115,10 @@ class TaskBench:
         return self._lists(rows, rank)
 
     def general(self, rows: Selected) -> Lists:
-        """Lists of the same rows under the JustForYou instruction; each row is ranked once."""
+        """Lists of the same rows when nothing is asked (JustForYou); each row is ranked once."""
         missing = np.array([i for i in rows.index.tolist() if i not in self._general], dtype=np.int64)
         if len(missing):
-            task = self.tasks.rows[GENERAL].task
-            part = Selected(missing, missing, missing)
-            lists = self.instructed(part, [task.templates[0]] * len(missing))
+            lists = self.instructed(Selected(missing, missing, missing), [""] * len(missing))
             for i, items, place in zip(missing.tolist(), lists.items, lists.places.tolist(), strict=True):
                 self._general[i] = (items, place)
         kept = [self._general[i] for i in rows.index.tolist()]

@@ -26,7 +26,7 @@ from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
 from recbole_sigma.models.packed_model import length_groups
 from recbole_sigma.models.prefixes import PrefixSpace
 from recbole_sigma.models.recency import RecencyPath
-from recbole_sigma.models.task_labels import INSTRUCTION
+from recbole_sigma.models.task_labels import INSTRUCTION, TaskLabels
 from recbole_sigma.models.trunk import PackedTrunk, Prompt
 from recbole_sigma.models.word_path import WordPath
 from recbole_sigma.ranking import pairs_of_rows, top_k
@@ -48,6 +48,7 @@ class PrefixGeneration:
     instruction_gate: Tensor
     recency: RecencyPath | None
     word_path: WordPath | None
+    task_labels: TaskLabels | None
     mean_spread: Tensor
     mode: str
     space: str
@@ -63,15 +64,21 @@ class PrefixGeneration:
     ITEM_ID: str
 
     def _prompt(self, interaction: Any) -> tuple[Prompt, Tensor, Tensor]:
-        """Encode each user's prompt once: (prompt, context float [B, d], item vectors float [N, d])."""
+        """Encode each user's prompt once: (prompt, context float [B, d], item vectors float [N, d]).
+
+        Where nothing is asked, a model of several tasks answers from the history alone (`models.neutral`).
+        """
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         items = items[:, : max(int(length.max()), 1)]
         tokens = self.fusion()
         text = self.instructions[:1].expand(len(items), -1)
         if INSTRUCTION in interaction.interaction:
             text = interaction[INSTRUCTION]
+        elif self.task_labels is not None:
+            text = torch.full_like(text, self.trunk.pad)
         prompt = self.trunk.prompt(interaction[self.USER_ID], items, length, tokens, text)
-        context = prompt.last + self.instruction_gate * prompt.end
+        asked = (text != self.trunk.pad).any(dim=1, keepdim=True)
+        context = prompt.last + (self.instruction_gate * prompt.end).masked_fill(~asked, 0.0)
         if self.word_path is not None:
             prompt = replace(prompt, words=self.word_path(text))
         if self.recency is not None:

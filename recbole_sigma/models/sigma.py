@@ -8,7 +8,7 @@ written in docs/paper_map.md.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from recbole_sigma.models.backbone import build_backbone, embedding_scale
 from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.generation import PrefixGeneration
 from recbole_sigma.models.losses import seen_pairs
+from recbole_sigma.models.neutral import PULL, covariance, divergence
 from recbole_sigma.models.objectives import SCORES, GlobalObjective, PaperObjective, Similarity
 from recbole_sigma.models.packed_model import PackedModel, length_groups
 from recbole_sigma.models.packing import RowLayout
@@ -37,6 +38,16 @@ from recbole_sigma.values import UserError
 
 OBJECTIVES, SLOTS = ("paper", "global"), ("tokens", "sum")
 _SPREAD_ROWS = 64  # training rows per epoch on which the spread of the beam is measured
+
+
+class _Catalogue(NamedTuple):
+    """All items in one training step: tokens [N, d], the vectors that are scored [N, d], and where there are
+    several tasks their `covariance`.
+    """
+
+    tokens: Tensor
+    vectors: Tensor
+    spread: Tensor | None
 
 
 class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
@@ -199,12 +210,13 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         draw = self._draw_branches(interaction, length)
         labels = 0 if draw is None else draw.after.numel()
         scale = 1.0 / (float((length - 1).sum()) + self.label_weight * labels)
+        spread = None if draw is None or draw.task is None else covariance(vectors)
+        catalogue = _Catalogue(tokens, vectors, spread)
         total: tuple[Tensor, ...] | None = None
         for rows in length_groups(length):
             own = None if draw is None else draw.rows(rows)
-            part = self._group_losses(
-                users[rows], items[rows, : int(length[rows].max())], length[rows], tokens, vectors, own, scale
-            )
+            window = items[rows, : int(length[rows].max())]
+            part = self._group_losses(users[rows], window, length[rows], catalogue, own, scale)
             total = part if total is None else tuple(a + b for a, b in zip(total, part, strict=True))
         assert total is not None
         return total
@@ -214,12 +226,12 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         users: Tensor,
         items: Tensor,
         length: Tensor,
-        tokens: Tensor,
-        vectors: Tensor,
+        catalogue: _Catalogue,
         draw: LabelDraw | None,
         scale: float,
     ) -> tuple[Tensor, ...]:
         """`calculate_loss` for rows of similar length; ``scale`` weighs each prediction."""
+        tokens, vectors, spread = catalogue
         if draw is None:
             history, branches, start = self.trunk.packed(users, items, length, tokens, None, None, None)
         else:
@@ -235,14 +247,29 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         if draw is None:
             return (*dense, vectors.new_zeros(()))
         row = torch.arange(len(items), device=items.device).repeat_interleave(draw.after.shape[1])
-        context, path = self._label_states(states, branches, draw.after, start)
+        base, added, path = self._label_states(states, branches, draw.after, start)
         words = None if self.word_path is None else self.word_path(draw.text).flatten(0, 1)
+        weight, pull = self.label_weight * scale, vectors.new_zeros(())
+        if draw.task is not None and spread is not None:
+            general = (draw.task == self.task_labels.general).reshape(-1, 1)
+            pull = PULL * weight * self._pull(base, added, words, general, spread)
+            added = added.masked_fill(general, 0.0)
+            words = None if words is None else words.masked_fill(general, 0.0)
         parts, each = self._losses(
-            context, path, items, row, draw.after.reshape(-1), vectors, self.label_weight * scale, words
+            base + added, path, items, row, draw.after.reshape(-1), vectors, weight, words
         )
         if draw.task is not None:
             self.task_labels.note(draw.task, each)
-        return (*dense, torch.stack(parts).sum())
+        return (*dense, torch.stack(parts).sum() + pull)
+
+    def _pull(
+        self, base: Tensor, added: Tensor, words: Tensor | None, general: Tensor, spread: Tensor
+    ) -> Tensor:
+        """Sum of the `divergence` that general instructions cause; the history's state stays untouched."""
+        base = base.detach()
+        similarity = self.objective.similarity
+        change = similarity.queries(base + added, words=words) - similarity.queries(base)
+        return (divergence(change, spread) * general[:, 0]).sum()
 
     def _losses(
         self,
@@ -282,8 +309,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
 
     def _label_states(
         self, states: Tensor, branches: Tensor, after: Tensor, start: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Context and prefix states of each label.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both halves of each label's context, and its prefix states.
 
         The context is the state at the last history item plus the gated state at the end of the instruction:
         the instruction corrects the prediction that the history alone makes, and with the gate shut (as it
@@ -296,14 +323,14 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             start: float [B, d], state at the end of the profile, which stands in for the last history item.
 
         Returns:
-            (float [B * M, d], float [B * M, l, d]).
+            (the history's float [B * M, d], what the instruction adds [B * M, d], float [B * M, l, d]).
         """
         layout = self.trunk.layout
         end = branches[:, :, layout.instruction - 1]
         base = torch.gather(states, 1, after.clamp(min=0)[:, :, None].expand(-1, -1, end.shape[-1]))
         base = torch.where((after < 0)[:, :, None], start[:, None], base)
-        context = base + self.instruction_gate * end
-        return context.flatten(0, 1), branches[:, :, layout.instruction :].flatten(0, 1)
+        added = self.instruction_gate * end
+        return base.flatten(0, 1), added.flatten(0, 1), branches[:, :, layout.instruction :].flatten(0, 1)
 
     def _draw_branches(self, interaction: Any, length: Tensor) -> LabelDraw | None:
         """Where labels are attached and what their instructions say: by task, or JustForYou anywhere."""

@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from recbole_sigma.instructions.prompts import encode_left_padded
+from recbole_sigma.instructions.prompts import PAD, encode_left_padded
 from recbole_sigma.instructions.samples import TaskSet, task_report, tasks_of
 from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.values import UserError
@@ -62,6 +62,7 @@ class TaskLabels(nn.Module):
         super().__init__()
         self.tasks, self.tokenizer, self.width = tasks, tokenizer, width
         self.names = tuple(tasks.rows)
+        self.general = self.names.index(GENERAL) if GENERAL in self.names else -1
         self.history: list[dict[str, dict[str, float]]] = []
         position = np.full(len(tasks.material.users), -1, dtype=np.int64)
         position[packer.ranks] = np.arange(len(packer.ranks))
@@ -125,8 +126,11 @@ class TaskLabels(nn.Module):
         return LabelDraw(self.events[row] - first[:, None] - 1, text, task)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Tokens of instructions in the trained width: int64 [n, I]; a longer one loses its beginning."""
+        """Tokens of instructions in the trained width: int64 [n, I]; a longer one loses its beginning, and an
+        empty one is all padding: nothing is asked.
+        """
         tokens = encode_left_padded(self.tokenizer, texts, False, True, self.width)
+        tokens[[not text for text in texts]] = self.tokenizer.token_to_id(PAD)
         return torch.from_numpy(tokens).to(self.texts.device)
 
     @torch.no_grad()

@@ -113,7 +113,8 @@ class PackedTrunk(nn.Module):
             items: see `packed`.
             length: see `packed`.
             tokens: see `packed`.
-            text: int64 [B, I], the instruction.
+            text: int64 [B, I], the instruction; all padding where nothing is asked, and then nothing of it is
+                read later.
         """
         from transformers import DynamicCache
 
@@ -124,7 +125,9 @@ class PackedTrunk(nn.Module):
         states = hidden_states(self.backbone, rows, positions, allowed, cache)
         end_of_history = layout.profile + length * layout.slot
         last = states[torch.arange(len(items), device=items.device), end_of_history - 1]
-        return Prompt(last, states[:, -1], cache, allowed[:, -1], end_of_history)
+        readable = allowed[:, -1].clone()
+        readable[:, -1] &= (text != self.pad).any(dim=1)  # every query sees itself, padding too
+        return Prompt(last, states[:, -1], cache, readable, end_of_history)
 
     def _assemble(
         self,

@@ -115,10 +115,10 @@ def test_cached_prefix_states_equal_a_full_pass(planted_settings, length):
                 model.instructions[:1].expand(4, 1, -1),
                 torch.full((4, 1), label),
             )
-            slow_context, path = model._label_states(
+            base, added, path = model._label_states(
                 model._history_contexts(history, rows, unit), branches, after, start
             )
-            torch.testing.assert_close(slow_context, context, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(base + added, context, atol=1e-4, rtol=1e-4)
             place = (beams.nodes == node).int().argmax(1)
             torch.testing.assert_close(path[:, -1], fast[torch.arange(4), place], atol=1e-4, rtol=1e-4)
 
@@ -147,7 +147,7 @@ def brute_force(model, batch, seen):
         history, branches, start = trunk.packed(
             batch["user_id"], rows, length + 1, model.fusion(), after, text, torch.full((n, 1), label)
         )
-        _, path = model._label_states(model._history_contexts(history, rows, unit), branches, after, start)
+        *_, path = model._label_states(model._history_contexts(history, rows, unit), branches, after, start)
         for b in range(n):
             total = 0.0
             for level in range(prefixes.length):

@@ -1,12 +1,14 @@
 """Labels of packed rows: at qualified positions only, with the right words, by the mixture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from recbole.data.interaction import Interaction
 
 from recbole_sigma.config import SigmaConfig
-from recbole_sigma.data import FIRST_EVENT
+from recbole_sigma.data import FIRST_EVENT, packed_sequences
 from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.instructions.samples import tasks_of
 from recbole_sigma.models.task_labels import INSTRUCTION, build_task_labels
@@ -98,6 +100,7 @@ def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen
         model.instruction_gate.fill_(0.7)
         rows = data.test._dataset.inter_feat
         batch = rows[torch.nonzero(rows["item_length"] == 0)[:3, 0]]
+        batch.update(Interaction({INSTRUCTION: model.instructions[:1].expand(3, -1)}))
         _, context, unit = model._prompt(batch)
         items = batch["item_id"][:, None]
         draw = LabelDraw(torch.full((3, 1), -1), model.instructions[:1].expand(3, 1, -1))
@@ -111,8 +114,79 @@ def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen
             items,
         )
         states = model._history_contexts(history, items, unit)
-        trained, _ = model._label_states(states, branches, draw.after, start)
+        base, added, _ = model._label_states(states, branches, draw.after, start)
+        trained = base + added
     torch.testing.assert_close(trained, context, atol=1e-5, rtol=1e-4)
+
+
+def test_general_labels_train_the_history_alone(valid_chosen):
+    """What a general instruction adds is no part of its labels' loss, only of the pull to zero."""
+    from recbole_sigma.models.neutral import covariance
+    from recbole_sigma.models.sigma import _Catalogue
+
+    _, data, model = build(valid_chosen)
+    batch, _, length = rows_of(data)
+    model.eval()
+    labels = model.task_labels
+    draw = labels.draw(batch[FIRST_EVENT], length, 2)
+    general = torch.full_like(draw.task, labels.general)
+    items, _ = packed_sequences(batch, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
+    tokens = model.fusion()
+    vectors = model.objective.similarity.items(tokens)
+
+    def label_loss(task):
+        own = replace(draw, task=task)
+        catalogue = _Catalogue(tokens, vectors, covariance(vectors))
+        return model._group_losses(batch["user_id"], items, length, catalogue, own, 1.0)[-1]
+
+    with torch.no_grad():
+        model.instruction_gate.fill_(0.5)
+        model.word_path.words.weight.normal_()
+        opened, other = label_loss(general), label_loss((general + 1) % len(labels.names))
+        model.instruction_gate.zero_()
+        model.word_path.words.weight.zero_()
+        shut = label_loss(general)
+    assert opened > shut + 1.0  # the pull
+    assert other != opened
+    torch.testing.assert_close(label_loss((general + 1) % len(labels.names)), shut)  # nothing added, no pull
+    label_loss(general).backward()
+    assert not model.word_path.words.weight.grad.any() and not model.instruction_gate.grad.any()
+
+
+@pytest.mark.parametrize("objective", ["paper", "global"])
+def test_without_an_instruction_the_history_answers_alone(valid_chosen, objective):
+    _, data, model = build(valid_chosen, sigma_objective=objective)
+    model.eval()
+    rows = data.test._dataset.inter_feat
+    batch = rows[torch.nonzero(rows["item_length"] > 0)[:4, 0]]
+    with torch.no_grad():
+        model.instruction_gate.fill_(0.7)
+        model.word_path.words.weight[model.trunk.pad + 1 :].normal_(std=0.3)
+        plain = model.score_all(batch)
+        batch.update(Interaction({INSTRUCTION: model.task_labels.encode(TEXTS)}))
+        instructed = model.score_all(batch)
+        batch.update(Interaction({INSTRUCTION: model.task_labels.encode([""] * 4)}))
+        empty = model.score_all(batch)
+        model.instruction_gate.zero_()
+        model.word_path.words.weight.zero_()
+        alone = model.score_all(batch)
+        assert torch.equal(plain, empty) and torch.equal(plain, alone)
+        # the padding of an empty instruction is read by nothing
+        model.trunk.backbone.get_input_embeddings().weight[model.trunk.pad] += 3.0
+        torch.testing.assert_close(model.score_all(batch), plain)
+    assert not torch.allclose(instructed, plain, atol=0.1)
+
+
+def test_divergence_is_half_the_variance_of_the_change_in_the_logits():
+    from recbole_sigma.models.neutral import covariance, divergence
+
+    vectors, change = torch.randn(50, 6), torch.randn(4, 6)
+    by_hand = 0.5 * (change @ vectors[1:].T).var(dim=1, correction=0)
+    torch.testing.assert_close(divergence(change, covariance(vectors)), by_hand)
+    small = 0.01 * change
+    flat, moved = torch.zeros(4, 49).log_softmax(1), (small @ vectors[1:].T).log_softmax(1)
+    kl = (flat.exp() * (flat - moved)).sum(1)
+    torch.testing.assert_close(divergence(small, covariance(vectors)), kl, rtol=0.02, atol=0)
 
 
 def test_single_task_has_no_component_and_no_tables(valid_chosen):
@@ -189,7 +263,7 @@ def test_training_meets_the_words_that_generation_reads(valid_chosen):
         noted = []
         model.task_labels.note = lambda task, each: noted.append(each)
         after, text = (batch["item_length"] - 1)[:, None], batch[INSTRUCTION][:, None]
-        draw = LabelDraw(after, text, torch.zeros_like(after))
+        draw = LabelDraw(after, text, torch.ones_like(after))  # 0 is JustForYou
         model._draw_branches = lambda interaction, length: draw
         model.calculate_loss(batch)
     # rows of similar length are computed together, in an order of their own
