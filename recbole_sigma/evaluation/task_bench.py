@@ -20,7 +20,6 @@ from torch import Tensor
 from recbole_sigma.evaluation.slot_baselines import masked
 from recbole_sigma.instructions.rules import TaskRows, category_groups, draw_hash
 from recbole_sigma.instructions.samples import TaskSet
-from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.models.task_labels import INSTRUCTION
 from recbole_sigma.ranking import top_k
 
