@@ -2,8 +2,8 @@
 
 All tasks judge the same held-out interactions; a row belongs to every task it qualifies for. On a task's rows
 the task's instruction is compared with no instruction at all, which is JustForYou (the lift) and, where there
-is a slot, with a wrong slot. Figures of Query and Category are conditional on a slot that comes from the target
-or was typed for it: they are never averaged into the plain next-item figures.
+is a slot, with a wrong slot. Figures of Query and Category are conditional on a slot that comes from the
+target or was typed for it: they are never averaged into the plain next-item figures.
 """
 
 from __future__ import annotations
