@@ -65,7 +65,8 @@ def significance(
     Args:
         record: what `results.collect` gave.
         resamples: number of resamples.
-        reference: name of the row to compare with, in place of the best baseline.
+        reference: name of the row to compare with, in place of the best baseline, under every policy that
+            judged it.
 
     Returns:
         One entry per policy and metric: ``filter_seen``, ``metric``, ``reference``, ``users`` and ``rows``
@@ -73,11 +74,11 @@ def significance(
     """
     found = []
     base = {cell["row"]["name"]: cell["row"]["base"] for cell in record["cells"]}
+    if reference is not None and reference not in base:
+        raise UserError(f"--reference={reference} is no row of the table; rows: {', '.join(base)}")
     for policy in dict.fromkeys(cell["filter_seen"] for cell in record["cells"]):
         places, about = places_by_user(record, policy)
         names = list(places)
-        if reference is not None and reference not in names:
-            raise UserError(f"--reference={reference} is no row of the table; rows: {', '.join(names)}")
         # users with several targets are resampled whole: their values are averaged first
         _, person = np.unique(about["users"], return_inverse=True)
         for metric, (gain, k) in METRICS.items():
@@ -86,7 +87,9 @@ def significance(
             )
             means = values.mean(axis=0)
             baselines = [m for m, name in enumerate(names) if base[name] != OWN] or list(range(len(names)))
-            best = names.index(reference) if reference else max(baselines, key=lambda m: means[m])
+            best = max(baselines, key=lambda m: means[m])
+            if reference in names:
+                best = names.index(reference)
             comparisons, intervals = compare(values, best, resamples)
             found.append(
                 {

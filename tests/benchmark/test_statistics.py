@@ -122,6 +122,14 @@ def test_seeds_are_averaged_per_user_and_the_best_baseline_is_no_row_of_ours() -
         sig.significance(record(rows), 50, reference="C")
 
 
+def test_a_reference_serves_the_policies_that_judged_it() -> None:
+    both = record({"A": [[1, 0, 0, 0]], "B": [[0, 0, 0, 0]]})
+    kept = record({"A": [[1, 0, 0, 0]], "C": [[0, 0, 0, 0]]})["cells"]
+    both["cells"] += [{**cell, "filter_seen": False} for cell in kept]
+    found = {test["filter_seen"]: test["reference"] for test in sig.significance(both, 50, reference="B")}
+    assert found == {True: "B", False: "A"}
+
+
 def test_users_with_several_targets_count_once() -> None:
     made = record({"A": [[1, 1, 1, 0]], "B": [[1, 1, 1, 0]]}, users=[1, 1, 1, 2])
     made["judged"][0]["targets"] = [5, 6, 7, 5]
