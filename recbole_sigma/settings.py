@@ -89,6 +89,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_recency": (0, 100_000),
     "sigma_temperature": (1e-3, 1e3),
     "task_label_share": (0.0, 1.0),
+    "task_word_dropout": (0.0, 0.9),
     "task_labels_per_row": (0, 1 << 10),
     "task_instruction_tokens": (4, 1 << 10),
     "task_category_level": (0, 100),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ def _head(record: dict[str, Any]) -> str:
             )
         versions = record["cells"][-1]["versions"]
         lines.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
+    lines += ["Command: " + shlex.join(command) for command in record.get("commands", [])]
     lines.append(f"Commit {record['commit'] or 'unknown'}; written {record['created']}.")
     items = "".join(f"<li>{escape(line)}</li>" for line in [*lines, *record["notes"]])
     return f'<ul class="soft">{items}</ul>'

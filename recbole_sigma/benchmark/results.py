@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.benchmark.cells import commit, machine, now
-from recbole_sigma.benchmark.folder import FORMAT, RunFolder
+from recbole_sigma.benchmark.folder import FORMAT, RunFolder, read_json
 from recbole_sigma.benchmark.plan import Plan
+from recbole_sigma.values import UserError
 
 COLUMNS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@10", "ndcg@20")
 _SHARED = ("users", "targets", "train_counts")
@@ -48,7 +49,7 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "created": now(),
-        "command": ["run_recbole_sigma.py", *sys.argv[1:]],
+        "commands": _commands(folder, plan is not None),
         "dataset": sorted({cell["dataset"] for cell in cells}),
         "commit": commit(),
         "machine": machine(),
@@ -59,6 +60,19 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
         "failed": failed,
         "table": summarize(cells),
     }
+
+
+def _commands(folder: RunFolder, own: bool) -> list[list[str]]:
+    """The benchmark commands that filled the folder, this one last; `report` adds none."""
+    path = folder.path / "results.json"
+    known: list[list[str]] = []
+    if path.is_file():
+        try:
+            known = list(read_json(path).get("commands", []))
+        except UserError:  # of another version, or damaged: it is about to be written anew
+            known = []
+    this = ["run_recbole_sigma.py", *sys.argv[1:]]
+    return [*(command for command in known if command != this), this] if own else known
 
 
 def _judged(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -69,8 +69,9 @@ def significance(
             judged it.
 
     Returns:
-        One entry per policy and metric: ``filter_seen``, ``metric``, ``reference``, ``users`` and ``rows``
-        (name -> ``mean``, ``interval`` and the fields of `statistics.Comparison`, or None for the reference).
+        One entry per policy and metric: ``filter_seen``, ``metric``, ``reference``, ``chosen`` (by name),
+        ``users`` and ``rows`` (name -> ``mean``, ``interval`` and the fields of `statistics.Comparison`, or
+        None for the reference).
     """
     found = []
     base = {cell["row"]["name"]: cell["row"]["base"] for cell in record["cells"]}
@@ -96,6 +97,7 @@ def significance(
                     "filter_seen": policy,
                     "metric": metric,
                     "reference": names[best],
+                    "chosen": reference in names,
                     "users": len(values),
                     "resamples": resamples,
                     "rows": {

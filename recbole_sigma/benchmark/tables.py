@@ -86,8 +86,10 @@ def footnote(record: dict[str, Any], policy: bool) -> str:
         best = {test["reference"] for test in tests}
         named = [f"{test['reference']} ({title(test['metric'])})" for test in tests]
         against = best.pop() if len(best) == 1 else " and ".join(named)
+        if not tests[0].get("chosen"):
+            against = f"the best baseline, {against}"
         parts.append(
-            f"{BETTER} better, {WORSE} worse than the best baseline, {against}: paired bootstrap over "
+            f"{BETTER} better, {WORSE} worse than {against}: paired bootstrap over "
             f"{tests[0]['users']} users, {tests[0]['resamples']:,} resamples, two-sided p < {LEVEL} after "
             "Holm's correction over the rows."
         )

@@ -56,10 +56,14 @@ class TaskLabels(nn.Module):
         packer: the training rows' ``WindowPacker``: its event positions are the keys of the tables.
         tokenizer: the prompt's tokenizer.
         width: I, tokens of an instruction.
+        word_dropout: share of an instruction's tokens that a label hides, so that no single word decides.
     """
 
-    def __init__(self, tasks: TaskSet, packer: Any, tokenizer: Tokenizer, width: int) -> None:
+    def __init__(
+        self, tasks: TaskSet, packer: Any, tokenizer: Tokenizer, width: int, word_dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.word_dropout, self.pad = word_dropout, tokenizer.token_to_id(PAD)
         self.tasks, self.tokenizer, self.width = tasks, tokenizer, width
         self.names = tuple(tasks.rows)
         self.general = self.names.index(GENERAL) if GENERAL in self.names else -1
@@ -123,6 +127,10 @@ class TaskLabels(nn.Module):
         slot = slot.gather(-1, column[..., None])[..., 0].long()
         wording = (torch.rand(task.shape, device=task.device) * self.wordings[task]).long()
         text = self.texts[self.text_base[task] + slot * self.wordings[task] + wording].long()
+        if self.word_dropout:
+            hidden = torch.rand(text.shape, device=text.device) < self.word_dropout
+            hidden[..., -1] = False  # the end token is no word
+            text = text.masked_fill(hidden, self.pad)
         return LabelDraw(self.events[row] - first[:, None] - 1, text, task)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -130,7 +138,7 @@ class TaskLabels(nn.Module):
         empty one is all padding: nothing is asked.
         """
         tokens = encode_left_padded(self.tokenizer, texts, False, True, self.width)
-        tokens[[not text for text in texts]] = self.tokenizer.token_to_id(PAD)
+        tokens[[not text for text in texts]] = self.pad
         return torch.from_numpy(tokens).to(self.texts.device)
 
     @torch.no_grad()
@@ -182,4 +190,5 @@ def build_task_labels(config: Any, dataset: Any, prepared: Any) -> TaskLabels | 
             f"the prompts were prepared for the tasks {stored and stored['versions']}, the dataset and task "
             f"files now give {tasks.versions()} in other words: restore them or train again"
         )
-    return TaskLabels(tasks, dataset.packer, prepared.tokenizer, prepared.instructions.shape[1])
+    width, dropout = prepared.instructions.shape[1], float(config["task_word_dropout"])
+    return TaskLabels(tasks, dataset.packer, prepared.tokenizer, width, dropout)

@@ -195,11 +195,17 @@ def test_the_report_command_makes_everything_again(planted, scratch: Path, capsy
     assert main([*argv, f"--data_path={planted['data_path']}", columns]) == 0
     before = json.loads(Path("o/results.json").read_text())
     assert before["significance"][0]["reference"] == "WindowItemKNN"
+    assert "worse than the best baseline, W" in Path("o/table.md").read_text()
+    assert len(before["commands"]) == 1 and before["commands"][0][0] == "run_recbole_sigma.py"
     (Path("o") / "report.html").unlink()
-    Path("o/results.json").unlink()
     assert main(["report", "--output=o", "--reference=Pop"]) == 0
     after = json.loads(Path("o/results.json").read_text())
     assert after["significance"][0]["reference"] == "Pop" and Path("o/report.html").is_file()
+    assert "worse than Pop: paired" in Path("o/table.md").read_text()
+    assert after["commands"] == before["commands"]  # how the numbers came about, not how they were shown
+    Path("o/results.json").unlink()
+    assert main(["report", "--output=o"]) == 0
+    assert json.loads(Path("o/results.json").read_text())["commands"] == []
     assert after["cells"] == before["cells"] and "report: o/report.html" in capsys.readouterr().out
     assert main(["report", "--output=nowhere"]) == 2 and not Path("nowhere").exists()
     with pytest.raises(UserError, match="--reference=Popp is no row"):
