@@ -78,6 +78,24 @@ def test_tasks_are_drawn_by_the_mixture(valid_chosen):
     torch.testing.assert_close(share, wanted, atol=0.02, rtol=0)
 
 
+def test_hidden_words_leave_the_rest_of_the_instruction(valid_chosen):
+    _, data, model = build(valid_chosen)
+    _, hiding, hidden_model = build(valid_chosen, task_word_dropout=0.3)
+    _, first, length = rows_of(data)
+    assert torch.equal(first, rows_of(hiding)[1])
+    draws = []
+    for labels in (model.task_labels, hidden_model.task_labels):
+        torch.manual_seed(3)
+        draws.append(labels.draw(first, length, 20))
+    whole, part = (draw.text for draw in draws)
+    assert torch.equal(draws[0].task, draws[1].task)
+    pad = model.task_labels.pad
+    words = whole[..., :-1] != pad
+    gone = (part[..., :-1] == pad)[words].double().mean()
+    assert 0.2 < float(gone) < 0.4 and torch.equal(part[..., -1], whole[..., -1])
+    assert torch.equal(part[part != pad], whole[part != pad])
+
+
 def test_rows_of_single_events_are_made_only_on_request(valid_chosen):
     _, warm, _ = build(valid_chosen)
     _, cold, model = build(valid_chosen, task_empty_history=True)
