@@ -263,7 +263,7 @@ class Recommender:
         if given is None:
             return "", GENERAL, []
         task, _ = nearest_task(given, tasks.values())
-        return given.strip(), task, [*self._too_long(given), f"nearest task: {task}"]
+        return given.strip(), task, [*self._not_read(given), f"nearest task: {task}"]
 
     def _without_tasks(self, request: Request) -> tuple[str, str, list[str]]:
         for name in ("instruction", "task", "slot"):
@@ -285,7 +285,7 @@ class Recommender:
         found = tasks[name]
         slot = request.slot
         if slot is None and request.instruction is not None:
-            return request.instruction.strip(), name, self._too_long(request.instruction)
+            return request.instruction.strip(), name, self._not_read(request.instruction)
         if found.task.slots and slot is None:
             raise UserError(f"slot: the task {name} needs one: its {found.task.slots[0]}")
         if not found.task.slots and slot is not None:
@@ -303,14 +303,21 @@ class Recommender:
                 listed = nearest(slot[:80], found.values) or f"; there are {', '.join(found.values[:20])}"
                 raise UserError(f"slot: the task {name} knows no '{slot[:80]}'{listed}")
             slot = known[slot.lower()]
-        return found.task.fill(found.task.templates[0], slot), name, notes
+        text = found.task.fill(found.task.templates[0], slot)
+        return text, name, [*notes, *self._not_read(text)]
 
-    def _too_long(self, text: str) -> list[str]:
+    def _not_read(self, text: str) -> list[str]:
+        """What the model leaves out of an instruction, in sentences."""
         labels: Any = self.labels
+        notes = []
         length = len(labels.tokenizer.encode(text).ids) + 1
-        if length <= labels.width:
-            return []
-        return [f"the model reads the last {labels.width} of {length} tokens of the instruction"]
+        if length > labels.width:
+            notes.append(f"the model reads the last {labels.width} of {length} tokens of the instruction")
+        unknown = labels.unknown_words(text)
+        if unknown:
+            more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+            notes.append(f"training never saw, so not read: {', '.join(unknown[:8])}{more}")
+        return notes
 
     def _forbidden(self, request: Request, row: _Resolved) -> np.ndarray:
         """Items that a request rules out: int64 [n]."""

@@ -252,6 +252,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         weight, pull = self.label_weight * scale, vectors.new_zeros(())
         if draw.task is not None and spread is not None:
             general = (draw.task == self.task_labels.general).reshape(-1, 1)
+            empty = (draw.text == self.trunk.pad).all(dim=-1).reshape(-1, 1)  # as generation reads it
+            added = added.masked_fill(empty, 0.0)
             pull = PULL * weight * self._pull(base, added, words, general, spread)
             added = added.masked_fill(general, 0.0)
             words = None if words is None else words.masked_fill(general, 0.0)

@@ -8,6 +8,7 @@ in the row, then a template and a slot. All of it is table look-up: a batch cost
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from recbole_sigma.instructions.prompts import PAD, encode_left_padded
+from recbole_sigma.instructions.prompts import END, PAD, encode_left_padded
 from recbole_sigma.instructions.samples import TaskSet, task_report, tasks_of
 from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.values import UserError
+
+_SPACES = " \u0120\u2581"  # how byte-level and sentence-piece vocabularies write a space
 
 INSTRUCTION = "instruction_tokens"
 """Interaction field [B, I] that replaces the JustForYou instruction when a list is generated."""
@@ -57,10 +60,18 @@ class TaskLabels(nn.Module):
         tokenizer: the prompt's tokenizer.
         width: I, tokens of an instruction.
         word_dropout: share of an instruction's tokens that a label hides, so that no single word decides.
+        reads_all: the trunk knew its tokens before (it is pretrained). Otherwise tokens that stand in no
+            training instruction are noise to it, and `encode` leaves them out.
     """
 
     def __init__(
-        self, tasks: TaskSet, packer: Any, tokenizer: Tokenizer, width: int, word_dropout: float = 0.0
+        self,
+        tasks: TaskSet,
+        packer: Any,
+        tokenizer: Tokenizer,
+        width: int,
+        word_dropout: float = 0.0,
+        reads_all: bool = False,
     ) -> None:
         super().__init__()
         self.word_dropout, self.pad = word_dropout, tokenizer.token_to_id(PAD)
@@ -90,6 +101,12 @@ class TaskLabels(nn.Module):
         self._table("text_base", np.array(bases))
         self._table("wordings", np.array(wordings))
         self._table("texts", encode_left_padded(tokenizer, texts, False, True, width).astype(np.int32))
+        vocabulary = tokenizer.get_vocab()
+        spaces = [number for token, number in vocabulary.items() if not token.strip(_SPACES)]
+        self.wordless = [self.pad, tokenizer.token_to_id(END), *spaces]
+        known = np.full(max(vocabulary.values()) + 1, reads_all)
+        known[np.unique(self.texts.numpy())] = True
+        self._table("known", known)
         mixture = tasks.mixture()
         self._table("mixture", np.array([mixture[name] for name in self.names], dtype=np.float32))
         begins = np.r_[True, packer.users[1:] != packer.users[:-1]] & bool(packer.cold)
@@ -134,12 +151,30 @@ class TaskLabels(nn.Module):
         return LabelDraw(self.events[row] - first[:, None] - 1, text, task)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Tokens of instructions in the trained width: int64 [n, I]; a longer one loses its beginning, and an
-        empty one is all padding: nothing is asked.
+        """Tokens of instructions in the trained width: int64 [n, I].
+
+        Tokens that training never saw are left out; a longer instruction loses its beginning; one without a
+        known word, such as the empty one, is all padding: nothing is asked.
         """
-        tokens = encode_left_padded(self.tokenizer, texts, False, True, self.width)
-        tokens[[not text for text in texts]] = self.pad
-        return torch.from_numpy(tokens).to(self.texts.device)
+        known, out = self.known.cpu().numpy(), np.full((len(texts), self.width), self.pad, dtype=np.int64)
+        rows = encode_left_padded(self.tokenizer, texts, False, True) if texts else out
+        for row, tokens in zip(out, rows, strict=True):
+            kept = tokens[(tokens != self.pad) & known[tokens]][-self.width :]
+            if not np.isin(kept, self.wordless).all():
+                row[self.width - len(kept) :] = kept
+        return torch.from_numpy(out).to(self.texts.device)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of an instruction that `encode` leaves out, whole or in part, in their order."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        known = self.known.cpu().numpy()
+        spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if not known[token]]
+        words = [
+            match.group().strip(".,;:!?\"'()")
+            for match in re.finditer(r"\S+", text)
+            if any(begin < match.end() and end > match.start() for begin, end in spans)
+        ]
+        return list(dict.fromkeys(word for word in words if word))
 
     @torch.no_grad()
     def note(self, task: Tensor, loss: Tensor) -> None:
@@ -191,4 +226,5 @@ def build_task_labels(config: Any, dataset: Any, prepared: Any) -> TaskLabels | 
             f"files now give {tasks.versions()} in other words: restore them or train again"
         )
     width, dropout = prepared.instructions.shape[1], float(config["task_word_dropout"])
-    return TaskLabels(tasks, dataset.packer, prepared.tokenizer, width, dropout)
+    reads_all = str(config["backbone"]).startswith("pretrained:")
+    return TaskLabels(tasks, dataset.packer, prepared.tokenizer, width, dropout, reads_all)

@@ -78,6 +78,25 @@ def test_tasks_are_drawn_by_the_mixture(valid_chosen):
     torch.testing.assert_close(share, wanted, atol=0.02, rtol=0)
 
 
+def test_words_that_training_never_saw_are_left_out_and_named(valid_chosen):
+    _, _, model = build(valid_chosen)
+    labels, text = model.task_labels, TEXTS[0]
+    trained = set(labels.texts.unique().tolist())
+    strange = next(
+        letter
+        for letter in "qxzjvk0123456789#$%&@~ßéλ"
+        if labels.tokenizer.encode(letter, add_special_tokens=False).ids[-1] not in trained
+    )
+    assert labels.unknown_words(text) == []
+    assert labels.unknown_words(f"{strange}, {text} {strange}{strange}?") == [strange, strange * 2]
+    plain, mixed, nothing = labels.encode([text, f"{strange}{text}{strange}", strange])
+    assert set(mixed.tolist()) <= trained and mixed[-1] == plain[-1] and (nothing == labels.pad).all()
+    kept = int((mixed != labels.pad).sum())
+    assert 1 < kept and (mixed[-kept:] != labels.pad).all()  # one block at the right, without gaps
+    assert (labels.encode([""]) == labels.pad).all() and labels.encode([]).shape == (0, labels.width)
+    assert (labels.encode([" ".join([text] * 50)]) != labels.pad).all()
+
+
 def test_hidden_words_leave_the_rest_of_the_instruction(valid_chosen):
     _, data, model = build(valid_chosen)
     _, hiding, hidden_model = build(valid_chosen, task_word_dropout=0.3)
