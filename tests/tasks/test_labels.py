@@ -97,6 +97,19 @@ def test_words_that_training_never_saw_are_left_out_and_named(valid_chosen):
     assert (labels.encode([" ".join([text] * 50)]) != labels.pad).all()
 
 
+def test_known_words_are_those_of_training_instructions(valid_chosen):
+    """`tests/instructions/test_rules.py` shows that nothing held out reaches ``tasks.texts()``."""
+    _, _, model = build(valid_chosen)
+    labels = model.task_labels
+    trained = {
+        token
+        for text in labels.tasks.texts()
+        for token in labels.tokenizer.encode(text, add_special_tokens=False).ids
+    }
+    known = set(torch.nonzero(labels.known)[:, 0].tolist())
+    assert known - set(labels.wordless) <= trained and len(known) > 10
+
+
 def test_hidden_words_leave_the_rest_of_the_instruction(valid_chosen):
     _, data, model = build(valid_chosen)
     _, hiding, hidden_model = build(valid_chosen, task_word_dropout=0.3)
