@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from recbole_sigma.stored_run import StoredRun
 from recbole_sigma.values import UserError
 
 FLOOR = 0.05  # the cosine schedule ends at this share of the learning rate
+_RUNS = itertools.count(1)  # numbers the trainers of this process
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:
@@ -75,7 +77,8 @@ class SigmaTrainer(StoredRun):
             self.epochs = 1
         if config["train_clip_norm"] and not self.clip_grad_norm:
             self.clip_grad_norm = {"max_norm": float(config["train_clip_norm"])}
-        self.saved_model_file = os.path.splitext(self.saved_model_file)[0] + f"-{os.getpid()}.safetensors"
+        stem = os.path.splitext(self.saved_model_file)[0]  # model and second: many runs may share both
+        self.saved_model_file = f"{stem}-{os.getpid()}-{next(_RUNS)}.safetensors"
         self.judge = Judge(config)
         self.eval_collector = self.judge.collector
         self.history: list[dict[str, Any]] = []

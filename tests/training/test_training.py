@@ -118,6 +118,12 @@ def test_gradient_clipping(planted, tiny) -> None:
     assert trainer.clip_grad_norm == {"max_norm": 0.25}
 
 
+def test_trainings_of_one_second_keep_their_own_checkpoints(planted, tiny, monkeypatch) -> None:
+    monkeypatch.setattr("recbole.trainer.trainer.get_local_time", lambda: "Nov-21-2026_12-00-00")
+    first, second = (trainer_of("BPR", planted, **tiny["BPR"])[0] for _ in range(2))
+    assert first.saved_model_file != second.saved_model_file
+
+
 def test_no_validation(planted, tiny) -> None:
     result = run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"], "eval_step": 0})
     assert np.isfinite(result["best_valid_score"]) and result["best_valid_result"]
