@@ -23,6 +23,7 @@ def tree(*suffixes: str) -> Iterator[Path]:
     found = [*ROOT.glob("*")]
     for folder in FOLDERS:
         found.extend((ROOT / folder).rglob("*"))
+    found = [path for path in found if path.name != ".coverage"]  # what CI leaves behind, a database
     return (path for path in sorted(found) if path.is_file() and path.suffix in suffixes)
 
 
