@@ -13,58 +13,44 @@ import os
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from tabulate import tabulate
-from train_items import train_items
+from train_items import TrainItems, print_table
 
 from recbole_sigma.grounding.stage import ground_items
 from recbole_sigma.preparation import QUANTIZERS, raw_vector_file, tokenize_items
-from recbole_sigma.settings import parse_arguments
 from recbole_sigma.tokenization.health import code_health
-from recbole_sigma.values import ItemVectors, UserError
+from recbole_sigma.values import ItemVectors
 
 
-def main(arguments: list[str]) -> int:
-    """Print the table; returns the exit code."""
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    problems: list[str] = []
-    given = parse_arguments(arguments, problems)
-    try:
-        if problems:
-            raise UserError("; ".join(problems))
-        name = str(given.pop("dataset", "ml-100k"))
-        data = train_items(name, given)
-        how = data.options.grounding
-        raw_file = raw_vector_file(data.sources, how, data.config)
-        text, teacher, _ = ground_items(data.users, data.items, data.sources, how, False, raw_file)
-        vectors = ItemVectors(torch.from_numpy(text.copy()), torch.from_numpy(teacher))
-        rows = []
-        for quantizer in QUANTIZERS:
-            begin = time.process_time()
-            codes = tokenize_items(vectors, replace(data.options, quantizer=quantizer))
-            health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
-            rows.append(
-                {
-                    "quantizer": quantizer,
-                    "collision": health.collision_rate,
-                    "codes used": " ".join(f"{level.used}/{level.size}" for level in health.levels),
-                    "perplexity": " ".join(f"{level.perplexity:.1f}" for level in health.levels),
-                    "largest prefix": health.largest_bucket,
-                    "CPU-seconds": time.process_time() - begin,
-                    "warnings": len(health.warnings),
-                }
-            )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    seed = data.config["seed"]
-    print(f"{len(codes.codes) - 1} items of {name}, prefixes of {codes.prefix_length}, seed {seed}")
-    print(tabulate(rows, headers="keys", floatfmt=".3f"))
-    return 0
+def measure(data: TrainItems, own: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """Health of every quantizer's codes on the same vectors."""
+    how = data.options.grounding
+    raw_file = raw_vector_file(data.sources, how, data.config)
+    text, teacher, _ = ground_items(data.users, data.items, data.sources, how, False, raw_file)
+    vectors = ItemVectors(torch.from_numpy(text.copy()), torch.from_numpy(teacher))
+    rows = []
+    for quantizer in QUANTIZERS:
+        begin = time.process_time()
+        codes = tokenize_items(vectors, replace(data.options, quantizer=quantizer))
+        health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
+        rows.append(
+            {
+                "quantizer": quantizer,
+                "collision": health.collision_rate,
+                "codes used": " ".join(f"{level.used}/{level.size}" for level in health.levels),
+                "perplexity": " ".join(f"{level.perplexity:.1f}" for level in health.levels),
+                "largest prefix": health.largest_bucket,
+                "CPU-seconds": time.process_time() - begin,
+                "warnings": len(health.warnings),
+            }
+        )
+    about = f"{len(codes.codes) - 1} items of {data.config['dataset']}, prefixes of {codes.prefix_length}"
+    return rows, f"{about}, seed {data.config['seed']}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(print_table(sys.argv[1:], measure, 3))

@@ -26,6 +26,7 @@ import torch
 from tabulate import tabulate
 
 from recbole_sigma.decoding.fusion import beam_spread
+from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.instructions.rules import draw_hash
 from recbole_sigma.progress import Progress
 from recbole_sigma.quick_start import load_data_and_model
@@ -45,10 +46,10 @@ class Users:
     """
 
     def __init__(self, loader: Any, config: Any, limit: int) -> None:
-        self.dataset, self.config = loader._dataset, config
-        self.rows = self.dataset.inter_feat
-        users = self.rows[self.dataset.uid_field].numpy()
-        targets = self.rows[self.dataset.iid_field].numpy()
+        dataset, self.config, self.histories = loader._dataset, config, Histories(loader)
+        self.rows = dataset.inter_feat
+        users = self.rows[dataset.uid_field].numpy()
+        targets = self.rows[dataset.iid_field].numpy()
         order = np.argsort(draw_hash(users, targets, 0), kind="stable")
         self.index = np.sort(order[:limit] if limit else order)
         self.targets = targets[self.index]
@@ -60,9 +61,7 @@ class Users:
             batch = self.rows[torch.from_numpy(self.index[begin : begin + size])]
             seen = None
             if self.config["filter_seen"]:
-                pair = self.dataset.chronology.before(
-                    batch[self.dataset.uid_field], batch[self.dataset.time_field]
-                )
+                pair = self.histories(batch, None)
                 seen = (pair[0].to(self.config["device"]), pair[1].to(self.config["device"]))
             yield batch.to(self.config["device"]), seen
 

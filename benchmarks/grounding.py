@@ -13,48 +13,31 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch
-from tabulate import tabulate
-from train_items import train_items
+from train_items import TrainItems, print_table
 
 from recbole_sigma.grounding.stage import alignment_report
 from recbole_sigma.preparation import raw_vector_file
-from recbole_sigma.settings import parse_arguments
-from recbole_sigma.values import UserError
 
 
-def main(arguments: list[str]) -> int:
-    """Print the table; returns the exit code."""
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    problems: list[str] = []
-    given = parse_arguments(arguments, problems)
-    each_view = bool(given.pop("each_view", False))
-    try:
-        if problems:
-            raise UserError("; ".join(problems))
-        name = str(given.pop("dataset", "ml-100k"))
-        data = train_items(name, given)
-        begin = time.process_time()
-        rows = alignment_report(
-            data.users,
-            data.items,
-            data.sources,
-            data.options.grounding,
-            each_view,
-            ablations=each_view,
-            raw_file=raw_vector_file(data.sources, data.options.grounding, data.config),
-            device=str(data.config["device"]),
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(tabulate(rows, headers="keys", floatfmt=".4f"))
-    print(f"{time.process_time() - begin:.0f} CPU-seconds, seed {data.config['seed']}")
-    return 0
+def measure(data: TrainItems, own: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """Recall of every variant."""
+    begin, each_view = time.process_time(), bool(own.get("each_view", False))
+    rows = alignment_report(
+        data.users,
+        data.items,
+        data.sources,
+        data.options.grounding,
+        each_view,
+        ablations=each_view,
+        raw_file=raw_vector_file(data.sources, data.options.grounding, data.config),
+        device=str(data.config["device"]),
+    )
+    return rows, f"{time.process_time() - begin:.0f} CPU-seconds, seed {data.config['seed']}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(print_table(sys.argv[1:], measure, 4, own=("each_view",)))

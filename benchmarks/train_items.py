@@ -1,17 +1,29 @@
-"""Items and train events of a dataset, as SIGMA's preparation reads them; for the other scripts."""
+"""Items and train events of a dataset, as SIGMA's preparation reads them, and a table of what is measured on
+them; for the other scripts.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from tabulate import tabulate
 
 import recbole_sigma  # noqa: F401  before RecBole
 from recbole_sigma.config import SigmaConfig
 from recbole_sigma.grounding.stage import Sources
 from recbole_sigma.preparation import PreparationOptions, item_sources
 from recbole_sigma.quick_start import load_data
+from recbole_sigma.settings import parse_arguments
+from recbole_sigma.values import UserError
+
+Measure = Callable[["TrainItems", dict[str, Any]], tuple[list[dict[str, Any]], str]]
+"""(items, the script's own options) -> (rows of the table, a sentence below it)."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +48,29 @@ def train_items(name: str, given: dict[str, Any]) -> TrainItems:
     options = PreparationOptions.from_config(config)
     sources = item_sources(train, config, options)
     return TrainItems(config, options, sources, *train.train_events().sequences())
+
+
+def print_table(arguments: list[str], measure: Measure, decimals: int, own: Sequence[str] = ()) -> int:
+    """Run a script of this kind: read the command line, measure, print the table; returns the exit code.
+
+    Args:
+        arguments: ``--dataset=NAME``, the script's own options, keys of properties/model/SIGMA.yaml.
+        measure: what the script does.
+        decimals: of the numbers in the table.
+        own: the script's own options.
+    """
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    problems: list[str] = []
+    given = parse_arguments(arguments, problems)
+    options = {name: given.pop(name) for name in own if name in given}
+    try:
+        if problems:
+            raise UserError("; ".join(problems))
+        name = str(given.pop("dataset", "ml-100k"))
+        rows, sentence = measure(train_items(name, given), options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(tabulate(rows, headers="keys", floatfmt=f".{decimals}f"))
+    print(sentence)
+    return 0

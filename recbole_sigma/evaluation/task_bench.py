@@ -17,6 +17,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.evaluation.slot_baselines import masked
 from recbole_sigma.instructions.rules import TaskRows, category_groups, draw_hash
 from recbole_sigma.instructions.samples import TaskSet
@@ -78,7 +79,7 @@ class TaskBench:
         self, model: Any, loader: Any, config: Any, limit: int = 0, advance: Callable[[], None] | None = None
     ) -> None:
         self.model, self.config = model, config
-        self.dataset = loader._dataset
+        self.dataset, self.histories = loader._dataset, Histories(loader)
         self.tasks: TaskSet = model.task_labels.tasks
         self.topk = sorted(config["topk"])
         self.k = max(*self.topk, LIST)
@@ -144,9 +145,7 @@ class TaskBench:
             batch = self.rows[torch.from_numpy(rows.index[part])]
             seen = None
             if self.config["filter_seen"]:
-                pair = self.dataset.chronology.before(
-                    batch[self.dataset.uid_field], batch[self.dataset.time_field]
-                )
+                pair = self.histories(batch, None)
                 seen = (pair[0].to(self.config["device"]), pair[1].to(self.config["device"]))
             items.append(rank(batch.to(self.config["device"]), part, seen).cpu().numpy())
             self.advance()
