@@ -21,6 +21,7 @@ from recbole_sigma.decoding.memory import Bonus, add_bonus
 from recbole_sigma.decoding.prompted import PromptedDecoder
 from recbole_sigma.models.backbone import hidden_states
 from recbole_sigma.models.fusion import ItemFusion
+from recbole_sigma.models.interest import InterestPath
 from recbole_sigma.models.losses import Seen, hide
 from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
 from recbole_sigma.models.packed_model import length_groups
@@ -47,6 +48,7 @@ class PrefixGeneration:
     instructions: Tensor
     instruction_gate: Tensor
     recency: RecencyPath | None
+    interest: InterestPath | None
     word_path: WordPath | None
     task_labels: TaskLabels | None
     mean_spread: Tensor
@@ -81,11 +83,27 @@ class PrefixGeneration:
         context = prompt.last + (self.instruction_gate * prompt.end).masked_fill(~asked, 0.0)
         if self.word_path is not None:
             prompt = replace(prompt, words=self.word_path(text))
-        if self.recency is not None:
-            row = torch.arange(len(items), device=items.device)
-            recent = self.recency(F.normalize(tokens[items], dim=-1))[row, (length - 1).clamp(min=0)]
-            context = context + recent * (length > 0)[:, None]  # an empty history has no newest item
+        row = torch.arange(len(items), device=items.device)
+        straight = self._straight(items, tokens)[row, (length - 1).clamp(min=0)]
+        context = context + straight * (length > 0)[:, None]  # an empty history has no items to read
         return prompt, context, self.objective.similarity.items(tokens)
+
+    def _straight(self, items: Tensor, tokens: Tensor) -> Tensor:
+        """What the paths around the trunk add to the state at every position.
+
+        Args:
+            items: int64 [B, T] histories, oldest first.
+            tokens: float [N, d] item tokens.
+
+        Returns:
+            float [B, T, d], zeros without a path.
+        """
+        added = tokens.new_zeros((*items.shape, tokens.shape[1]))
+        if self.recency is not None:
+            added = added + self.recency(F.normalize(tokens[items], dim=-1))
+        if self.interest is not None:
+            added = added + self.interest(self.objective.similarity.items(tokens)[items])
+        return added
 
     def _search(
         self, prompt: Prompt, context: Tensor, vectors: Tensor, seen: Seen | None, width: int

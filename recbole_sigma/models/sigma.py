@@ -11,7 +11,6 @@ import json
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from recbole_sigma.instructions.prompts import END, PAD, START, code_offsets
 from recbole_sigma.models.backbone import build_backbone, embedding_scale
 from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.generation import PrefixGeneration
+from recbole_sigma.models.interest import InterestPath
 from recbole_sigma.models.losses import seen_pairs
 from recbole_sigma.models.neutral import PULL, covariance, divergence
 from recbole_sigma.models.objectives import SCORES, GlobalObjective, PaperObjective, Similarity
@@ -135,6 +135,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         self.instruction_gate = nn.Parameter(opening)
         last = int(config["sigma_recency"])
         self.recency = RecencyPath(d_model, last) if last else None
+        dropout = float(config["backbone_dropout"])
+        self.interest = InterestPath(d_model, dropout) if config["sigma_interest"] else None
         similarity = Similarity(
             _choice(config, "sigma_score", SCORES), float(config["sigma_temperature"]), 1 if global_ else 2
         )
@@ -304,10 +306,9 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
             tokens: float [N, d].
 
         Returns:
-            float [B, T, d]: the state at the slot's end, plus the recency path.
+            float [B, T, d]: the state at the slot's end, plus the straight paths.
         """
-        states = history[:, :, -1]
-        return states if self.recency is None else states + self.recency(F.normalize(tokens[items], dim=-1))
+        return history[:, :, -1] + self._straight(items, tokens)
 
     def _label_states(
         self, states: Tensor, branches: Tensor, after: Tensor, start: Tensor

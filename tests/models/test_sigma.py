@@ -84,12 +84,12 @@ def test_one_user_alone_gets_the_list_of_the_batch(planted_settings):
         torch.testing.assert_close(alone.scores[0], whole.scores[row], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("length", [1, 2, "all"])
-def test_cached_prefix_states_equal_a_full_pass(planted_settings, length):
+@pytest.mark.parametrize("length, interest", [(1, False), (1, True), (2, True), ("all", False)])
+def test_cached_prefix_states_equal_a_full_pass(planted_settings, length, interest):
     """The item query of every prefix from the shared cache equals the one of a packed row that ends in that
     label.
     """
-    _, data, model = build(planted_settings, tokenizer_prefix_length=length)
+    _, data, model = build(planted_settings, tokenizer_prefix_length=length, sigma_interest=interest)
     model.eval()
     batch = one_batch(data.test)[:4]
     buckets, gate = model.prefixes.buckets, model.objective.prefix_gate
@@ -358,6 +358,8 @@ def test_ablations_by_one_key_train(planted_settings):
         {"sigma_id_weight": 0.0},
         {"sigma_negatives": 1},
         {"sigma_recency": 0},
+        {"sigma_interest": True},
+        {"sigma_interest": True, "sigma_objective": "global", "sigma_slot": "sum", "sigma_score": "dot"},
         {"sigma_negatives_from": "catalogue"},
         {"sigma_objective": "global", "sigma_slot": "sum"},
         {"sigma_objective": "global", "sigma_slot": "sum", "sigma_conditioned": False},
