@@ -1,7 +1,7 @@
 """Rows of a table: a model, or a model with some keys set, read from ``--models``.
 
-A variant is a YAML file with ``name``, ``base`` (a model), ``values`` (keys over the base), ``why`` (one
-sentence) and ``source``. The shipped ones lie in ``properties/variants/``; users name a file or a folder.
+A variant is a YAML file with ``name``, ``base`` (a model), ``values`` (keys over the base, or the path of a
+property file, from the variant's folder), ``why`` (one sentence) and ``source``. The shipped ones lie in ``properties/variants/``; users name a file or a folder.
 """
 
 from __future__ import annotations
@@ -174,14 +174,16 @@ def read_variant(path: Path) -> Row:
         if key in data and (not isinstance(data[key], str) or not data[key].strip()):
             problems.append(f"{path}: {key} must be text, not {data[key]!r}")
     values = data.get("values")
+    if isinstance(values, str) and values.strip():
+        values = load_yaml(path.parent / values.strip())
     if isinstance(values, dict) and values:
         fixed = [key for key in ("seed", "dataset", "model") if key in values]
         problems += [f"{path}: {key} cannot be set by a variant" for key in fixed]
     elif "values" in data:
-        problems.append(f"{path}: values must be a mapping of keys over the base, not {values!r}")
+        problems.append(f"{path}: values must be keys over the base, or a property file, not {values!r}")
     raise_all(problems)
     name, base = data["name"].strip(), data["base"].strip()
-    return Row(name, base, dict(data["values"]), data.get("why", "").strip(), data.get("source", "").strip())
+    return Row(name, base, dict(values), data.get("why", "").strip(), data.get("source", "").strip())
 
 
 @cache

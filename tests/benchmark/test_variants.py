@@ -58,7 +58,7 @@ def test_words_become_rows(scratch: Path) -> None:
         (["gone/"], "the folder of variants gone/ does not exist"),
         (["SASRec:mine.yaml"], "is a variant of BPR, not of SASRec"),
         (["SASRecc:fast.yaml"], "unknown model 'SASRecc'; nearest: SASRec"),
-        (["TIGER-*"], "no shipped variant is named like 'TIGER-*'"),
+        (["LightGCN-*"], "no shipped variant is named like 'LightGCN-*'"),
     ],
 )
 def test_words_that_mean_nothing(words, sentence, scratch: Path) -> None:
@@ -74,8 +74,8 @@ def test_words_that_mean_nothing(words, sentence, scratch: Path) -> None:
         (GOOD + "extra: 1\n", "unknown field 'extra'"),
         (GOOD.replace("values", "value"), "unknown field 'value'; nearest: values"),
         ("name: x\nbase: BPR\n", "has no field 'values'"),
-        (GOOD.replace("{embedding_size: 8}", "3"), "values must be a mapping"),
-        (GOOD.replace("{embedding_size: 8}", "{}"), "values must be a mapping"),
+        (GOOD.replace("{embedding_size: 8}", "3"), "values must be keys over the base"),
+        (GOOD.replace("{embedding_size: 8}", "{}"), "values must be keys over the base"),
         (GOOD.replace("{embedding_size: 8}", "{seed: 8}"), "seed cannot be set"),
         (GOOD.replace("Mine", "[1]"), "name must be text"),
         ("- 1\n", "holds a list"),
@@ -87,6 +87,19 @@ def test_files_that_are_no_variants(text, sentence, scratch: Path) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
         read_variant(scratch / "bad.yaml")
     assert "bad.yaml" in str(caught.value)
+
+
+def test_values_may_stand_in_a_property_file(scratch: Path) -> None:
+    (scratch / "rows").mkdir()
+    (scratch / "small.yaml").write_text("embedding_size: 8\n")
+    (scratch / "rows" / "mine.yaml").write_text(GOOD.replace("{embedding_size: 8}", "../small.yaml"))
+    assert read_variant(scratch / "rows" / "mine.yaml").values == {"embedding_size": 8}
+    (scratch / "small.yaml").write_text("seed: 8\n")
+    with pytest.raises(UserError, match="seed cannot be set"):
+        read_variant(scratch / "rows" / "mine.yaml")
+    (scratch / "small.yaml").unlink()
+    with pytest.raises(UserError, match="small.yaml"):
+        read_variant(scratch / "rows" / "mine.yaml")
 
 
 def test_shipped_variants_are_complete_and_known() -> None:
