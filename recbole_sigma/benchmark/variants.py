@@ -1,7 +1,8 @@
 """Rows of a table: a model, or a model with some keys set, read from ``--models``.
 
 A variant is a YAML file with ``name``, ``base`` (a model), ``values`` (keys over the base, or the path of a
-property file, from the variant's folder), ``why`` (one sentence) and ``source``. The shipped ones lie in ``properties/variants/``; users name a file or a folder.
+property file, from the variant's folder), ``why`` (one sentence) and ``source``. The shipped ones lie in
+``properties/variants/``; users name a file or a folder.
 """
 
 from __future__ import annotations
