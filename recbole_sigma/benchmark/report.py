@@ -260,21 +260,33 @@ def _failures(record: dict[str, Any]) -> str:
 
 
 def _settings(record: dict[str, Any]) -> str:
-    """Resolved settings of each row's first cell; settings/ has a property file for each cell."""
-    parts = []
-    shown = set()
+    """Resolved settings of each row's first cell: what all share, then what is left of each."""
+    first: dict[tuple[str, bool], dict[str, Any]] = {}
     for cell in record["cells"]:
-        key = (cell["row"]["name"], cell["filter_seen"])
-        if key in shown:
-            continue
-        shown.add(key)
-        label = f"{key[0]}, {tables.policy_name(key[1])}, seed {cell['seed']}"
-        lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in sorted(cell["config"].items()))
-        parts.append(f"<details><summary>{escape(label)}</summary><pre>{escape(lines)}</pre></details>")
-    if not parts:
+        first.setdefault((cell["row"]["name"], cell["filter_seen"]), cell)
+    if not first:
         return ""
+    configs = [cell["config"] for cell in first.values()]
+    shared = {
+        name: value
+        for name, value in configs[0].items()
+        if len(configs) > 1 and all(name in config and _same(config[name], value) for config in configs)
+    }
+    parts = [_folded("Every row", shared)] if shared else []
+    for (name, policy), cell in first.items():
+        own = {key: value for key, value in cell["config"].items() if key not in shared}
+        parts.append(_folded(f"{name}, {tables.policy_name(policy)}, seed {cell['seed']}", own))
     how = (
-        "The folder settings/ beside this file holds one property file per cell, with the command that runs "
-        "the cell again."
+        "The folder settings/ beside this file holds one whole property file per cell, with the command that "
+        "runs the cell again."
     )
     return f"<h2>Settings</h2><p>{how}</p>{''.join(parts)}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)  # True and 1 differ
+
+
+def _folded(label: str, values: dict[str, Any]) -> str:
+    lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in sorted(values.items()))
+    return f"<details><summary>{escape(label)}</summary><pre>{escape(lines)}</pre></details>"

@@ -211,3 +211,26 @@ def test_the_report_command_makes_everything_again(planted, scratch: Path, capsy
     with pytest.raises(UserError, match="--reference=Popp is no row"):
         rebuild_report("o", "Popp")
     assert main([*argv[:-1], "--output=p", "--reference=Popp"]) == 2 and not Path("p").exists()
+
+
+def test_settings_show_once_what_rows_share() -> None:
+    record = make_record()
+    for cell in record["cells"]:
+        cell["config"] = {"epochs": 3, "seen": True if cell["row"]["name"] == "Pop" else 1}
+        if cell["row"]["name"] == "SIGMA":
+            cell["config"]["tau"] = 0.07
+    blocks = re.findall(r"<summary>([^<]*)</summary><pre>([^<]*)</pre>", report._settings(record))
+    assert [text for _, text in blocks] == [
+        "epochs: 3",
+        "seen: true",
+        "seen: 1",
+        "seen: 1",
+        "seen: 1\ntau: 0.07",
+    ]
+    assert (
+        blocks[0][0] == "Every row" and blocks[1][0].startswith("Pop") and blocks[4][0].startswith("SIGMA,")
+    )
+    record["cells"] = record["cells"][:1]
+    assert [
+        text for _, text in re.findall(r"<summary>([^<]*)</summary><pre>([^<]*)", report._settings(record))
+    ] == ["epochs: 3\nseen: true"]
