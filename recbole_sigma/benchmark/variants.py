@@ -184,7 +184,7 @@ def read_variant(path: Path) -> Row:
         problems.append(f"{path}: values must be keys over the base, or a property file, not {values!r}")
     raise_all(problems)
     name, base = data["name"].strip(), data["base"].strip()
-    return Row(name, base, dict(values), data.get("why", "").strip(), data.get("source", "").strip())
+    return Row(name, base, dict(values or {}), data.get("why", "").strip(), data.get("source", "").strip())
 
 
 @cache

@@ -25,7 +25,7 @@ from recbole_sigma.models.interest import InterestPath
 from recbole_sigma.models.losses import Seen, hide
 from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
 from recbole_sigma.models.packed_model import length_groups
-from recbole_sigma.models.prefixes import PrefixSpace
+from recbole_sigma.models.prefixes import PrefixSpace, rows_at_once, search_widths
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import INSTRUCTION, TaskLabels
 from recbole_sigma.models.trunk import PackedTrunk, Prompt
@@ -128,17 +128,16 @@ class PrefixGeneration:
         )
         depth = self.prefixes.length
         hidden = None if seen is None else SeenItems(trie, *seen, len(context))
-        every = max(trie.n_nodes(level + 1) for level in range(depth))
-        width = min(width or every, every)
+        inner, last = search_widths(trie, depth, width)
         beams = search_prefixes(
             decoder,
             trie,
             self.level_tokens,
-            width,
+            inner,
             depth,
             hidden,
             score="level",
-            last=min(width, trie.n_nodes(depth)),
+            last=last,
             prior=objective.priors(context, vectors, seen, prompt.words),
         )
         return decoder, beams
@@ -185,7 +184,9 @@ class PrefixGeneration:
         width = self.beam_width if width is None else width
         if not self._factored:
             return top_k(self.score_all(interaction, seen, width), k, seen)
-        items, scores = self._by_length(interaction, seen, lambda some, own: self._rank(some, k, own, width))
+        items, scores = self._in_parts(
+            interaction, seen, width, lambda some, own: self._rank(some, k, own, width)
+        )
         return RankedItems(items, scores)
 
     def _rank(self, interaction: Any, k: int, seen: Seen | None, width: int) -> tuple[Tensor, ...]:
@@ -211,13 +212,22 @@ class PrefixGeneration:
         )
         return ranked.items, ranked.scores
 
-    def _by_length(
-        self, interaction: Any, seen: Seen | None, of_rows: Callable[[Any, Seen | None], tuple[Tensor, ...]]
+    def _in_parts(
+        self,
+        interaction: Any,
+        seen: Seen | None,
+        width: int,
+        of_rows: Callable[[Any, Seen | None], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
-        """Apply a function of (interaction, seen pairs) to rows of similar length, and put its results, one
-        row each, back in order.
+        """Apply a function of (interaction, seen pairs) to rows of similar length, few enough for the memory
+        that a search of this width takes, and put its results, one row each, back in order.
         """
-        groups = length_groups(interaction[self.ITEM_SEQ_LEN])
+        length = interaction[self.ITEM_SEQ_LEN]
+        groups = length_groups(length)
+        if self._factored and self.prefixes.length > 1:
+            inner, _ = search_widths(self.prefixes.trie, self.prefixes.length, width)
+            prompt = self.trunk.layout.history_end(int(length.max()))
+            groups = [part for rows in groups for part in rows.split(rows_at_once(inner, prompt))]
         if len(groups) == 1:
             return of_rows(interaction, seen)
         batch = len(interaction)
@@ -256,7 +266,9 @@ class PrefixGeneration:
             -inf for padding, for what is taken out and for items outside the beam.
         """
         width = self.beam_width if width is None else width
-        return self._by_length(interaction, seen, lambda some, own: (self._score_all(some, own, width),))[0]
+        return self._in_parts(
+            interaction, seen, width, lambda some, own: (self._score_all(some, own, width),)
+        )[0]
 
     def _score_all(self, interaction: Any, seen: Seen | None, width: int) -> Tensor:
         """`score_all` for rows of similar length."""

@@ -4,6 +4,7 @@ prefix.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -100,3 +101,41 @@ def child_log_probs(
         values = values + prior.gather(1, child)
     values = values.masked_fill(offset >= degree[:, None], float("-inf"))
     return values.log_softmax(dim=1).gather(1, (targets - start)[:, None])[:, 0]
+
+
+WIDEST = 1024
+"""Prefixes per inner level that a search for all keeps; memory and time grow with their square."""
+_CELLS = 1 << 26  # pairs of query and key positions of one pass
+
+
+def search_widths(trie: Trie, depth: int, asked: int) -> tuple[int, int]:
+    """Prefixes to keep at each inner level and at the last one.
+
+    Args:
+        trie: the catalogue.
+        depth: levels of the prefix.
+        asked: ``decode_beam``; 0 = all, at inner levels at most `WIDEST`.
+
+    Returns:
+        (inner width, last width); with depth 1 there is no inner level.
+    """
+    nodes = [trie.n_nodes(level + 1) for level in range(depth)]
+    inner = max(nodes[:-1], default=1)
+    if asked:
+        return min(asked, max(nodes)), min(asked, nodes[-1])
+    return min(inner, WIDEST) if depth > 1 else nodes[-1], nodes[-1]
+
+
+def rows_at_once(inner: int, prompt: int) -> int:
+    """Rows of a batch whose inner prefixes one pass can hold, each ``prompt`` positions long."""
+    return max(1, _CELLS // (inner * (inner + prompt)))
+
+
+def warn_of_width(space: PrefixSpace) -> None:
+    """Say that a search for all prefixes keeps `WIDEST` of a level that has more."""
+    most = max((space.trie.n_nodes(level + 1) for level in range(space.length - 1)), default=0)
+    if most > WIDEST:
+        logging.getLogger().warning(
+            f"decode_beam: 0 would keep {most} prefixes of one level in the beam; the search keeps the best "
+            f"{WIDEST}. Name a width: fewer are faster (200 is plenty), more are nearer to exact"
+        )

@@ -27,7 +27,7 @@ from recbole_sigma.models.neutral import PULL, covariance, divergence
 from recbole_sigma.models.objectives import SCORES, GlobalObjective, PaperObjective, Similarity
 from recbole_sigma.models.packed_model import PackedModel, length_groups
 from recbole_sigma.models.packing import RowLayout
-from recbole_sigma.models.prefixes import build_prefixes
+from recbole_sigma.models.prefixes import build_prefixes, warn_of_width
 from recbole_sigma.models.recency import RecencyPath
 from recbole_sigma.models.task_labels import LabelDraw, build_task_labels
 from recbole_sigma.models.trunk import PackedTrunk
@@ -156,6 +156,8 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
                 config["sigma_negatives_from"] == "catalogue",
             )
         self.loss_names = (*self.objective.names, "label")
+        if not global_ and not self.beam_width:
+            warn_of_width(self.prefixes)
 
     def _build_fusion(self, config: Any, d_model: int) -> ItemFusion:
         modalities = {"id": self.prepared.vectors.collaborative, "text": self.prepared.vectors.text}
