@@ -25,7 +25,7 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
 
     Args:
         folder: the benchmark's folder.
-        plan: the plan just run; its rows come first and in its order.
+        plan: the plan just run; its rows come first and in its order, the others in that of the commands.
 
     Returns:
         The record, without significance (see `report`).
@@ -40,7 +40,17 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
         aside += rival is not None
         if rival is None or record["key"] in rank or rival["key"] not in rank:
             best[place] = record
-    cells = sorted(best.values(), key=lambda c: (rank.get(c["key"], len(rank)), c["created"], c["seed"]))
+    commands = _commands(folder, plan is not None)
+    named = _named(commands)
+    cells = sorted(
+        best.values(),
+        key=lambda c: (
+            rank.get(c["key"], len(rank)),
+            named.get(c["row"]["name"], len(named)),
+            c["created"],
+            c["seed"],
+        ),
+    )
     failed = [
         record
         for record in folder.failures()
@@ -49,7 +59,7 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "created": now(),
-        "commands": _commands(folder, plan is not None),
+        "commands": commands,
         "dataset": sorted({cell["dataset"] for cell in cells}),
         "commit": commit(),
         "machine": machine(),
@@ -73,6 +83,14 @@ def _commands(folder: RunFolder, own: bool) -> list[list[str]]:
             known = []
     this = ["run_recbole_sigma.py", *sys.argv[1:]]
     return [*(command for command in known if command != this), this] if own else known
+
+
+def _named(commands: list[list[str]]) -> dict[str, int]:
+    """Place of each word of the commands' ``--models``; patterns and files name no row and do no harm."""
+    prefix = "--models="
+    given = [word for command in commands for word in command if word.startswith(prefix)]
+    words = [word.strip() for models in given for word in models.removeprefix(prefix).split(",")]
+    return {word: place for place, word in enumerate(dict.fromkeys(words))}
 
 
 def _judged(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

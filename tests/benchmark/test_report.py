@@ -203,6 +203,16 @@ def test_the_report_command_makes_everything_again(planted, scratch: Path, capsy
     assert after["significance"][0]["reference"] == "Pop" and Path("o/report.html").is_file()
     assert "worse than Pop: paired" in Path("o/table.md").read_text()
     assert after["commands"] == before["commands"]  # how the numbers came about, not how they were shown
+    for models, expected in (
+        ("WindowItemKNN,Pop", ["WindowItemKNN", "Pop"]),
+        ("Pop, WindowItemKNN", ["Pop", "WindowItemKNN"]),
+    ):
+        after["commands"] = [
+            ["run_recbole_sigma.py", "benchmark", "--models=SIGMA-*"],
+            ["x", f"--models={models}"],
+        ]
+        Path("o/results.json").write_text(json.dumps(after))
+        assert [row["model"] for row in rebuild_report("o")["table"]] == expected  # as the commands name them
     Path("o/results.json").unlink()
     assert main(["report", "--output=o"]) == 0
     assert json.loads(Path("o/results.json").read_text())["commands"] == []
