@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.benchmark.results import title
-from recbole_sigma.benchmark.significance import OWN, by_popularity, curve
+from recbole_sigma.benchmark.significance import OWN, by_popularity, curve, trained_cells
 from recbole_sigma.benchmark.tables import policies, policy_name
 
 MISSING = "no plots: matplotlib is not installed (pip install 'recbole-sigma[report]')"
@@ -175,7 +175,7 @@ def popularity(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
 def learning(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     """Validation NDCG@10 over CPU seconds, one line per seed."""
     looks = _looks(record)
-    own = [c for c in record["cells"] if c["filter_seen"] == policy and c["weights"]["shared"] is None]
+    own = [c for c in trained_cells(record) if c["filter_seen"] == policy]
     curves = [(c["row"]["name"], points) for c in own if len(points := curve(c)) > 1]
     if not curves:
         return None

@@ -175,7 +175,7 @@ def seconds_to_level(
         ``level``, ``of``, and ``rows`` (name -> ``reached`` of ``seeds`` and ``cpu_seconds``, the mean over
         the seeds that reached it, or None); empty when the reference is not in the table.
     """
-    cells = [c for c in record["cells"] if c["weights"]["shared"] is None]
+    cells = trained_cells(record)
     policy = max((c["filter_seen"] for c in cells), default=True)
     cells = [c for c in cells if c["filter_seen"] == policy]
     reference = [
@@ -195,6 +195,19 @@ def seconds_to_level(
             "best": float(np.mean([b for c in own if (b := _best(c, metric)) is not None] or [0.0])),
         }
     return {"level": level, "of": level_of, "metric": metric, "filter_seen": policy, "rows": rows}
+
+
+def trained_cells(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """One cell per training, in the record's order: the one judged as it was trained, else the first that was
+    judged on its weights (its row's decoding differs, and no row has that of the training).
+    """
+    first: dict[str, dict[str, Any]] = {}
+    for cell in record["cells"]:
+        known = first.setdefault(cell["training"], cell)
+        if known["weights"]["shared"] is not None and cell["weights"]["shared"] is None:
+            first[cell["training"]] = cell
+    chosen = {id(cell) for cell in first.values()}
+    return [cell for cell in record["cells"] if id(cell) in chosen]
 
 
 def curve(cell: dict[str, Any], metric: str = "ndcg@10") -> list[tuple[float, float]]:

@@ -30,6 +30,7 @@ def make_record() -> dict:
                 {
                     "row": {"name": name, "base": base, "values": {"k": 1}, "why": "because", "source": "x"},
                     "seed": seed,
+                    "training": f"{'SIGMA' if name == 'SIGMA-top1' else name}-{seed}",
                     "dataset": "small",
                     "filter_seen": True,
                     "places": {"judged": 0, "places": places.tolist()},

@@ -99,6 +99,7 @@ def record(rows: dict[str, list[list[int]]], users=None, base=None, counts=None)
             "filter_seen": True,
             "places": {"judged": 0, "places": places},
             "weights": {"shared": None},
+            "training": f"{name} {seed}",
         }
         for name, seeds in rows.items()
         for seed, places in enumerate(seeds)
@@ -174,3 +175,15 @@ def test_seconds_to_a_level() -> None:
     assert found["rows"]["A"] == {"reached": 1, "seeds": 2, "cpu_seconds": 11.0, "best": pytest.approx(0.3)}
     assert found["rows"]["Pop"]["cpu_seconds"] is None
     assert sig.seconds_to_level(record({"A": [[1]]}) | {"cells": []}) == {}
+
+
+def test_a_training_shows_once_under_its_own_row_or_the_first_judged_on_it() -> None:
+    made = record(
+        {"A+memory": [[1], [1]], "A": [[1]], "A-top1": [[1]], "B-fixed": [[1]], "B-fixed+memory": [[1]]}
+    )
+    for cell in made["cells"]:
+        name = cell["row"]["name"]
+        cell["training"] = f"{name[0]} {cell['seed']}"
+        cell["weights"] = {"shared": None if name == "A" else "decoding"}
+    shown = [(cell["row"]["name"], cell["seed"]) for cell in sig.trained_cells(made)]
+    assert shown == [("A+memory", 1), ("A", 0), ("B-fixed", 0)]
