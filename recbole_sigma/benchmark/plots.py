@@ -227,9 +227,19 @@ def diversity(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     return figure, "Decoding mode against diversity: the same weights"
 
 
+_LEGEND_LINES, _LINE_INCHES = 4, 0.19  # lines that the plain height has room for; height of one more
+
+
 def _legend(axis: Any, rows: int) -> None:
-    """Below the picture, so that it never covers a point."""
-    axis.figure.legend(loc="outside lower center", ncols=min(4, rows), fontsize=9)
+    """Below the picture, so that it never covers a point: in as many columns as fit, on paper of its own."""
+    figure = axis.figure
+    for columns in range(min(4, rows), 0, -1):
+        legend = figure.legend(loc="outside lower center", ncols=columns, fontsize=9)
+        if columns == 1 or legend.get_window_extent(figure.canvas.get_renderer()).width <= figure.bbox.width:
+            break
+        legend.remove()
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + max(0, -(-rows // columns) - _LEGEND_LINES) * _LINE_INCHES)
 
 
 _PICTURES: dict[str, Callable[[dict[str, Any], bool], tuple[Any, str] | None]] = {

@@ -245,3 +245,16 @@ def test_settings_show_once_what_rows_share() -> None:
     assert [
         text for _, text in re.findall(r"<summary>([^<]*)</summary><pre>([^<]*)", report._settings(record))
     ] == ["epochs: 3\nseen: true"]
+
+
+@pytest.mark.parametrize("name", ["A", "a row with a rather long name+memory+no-APF"])
+def test_legends_stay_on_the_paper(name: str) -> None:
+    figure, (axis,) = plots._figure(8.4, 4.8)
+    for i in range(17):
+        axis.plot([0, 1], [i, 1], label=f"{name} {i}")
+    plots._legend(axis, 17)
+    figure.canvas.draw()
+    box, paper = figure.legends[0].get_window_extent(), figure.bbox
+    assert len(figure.legends) == 1
+    assert box.x0 >= 0 and box.x1 <= paper.width and box.y0 >= 0
+    assert axis.get_window_extent().height > 0.5 * 4.8 * figure.dpi
