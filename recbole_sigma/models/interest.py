@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recbole_sigma.models.recency import identity_projection
+
 
 class InterestPath(nn.Module):
     """Sum of all item vectors of the window over the root of their number, projected (ours).
@@ -19,9 +21,7 @@ class InterestPath(nn.Module):
 
     def __init__(self, d_model: int, dropout: float) -> None:
         super().__init__()
-        self.project = nn.Linear(d_model, d_model, bias=False)
-        with torch.no_grad():
-            self.project.weight.copy_(torch.eye(d_model))
+        self.project = identity_projection(d_model)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, items: Tensor) -> Tensor:

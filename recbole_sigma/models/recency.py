@@ -9,6 +9,14 @@ DECAY = 0.8  # initial weight per step of age, that of the training-free WindowI
 SHARE = 0.3  # initial size against a state of the trunk
 
 
+def identity_projection(d_model: int) -> nn.Linear:
+    """A trained projection without bias that starts as the identity: what a straight path ends in."""
+    project = nn.Linear(d_model, d_model, bias=False)
+    with torch.no_grad():
+        project.weight.copy_(torch.eye(d_model))
+    return project
+
+
 class RecencyPath(nn.Module):
     """Weighted sum of the newest item vectors, projected: what item-to-item similarity does, learned (ours).
 
@@ -24,9 +32,7 @@ class RecencyPath(nn.Module):
     def __init__(self, d_model: int, last: int) -> None:
         super().__init__()
         self.weights = nn.Parameter(DECAY ** torch.arange(last, dtype=torch.float32))
-        self.project = nn.Linear(d_model, d_model, bias=False)
-        with torch.no_grad():
-            self.project.weight.copy_(torch.eye(d_model))
+        self.project = identity_projection(d_model)
         self.share = nn.Parameter(torch.tensor(SHARE * d_model**0.5))
 
     def forward(self, items: Tensor) -> Tensor:
