@@ -117,13 +117,17 @@ def search_widths(trie: Trie, depth: int, asked: int) -> tuple[int, int]:
         asked: ``decode_beam``; 0 = all, at inner levels at most `WIDEST`.
 
     Returns:
-        (inner width, last width); with depth 1 there is no inner level.
+        (inner width, last width); with depth 1, which has no inner level, both are the last.
     """
-    nodes = [trie.n_nodes(level + 1) for level in range(depth)]
-    inner = max(nodes[:-1], default=1)
+    inner, last = _most_inner(trie, depth), trie.n_nodes(depth)
     if asked:
-        return min(asked, max(nodes)), min(asked, nodes[-1])
-    return min(inner, WIDEST) if depth > 1 else nodes[-1], nodes[-1]
+        return min(asked, max(inner, last)), min(asked, last)
+    return min(inner, WIDEST) or last, last
+
+
+def _most_inner(trie: Trie, depth: int) -> int:
+    """Nodes of the fullest level above the last; 0 without one."""
+    return max((trie.n_nodes(level) for level in range(1, depth)), default=0)
 
 
 def rows_at_once(inner: int, prompt: int) -> int:
@@ -133,7 +137,7 @@ def rows_at_once(inner: int, prompt: int) -> int:
 
 def warn_of_width(space: PrefixSpace) -> None:
     """Say that a search for all prefixes keeps `WIDEST` of a level that has more."""
-    most = max((space.trie.n_nodes(level + 1) for level in range(space.length - 1)), default=0)
+    most = _most_inner(space.trie, space.length)
     if most > WIDEST:
         logging.getLogger().warning(
             f"decode_beam: 0 would keep {most} prefixes of one level in the beam; the search keeps the best "
