@@ -2,7 +2,7 @@
 
 import sys
 
-from recbole_sigma.cli import main
+from recbole_sigma.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

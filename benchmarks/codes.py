@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from train_items import TrainItems, print_table
 
-from recbole_sigma.grounding.stage import ground_items
-from recbole_sigma.preparation import QUANTIZERS, raw_vector_file, tokenize_items
+from recbole_sigma.grounding.ground import ground_items
+from recbole_sigma.preparation.items import QUANTIZERS, raw_vector_file, tokenize_items
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.values import ItemVectors
 

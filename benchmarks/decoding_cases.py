@@ -19,8 +19,9 @@ from transformers import (
 
 from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.causal import CausalDecoder
-from recbole_sigma.decoding.local import search_in_prefixes, sort_items
+from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.t5 import T5Decoder
+from recbole_sigma.tokenization.catalogue import sort_items
 from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens, deduplicate
 
 SPECIAL = 3

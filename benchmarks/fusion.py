@@ -28,7 +28,7 @@ from tabulate import tabulate
 from recbole_sigma.decoding.fusion import beam_spread
 from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.instructions.rules import draw_hash
-from recbole_sigma.progress import Progress
+from recbole_sigma.machine.progress import Progress
 from recbole_sigma.quick_start import load_data_and_model
 
 DEPTHS = (5, 10, 20, 50, 100)

@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from train_items import TrainItems, print_table
 
-from recbole_sigma.grounding.stage import alignment_report
-from recbole_sigma.preparation import raw_vector_file
+from recbole_sigma.grounding.ground import alignment_report
+from recbole_sigma.preparation.items import raw_vector_file
 
 
 def measure(data: TrainItems, own: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:

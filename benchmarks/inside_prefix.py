@@ -29,7 +29,8 @@ import torch.nn.functional as F  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from recbole_sigma.decoding.approximate import index_prefixes, search_cells  # noqa: E402
-from recbole_sigma.decoding.local import search_in_prefixes, sort_items  # noqa: E402
+from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.tokenization.catalogue import sort_items  # noqa: E402
 
 K = 20
 

@@ -23,12 +23,13 @@ from collections.abc import Callable
 import torch
 
 from recbole_sigma.decoding.beam import search_prefixes, states_of
-from recbole_sigma.decoding.local import search_in_prefixes, sort_items
+from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.prompted import PromptedDecoder
-from recbole_sigma.models.backbone import hidden_states, output_rows
-from recbole_sigma.models.prefixes import build_prefixes
-from recbole_sigma.models.pretrained import grow_pretrained
-from recbole_sigma.pretrained import LoraOptions, recompute_activations
+from recbole_sigma.language.backbone import hidden_states, output_rows
+from recbole_sigma.language.grown import grow_pretrained
+from recbole_sigma.language.loading import recompute_activations
+from recbole_sigma.language.lora import LoraOptions
+from recbole_sigma.tokenization.catalogue import build_prefixes, sort_items
 
 SHAPES = {
     # hidden, layers, heads, key-value heads, head width, feed-forward, vocabulary, tied: from the models'

@@ -23,7 +23,7 @@ import scipy.sparse as sp
 from recbole_sigma.grounding.cooccurrence import windowed_cooccurrence
 from recbole_sigma.grounding.swing import swing
 from recbole_sigma.grounding.views import collaborative_view
-from recbole_sigma.progress import Progress
+from recbole_sigma.machine.progress import Progress
 
 GROUP = 200  # items of a community
 LENGTH = 20  # mean events of a user

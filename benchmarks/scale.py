@@ -142,11 +142,12 @@ def pipeline(folder: Path, size: int, meter: Meter) -> None:
     """Atomic files to ranked lists: load, prepare the items, train a few steps, rank."""
     import torch
 
-    from recbole_sigma import preparation
-    from recbole_sigma.config import SigmaConfig
-    from recbole_sigma.grounding import stage
-    from recbole_sigma.models import sigma
-    from recbole_sigma.quick_start import Judge, build_model, build_trainer, load_data
+    from recbole_sigma.grounding import ground as stage
+    from recbole_sigma.models.sigma import model as sigma
+    from recbole_sigma.preparation import items as preparation
+    from recbole_sigma.quick_start import Judge, build_model, build_trainer
+    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.loaders import load_data
 
     meter.around(stage, "windowed_cooccurrence", "co-occurrence, two windows")
     meter.around(stage, "ppmi_svd", "teacher (SVD)")

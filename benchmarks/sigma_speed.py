@@ -30,8 +30,9 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     torch.set_num_threads(arguments.threads)
 
-    from recbole_sigma.config import SigmaConfig
-    from recbole_sigma.quick_start import build_model, build_trainer, load_data
+    from recbole_sigma.quick_start import build_model, build_trainer
+    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.loaders import load_data
 
     config = SigmaConfig(arguments.model, arguments.dataset, None, {"show_progress": False}, overrides)
     data = load_data(config, config.model_class)

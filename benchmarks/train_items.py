@@ -15,11 +15,11 @@ import torch
 from tabulate import tabulate
 
 import recbole_sigma  # noqa: F401  before RecBole
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.grounding.stage import Sources
-from recbole_sigma.preparation import PreparationOptions, item_sources
-from recbole_sigma.quick_start import load_data
-from recbole_sigma.settings import parse_arguments
+from recbole_sigma.grounding.ground import Sources
+from recbole_sigma.preparation.items import PreparationOptions, item_sources
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
+from recbole_sigma.settings.reading import parse_arguments
 from recbole_sigma.values import UserError
 
 Measure = Callable[["TrainItems", dict[str, Any]], tuple[list[dict[str, Any]], str]]

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from recbole_sigma.cli import main
+from recbole_sigma.commands.main import main
 
 sys.exit(main())

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import recbole.data.utils as stock_data
-from recbole.data.dataset import Dataset
-from recbole.sampler import KGSampler
-from recbole.utils import ModelType, get_trainer, init_seed
+from recbole.utils import get_trainer, init_seed
 
-from recbole_sigma import checkpoint as files
-from recbole_sigma import distributed, plugin, preflight
 from recbole_sigma._compat import repaired_model
-from recbole_sigma.artifacts import fingerprint
-from recbole_sigma.chronology import exact
-from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
+from recbole_sigma.data import checks as preflight
 from recbole_sigma.evaluation.judge import Judge, Judgement
-from recbole_sigma.evaluation.task_report import add_task_rows
-from recbole_sigma.launch import launch, wanted_processes
-from recbole_sigma.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
-from recbole_sigma.runs import RunFolder, run_id
-from recbole_sigma.training import make_trainer
-from recbole_sigma.values import UserError
-
-_STOCK_DATASETS = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
+from recbole_sigma.evaluation.tasks.report import add_task_rows
+from recbole_sigma.machine import processes as distributed
+from recbole_sigma.run import checkpoint as files
+from recbole_sigma.run.config import SigmaConfig, rebuild_config
+from recbole_sigma.run.launch import launch, wanted_processes
+from recbole_sigma.run.loaders import Loaders, load_data, make_dataset_class
+from recbole_sigma.run.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
+from recbole_sigma.run.resume import continue_run, open_run
+from recbole_sigma.run.trainer import make_trainer
 
 
 def run_sigma(
@@ -134,93 +126,6 @@ def run_sigma(
     }
 
 
-class Loaders:
-    """The three loaders of a run and the dataset before its split.
-
-    Attributes:
-        dataset: all events.
-        train, valid, test: RecBole loaders.
-    """
-
-    def __init__(self, dataset: Any, train: Any, valid: Any, test: Any) -> None:
-        self.dataset, self.train, self.valid, self.test = dataset, train, valid, test
-
-
-def load_data(config: Any, model_class: type) -> Loaders:
-    """Check the files, load the dataset with exact time, split it, and make RecBole's loaders.
-
-    RecBole's own functions are not used because they unpickle whatever dataset or loader file lies in
-    ``checkpoint_dir``.
-    """
-    preflight.check_files(config, model_class)
-    init_seed(config["seed"], config["reproducibility"])
-    with _recbole_words(config):
-        dataset = make_dataset_class(model_class)(config)
-    getLogger().info(dataset, extra=FILE_ONLY)
-    preflight.check_dataset(config, dataset)
-    with _recbole_words(config):
-        parts = dataset.build()
-        train_sampler, valid_sampler, test_sampler = stock_data.create_samplers(config, dataset, parts)
-    train_class = stock_data.get_dataloader(config, "train")
-    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
-        arguments = config["train_neg_sample_args"]
-        sampler = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
-        train = train_class(config, parts[0], train_sampler, sampler, shuffle=True)
-    else:
-        train = train_class(config, parts[0], train_sampler, shuffle=config["shuffle"])
-    held_out = []
-    for phase, part, sampler in (("valid", parts[1], valid_sampler), ("test", parts[2], test_sampler)):
-        if not len(part.inter_feat):
-            raise UserError(
-                f"the {phase} part of {config['dataset']} is empty under {config['eval_args']['split']}: "
-                "no user has enough events"
-            )
-        held_out.append(_eval_loader(config, phase, part, sampler))
-    return Loaders(dataset, train, *held_out)
-
-
-@contextlib.contextmanager
-def _recbole_words(config: Any) -> Iterator[None]:
-    """What RecBole says about unusable data is the user's to mend, not a bug."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"RecBole cannot use dataset {config['dataset']!r}: {error}") from error
-
-
-_MAX_SCORES = 1 << 26  # scores of one evaluation batch: 256 MB
-
-
-def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
-    """RecBole's loader with ``eval_batch_size`` users per batch for every model, fewer on a large catalogue.
-
-    RecBole counts sequences for sequential models but user-item scores for the others.
-    """
-    world = distributed.current()
-    if world.several:  # the rows are shared out by RecBole's sampler, and put together by the judge
-        config["single_spec"], config["world_size"] = False, world.size
-    asked = config["eval_batch_size"]
-    rows = max(1, min(int(asked), _MAX_SCORES // part.item_num))
-    config["eval_batch_size"] = rows if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else rows * part.item_num
-    try:
-        return stock_data.get_dataloader(config, phase)(config, part, sampler, shuffle=False)
-    finally:
-        config["eval_batch_size"], config["single_spec"] = asked, True
-
-
-def make_dataset_class(model_class: type) -> type:
-    """Our dataset for our models, else RecBole's by its own lookup, always with exact time."""
-    found = plugin.dataset_class(model_class)
-    if found is None:
-        module = stock_data.importlib.import_module("recbole.data.dataset")
-        found = vars(module).get(f"{model_class.__name__}Dataset")
-        if not (isinstance(found, type) and issubclass(found, Dataset)):
-            found = getattr(module, _STOCK_DATASETS.get(model_class.type, "Dataset"))
-    return exact(found)
-
-
 def build_model(config: Any, model_class: type, train: Any) -> Any:
     """Build a model on the train data, from the seed alone.
 
@@ -246,88 +151,6 @@ def build_trainer(config: Any, model: Any) -> Any:
 
 
 # --- continuing ---
-
-
-def open_run(config: Any, saved: bool) -> RunFolder | None:
-    """Take the folder of this run's state; with ``resume`` the state in it too.
-
-    Raises:
-        UserError: ``resume`` without checkpoints, a damaged state, or a run that is still going.
-    """
-    if not saved:
-        if config["resume"]:
-            raise UserError("resume: nothing is stored with saved=False, so nothing can be continued")
-        return None
-    name = run_id(requested_values(config), distributed.current().size)
-    world = distributed.current()
-    if not world.main:
-        folder, stored = json.loads(distributed.broadcast(""))
-        return RunFolder.follow(folder, stored)
-    run = RunFolder(config["checkpoint_dir"], name, bool(config["resume"]))
-    distributed.broadcast(json.dumps([str(run.folder), run.stored is not None]))
-    logger = getLogger()
-    if config["resume"] and run.stored is None:
-        logger.info(f"resume: no state of this command is stored in {run.root}; it starts from the beginning")
-    run.announce(logger)
-    return run
-
-
-def continue_run(trainer: Any, run: RunFolder, data: Loaders) -> None:
-    """Go on where the stored state ends, if there is one, and keep the state of this run from now on.
-
-    Raises:
-        UserError: the state was written for other data or other item preparation, the model's training loop
-            cannot be continued, or the best weights are gone.
-    """
-    trainer.run, trainer.origin = run, origin(trainer.model, data)
-    saved = run.stored
-    if saved is None:
-        if trainer.config["resume"] and not trainer.exact:
-            raise UserError(
-                f"resume: {trainer.config['model']} has a training loop of its own in RecBole, which cannot "
-                "be continued exactly: run the command without --resume"
-            )
-        return
-    for what, digest in trainer.origin.items():
-        if saved.meta["origin"].get(what) != digest:
-            raise UserError(
-                f"resume: the {what} changed since {saved.path} was written: restore it, or run the command "
-                "without --resume to start anew"
-            )
-    best = Path(trainer.config["checkpoint_dir"]) / saved.meta["best_file"]
-    if saved.meta["best_epoch"] is not None and not best.is_file():
-        raise UserError(
-            f"resume: {best}, which holds the best weights so far, is gone: run the command without --resume"
-        )
-    trainer.saved_model_file = str(best)
-    if saved.meta.get("finished"):
-        trainer.accept_finished(saved)
-        getLogger().info(f"the run is finished; its weights are tested again: {best}")
-    else:
-        trainer.continue_from(saved)
-        trainer.trained = bool(saved.meta["trained"])
-
-
-def origin(model: Any, data: Loaders) -> dict[str, str]:
-    """Digests of what a run learns from: the events and names of the dataset, and the prepared items."""
-    dataset = data.train._dataset
-    events = dataset.chronology
-    names = {
-        field: list(map(str, dataset.field2id_token[field]))
-        for field in (dataset.uid_field, dataset.iid_field)
-    }
-    found = {
-        "dataset": fingerprint(
-            users=events.users, items=events.items, times=events.times, names=names, held=dataset.held_out
-        )
-    }
-    if hasattr(model, "checkpoint_extra"):
-        extra = model.checkpoint_extra()
-        # text is JSON, whose keys come in another order from the cache
-        found["item preparation"] = fingerprint(
-            **{name: json.loads(value) if isinstance(value, str) else value for name, value in extra.items()}
-        )
-    return found
 
 
 # --- reloading ---

@@ -69,3 +69,6 @@ class RankedItems:
     def short(self) -> Tensor:
         """Number of empty slots per row, int64 [B]."""
         return (self.items == 0).sum(dim=1)
+
+
+Pairs = tuple[Tensor, Tensor]

@@ -24,8 +24,8 @@ def main(folder: Path) -> int:
     threading.Thread(target=_stop_with_launcher, daemon=True).start()
     rank = os.environ["RANK"]
     try:
-        from recbole_sigma.launch import write_result
         from recbole_sigma.quick_start import run_sigma
+        from recbole_sigma.run.launch import write_result
 
         result = run_sigma(**call)
         if rank == "0":
@@ -38,7 +38,7 @@ def main(folder: Path) -> int:
 
 def _explain(error: BaseException, path: Path) -> None:
     """Say why this process ends; a lost connection weighs least, since it follows from another's end."""
-    from recbole_sigma.logs import without_secrets
+    from recbole_sigma.run.logs import without_secrets
 
     lost = "onnection" in str(error) or "DistBackendError" in type(error).__name__
     told: dict[str, Any] = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma import artifacts
-from recbole_sigma.artifacts import ArtifactStore, fingerprint, write_atomically
+from recbole_sigma.machine import files as artifacts
+from recbole_sigma.machine.files import ArtifactStore, fingerprint, write_atomically
 from recbole_sigma.values import UserError
 
 

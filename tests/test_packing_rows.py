@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.data import WindowPacker, packed_sequences, split_events
+from recbole_sigma.data.windows import WindowPacker, packed_sequences, split_events
 from recbole_sigma.values import UserError
 
 

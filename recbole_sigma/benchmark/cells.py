@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sigma.benchmark.diversity import intra_list_distance
 from recbole_sigma.benchmark.folder import FORMAT, RunFolder
 from recbole_sigma.benchmark.plan import MEMORY, Cell, Plan, Training
+from recbole_sigma.evaluation.diversity import intra_list_distance
 from recbole_sigma.evaluation.judge import Judge, Judgement
 
 _TRAINED = ("best_valid_result", "best_epoch", "history", "parameters", "versions")
@@ -103,8 +103,8 @@ def judge_again(
     cell: Cell, trained: dict[str, Any], folder: RunFolder, training: Training, plan: Plan
 ) -> Judged:
     """Judge a training's weights under another cell's settings, on validation and on test."""
-    from recbole_sigma.config import SigmaConfig
     from recbole_sigma.quick_start import load_data_and_model
+    from recbole_sigma.run.config import SigmaConfig
 
     wall, cpu = time.perf_counter(), time.process_time()
     differing = {key: value for key, value in cell.config.items() if trained["config"].get(key) != value}

@@ -12,7 +12,7 @@ from recbole_sigma.benchmark.report import write_report
 from recbole_sigma.benchmark.results import collect
 from recbole_sigma.benchmark.run import run_plan
 from recbole_sigma.benchmark.variants import rows_of
-from recbole_sigma.settings import nearest
+from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
 
 POLICIES: dict[str, tuple[bool, ...]] = {"filtered": (True,), "unfiltered": (False,), "both": (True, False)}

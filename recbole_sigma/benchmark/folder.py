@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import yaml
 
-from recbole_sigma.artifacts import write_atomically
-from recbole_sigma.settings import declared_keys
+from recbole_sigma.machine.files import write_atomically
+from recbole_sigma.settings.keys import declared_keys
 from recbole_sigma.values import UserError
 
 FORMAT = 2

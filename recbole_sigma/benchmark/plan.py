@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma import __version__
-from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.benchmark.variants import Row
-from recbole_sigma.runs import NOT_PART_OF_A_RUN
+from recbole_sigma.machine.files import fingerprint
+from recbole_sigma.run.folder import NOT_PART_OF_A_RUN
 from recbole_sigma.values import UserError
 
 MACHINE = NOT_PART_OF_A_RUN | frozenset(
@@ -138,9 +138,9 @@ def make_plan(
     Raises:
         UserError: with the problems of the first row that has any.
     """
-    from recbole_sigma import preflight
-    from recbole_sigma.config import SigmaConfig
-    from recbole_sigma.settings import load_yaml, parse_arguments
+    from recbole_sigma.data import checks as preflight
+    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.settings.reading import load_yaml, parse_arguments
 
     files, words, given = tuple(map(str, files)), tuple(words), dict(values or {})
     asked = parse_arguments(words, [])
@@ -211,9 +211,9 @@ def make_plan(
 
 def decoding_keys(model_class: type) -> frozenset[str]:
     """Keys that change what a trained model recommends, not the model."""
-    from recbole_sigma import plugin
+    from recbole_sigma.models import registry
 
-    return MEMORY | {key for name in plugin.ours(model_class) for key in DECODING.get(name, ())}
+    return MEMORY | {key for name in registry.ours(model_class) for key in DECODING.get(name, ())}
 
 
 def needs_spread(config: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.benchmark.results import title
-from recbole_sigma.benchmark.significance import OWN, by_popularity, curve, trained_cells
+from recbole_sigma.benchmark.statistics import OWN, by_popularity, curve, trained_cells
 from recbole_sigma.benchmark.tables import policies, policy_name
 
 MISSING = "no plots: matplotlib is not installed (pip install 'recbole-sigma[report]')"

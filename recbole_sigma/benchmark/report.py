@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.artifacts import write_atomically
 from recbole_sigma.benchmark import plots, tables
 from recbole_sigma.benchmark.results import title
-from recbole_sigma.benchmark.significance import seconds_to_level, significance
+from recbole_sigma.benchmark.statistics import seconds_to_level, significance
+from recbole_sigma.machine.files import write_atomically
 from recbole_sigma.values import UserError
 
 _STYLE = """

@@ -9,7 +9,7 @@ from typing import Any
 from recbole_sigma.benchmark import cells
 from recbole_sigma.benchmark.folder import RunFolder
 from recbole_sigma.benchmark.plan import Cell, Plan, Training
-from recbole_sigma.progress import Progress
+from recbole_sigma.machine.progress import Progress
 from recbole_sigma.values import UserError
 
 

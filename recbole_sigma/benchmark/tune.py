@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 
 from recbole_sigma import __version__
-from recbole_sigma.artifacts import fingerprint, write_atomically
 from recbole_sigma.benchmark import space as spaces
 from recbole_sigma.benchmark.cells import commit, now
 from recbole_sigma.benchmark.folder import try_lock
 from recbole_sigma.benchmark.plan import HISTORY, data_fingerprint, plain
 from recbole_sigma.benchmark.variants import Row, rows_of
-from recbole_sigma.progress import Progress
-from recbole_sigma.settings import load_yaml, parse_arguments
+from recbole_sigma.machine.files import fingerprint, write_atomically
+from recbole_sigma.machine.progress import Progress
+from recbole_sigma.settings.reading import load_yaml, parse_arguments
 from recbole_sigma.values import UserError
 
 FORMAT = 1
@@ -61,8 +61,8 @@ def tune(
     Raises:
         UserError: for anything unusable, before the first training.
     """
-    from recbole_sigma import preflight
-    from recbole_sigma.config import SigmaConfig
+    from recbole_sigma.data import checks as preflight
+    from recbole_sigma.run.config import SigmaConfig
 
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}")
@@ -268,12 +268,13 @@ def fit(
     """
     from recbole_sigma import quick_start
     from recbole_sigma._compat import repaired_model
-    from recbole_sigma.config import SigmaConfig
+    from recbole_sigma.run import loaders
+    from recbole_sigma.run.config import SigmaConfig
 
     config = SigmaConfig(model, dataset, list(files), values, words)
     model_class = repaired_model(config.model_class)
     quick_start.start_log(config)
-    data = quick_start.load_data(config, model_class)
+    data = loaders.load_data(config, model_class)
     trainer = quick_start.build_trainer(config, quick_start.build_model(config, model_class, data.train))
     trainer.judge.collector.data_collect(data.train)
     score, metrics = trainer.fit(

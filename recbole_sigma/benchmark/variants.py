@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.settings import load_yaml, nearest, properties_dir, raise_all
+from recbole_sigma.settings.reading import load_yaml, nearest, raise_all
+from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
 
 FIELDS = ("name", "base", "values", "why", "source")
@@ -50,7 +51,7 @@ def rows_of(words: Iterable[str]) -> list[Row]:
     Raises:
         UserError: with every word that means nothing, and every name that would stand in the table twice.
     """
-    from recbole_sigma import plugin
+    from recbole_sigma.models import registry
 
     problems: list[str] = []
     rows: list[Row] = []
@@ -64,9 +65,9 @@ def rows_of(words: Iterable[str]) -> list[Row]:
     known: dict[str, bool] = {}
     for row in rows:
         if row.base not in known:
-            known[row.base] = plugin.find_model(row.base) is not None
+            known[row.base] = registry.find_model(row.base) is not None
             if not known[row.base]:
-                names = (*plugin.model_names(), *shipped())
+                names = (*registry.model_names(), *shipped())
                 problems.append(f"unknown model {row.base!r}{nearest(row.base, names)}")
     taken = [row.name for row in rows]
     problems += [

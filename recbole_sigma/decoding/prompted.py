@@ -33,7 +33,7 @@ class PromptedDecoder(BranchingDecoder):
     Args:
         forward: (embeddings float [B, Q, d], position ids int64 [B, Q], may-attend bool [B, Q, S + P + Q],
             cache) -> last hidden states float [B, Q, d]: one pass of the trunk that reads and extends the
-            cache, such as :func:`recbole_sigma.models.backbone.hidden_states` bound to a model. The model
+            cache, such as :func:`recbole_sigma.language.backbone.hidden_states` bound to a model. The model
             must honour a 4-D mask (sdpa or eager attention).
         embed: vocabulary ids -> input embeddings.
         head: (hidden [B, W, d], vocabulary ids int64 [n] or None) -> logits [B, W, n], over the whole

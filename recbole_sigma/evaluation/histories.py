@@ -8,10 +8,8 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_sigma.chronology import Chronology
-from recbole_sigma.values import UserError
-
-Pairs = tuple[Tensor, Tensor]
+from recbole_sigma.data.events import Chronology
+from recbole_sigma.values import Pairs, UserError
 
 
 class Histories:
@@ -30,7 +28,7 @@ class Histories:
         if chronology is None:
             raise UserError(
                 "the evaluator needs the events in order: build the dataset through "
-                "recbole_sigma.chronology.exact"
+                "recbole_sigma.data.events.exact"
             )
         self.chronology: Chronology = chronology
         self.user_field, self.time_field = dataset.uid_field, dataset.time_field

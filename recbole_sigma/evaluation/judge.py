@@ -15,15 +15,14 @@ from recbole.evaluator import Evaluator
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
-from recbole_sigma.decoding.memory import WEIGHTS, Bonus, add_bonus
+from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
+from recbole_sigma.decoding.votes import WEIGHTS, Bonus, Recall, add_bonus
 from recbole_sigma.evaluation.collector import RankedCollector
-from recbole_sigma.evaluation.histories import Histories, Pairs
-from recbole_sigma.evaluation.metrics import without_beam
-from recbole_sigma.evaluation.recall import Recall
+from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.evaluation.shards import Shard
-from recbole_sigma.progress import Counted, Progress
-from recbole_sigma.ranking import pairs_of_rows, top_k
-from recbole_sigma.values import RankedItems, UserError
+from recbole_sigma.machine.progress import Counted, Progress
+from recbole_sigma.models.contract import without_beam
+from recbole_sigma.values import Pairs, RankedItems, UserError
 
 _PAIRS = 1 << 18  # user-item pairs scored at once for a model that has only ``predict``
 

@@ -79,16 +79,6 @@ class Prefix_Survival(AbstractMetric):  # noqa: N801  RecBole names a metric by 
         return {f"prefix_survival@{self.longest}": round(share, self.decimal_place)}
 
 
-def without_beam(model_class: type) -> str | None:
-    """The sentence about a model that has no beam search for ``prefix_survival`` to judge, or None."""
-    if hasattr(model_class, "prefix_survival"):
-        return None
-    return (
-        "metric prefix_survival compares a beam search with the exact list, and "
-        f"{model_class.__name__} has no beam search: take it out of metrics"
-    )
-
-
 class _FilledSlots:
     """RecBole's list metrics over filled slots only: item 0 is an empty slot, not a recommendation.
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_sigma.grounding.encoders import Tower
+from recbole_sigma.grounding.tower import Tower
 from recbole_sigma.grounding.views import PairView
 
 

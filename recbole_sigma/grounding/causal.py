@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_sigma.grounding.encoders import Tower
-from recbole_sigma.grounding.text import filled_texts
-from recbole_sigma.pretrained import LoraOptions, add_lora, load_causal_model, load_tokenizer
+from recbole_sigma.grounding.tower import Tower, filled_texts
+from recbole_sigma.language.loading import load_causal_model, load_tokenizer
+from recbole_sigma.language.lora import LoraOptions, add_lora
 from recbole_sigma.values import UserError
 
 KEY = "grounding_text_encoder"

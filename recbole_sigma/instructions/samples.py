@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sigma.artifacts import fingerprint
 from recbole_sigma.instructions.fields import Material, gather
 from recbole_sigma.instructions.rules import TaskOff, TaskRows, qualify
 from recbole_sigma.instructions.tasks import GENERAL, chosen_tasks
-from recbole_sigma.settings import properties_dir
+from recbole_sigma.machine.files import fingerprint
+from recbole_sigma.settings.recipes import properties_dir
 
 TEMPLATE_COPIES = 50
 PARTS = ("train", "valid", "test")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from recbole_sigma.settings import nearest
+from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
 
 GENERAL = "JustForYou"

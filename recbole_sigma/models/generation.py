@@ -14,23 +14,27 @@ from torch import Tensor, nn
 from recbole_sigma.decoding.approximate import PrefixIndexes, index_prefixes
 from recbole_sigma.decoding.beam import Beams, SeenItems, search_prefixes, states_of
 from recbole_sigma.decoding.exact import prefix_survival
-from recbole_sigma.decoding.fusion import item_scale, prefix_log_weights
-from recbole_sigma.decoding.hybrid import fuse_dense, fused_scores
-from recbole_sigma.decoding.local import SortedItems, search_in_prefixes, sort_items
-from recbole_sigma.decoding.memory import Bonus, add_bonus
+from recbole_sigma.decoding.fusion import fuse_dense, fused_scores, item_scale, prefix_log_weights
+from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.prompted import PromptedDecoder
-from recbole_sigma.models.backbone import hidden_states
-from recbole_sigma.models.fusion import ItemFusion
-from recbole_sigma.models.interest import InterestPath
+from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
+from recbole_sigma.decoding.votes import Bonus, add_bonus
+from recbole_sigma.language.backbone import hidden_states
 from recbole_sigma.models.losses import Seen, hide
-from recbole_sigma.models.objectives import GlobalObjective, PaperObjective
-from recbole_sigma.models.packed_model import length_groups
-from recbole_sigma.models.prefixes import PrefixSpace, rows_at_once, search_widths
-from recbole_sigma.models.recency import RecencyPath
-from recbole_sigma.models.task_labels import INSTRUCTION, TaskLabels
-from recbole_sigma.models.trunk import PackedTrunk, Prompt
-from recbole_sigma.models.word_path import WordPath
-from recbole_sigma.ranking import pairs_of_rows, top_k
+from recbole_sigma.models.packed import length_groups
+from recbole_sigma.models.sigma.item_tokens import ItemFusion
+from recbole_sigma.models.sigma.joint import GlobalObjective
+from recbole_sigma.models.sigma.labels import INSTRUCTION, TaskLabels
+from recbole_sigma.models.sigma.paper import PaperObjective
+from recbole_sigma.models.sigma.paths import InterestPath, RecencyPath, WordPath
+from recbole_sigma.models.sigma.trunk import PackedTrunk, Prompt
+from recbole_sigma.tokenization.catalogue import (
+    PrefixSpace,
+    SortedItems,
+    rows_at_once,
+    search_widths,
+    sort_items,
+)
 from recbole_sigma.values import RankedItems
 
 _DENSE_CELLS = 1 << 25  # [row, item] scores held at once

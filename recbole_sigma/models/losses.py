@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_sigma.decoding.hybrid import PrefixBuckets
+from recbole_sigma.tokenization.catalogue import PrefixBuckets
 
 Seen = tuple[Tensor, Tensor]
 """(prediction int64 [P], item int64 [P]) pairs that are left out of a softmax over items."""

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
-from recbole_sigma.data import PackedDataset, packed_sequences
+from recbole_sigma.data.dataset import PackedDataset
+from recbole_sigma.data.windows import packed_sequences
 from recbole_sigma.models.losses import catalogue_cross_entropy, seen_pairs
-from recbole_sigma.models.packed_model import PackedModel, length_groups
+from recbole_sigma.models.packed import PackedModel, length_groups
 
 
 class PackedSASRecDataset(PackedDataset):

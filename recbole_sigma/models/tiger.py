@@ -10,7 +10,6 @@ sources.
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 import numpy as np
@@ -19,31 +18,23 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
-from tqdm import tqdm
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recbole_sigma.artifacts import ArtifactStore, fingerprint
-from recbole_sigma.data import PackedDataset, WindowPacker
+from recbole_sigma.data.dataset import PackedDataset
+from recbole_sigma.data.windows import WindowPacker
 from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.exact import exact_top_k, prefix_survival, score_candidates
-from recbole_sigma.decoding.memory import Bonus, best_of, bonus_of, strongest
 from recbole_sigma.decoding.t5 import T5Decoder
-from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
-from recbole_sigma.grounding.text import encode_texts
-from recbole_sigma.models.packed_model import PackedModel
-from recbole_sigma.preparation import item_texts
-from recbole_sigma.tokenization.health import code_health
-from recbole_sigma.tokenization.import_codes import items_fingerprint, read_codes
-from recbole_sigma.tokenization.quantizers import rq_kmeans
-from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
-from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens, deduplicate
+from recbole_sigma.decoding.votes import Bonus, best_of, bonus_of, strongest
+from recbole_sigma.models.packed import PackedModel
+from recbole_sigma.preparation.codes import _item_tokens, prepare_codes
+from recbole_sigma.tokenization.published_ids import items_fingerprint
+from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens
 from recbole_sigma.values import ItemCodes, RankedItems, UserError
 
 SAMPLES = ("all", "one")
-QUANTIZERS = ("rq-kmeans", "rq-vae", "file:<path>")
 PAD = 0
 _CHUNK = 64  # rows of similar length that share one forward pass in training
-_CODE_VERSION = 1
 
 
 class PrefixPacker(WindowPacker):
@@ -273,116 +264,3 @@ class TIGER(PackedModel, SequentialRecommender):
         """The semantic IDs travel with the weights."""
         header = {"sizes": list(self.codes.sizes), "items_sha256": self.items_sha256}
         return {"codes": self.codes.codes, "codes_header": json.dumps(header)}
-
-
-def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
-    """Make or load the semantic IDs of a dataset, de-duplication digit included.
-
-    Args:
-        dataset: the train part of a built dataset.
-        config: RecBole config with the keys of ``properties/model/TIGER.yaml``.
-
-    Returns:
-        codes of all levels; nothing but item metadata and train events went into them.
-
-    Raises:
-        UserError: an unknown quantizer or vector, or what the quantizer itself refuses.
-    """
-    quantizer, logger = str(config["tokenizer_quantizer"]), logging.getLogger()
-    tokens = _item_tokens(dataset)
-    kind, _, path = quantizer.partition(":")
-    if kind == "file" and path:
-        numbering, fields = config["tokenizer_codes_numbering"], config["text_fields"]
-        codes = read_codes(
-            path,
-            tokens,
-            None if numbering is None else str(numbering),
-            (lambda: item_texts(dataset, fields)) if fields else None,
-        )
-        sizes = (int(codes.max()) + 1,) * codes.shape[1]
-        logger.info("%s", code_health(codes[1:].numpy(), sizes, codes.shape[1]))
-        if len(torch.unique(codes[1:], dim=0)) == len(codes) - 1:
-            return ItemCodes(codes, sizes, 0)
-        unique, digits = deduplicate(codes)
-        return ItemCodes(unique, (*sizes, digits), 0)
-    if quantizer not in QUANTIZERS[:2]:
-        raise UserError(f"tokenizer_quantizer: '{quantizer}' is unknown; use one of {', '.join(QUANTIZERS)}")
-    levels, size = int(config["tokenizer_levels"]), int(config["tokenizer_codebook_size"])
-    if levels < 1 or size < 1:
-        raise UserError(
-            f"tokenizer_levels and tokenizer_codebook_size must be at least 1, not {levels} and {size}"
-        )
-    vectors = _item_vectors(dataset, config)
-    options = RQVAEOptions(
-        latent=int(config["rqvae_latent"]),
-        hidden=tuple(int(width) for width in config["rqvae_hidden"]),
-        epochs=int(config["rqvae_epochs"]),
-        batch=int(config["rqvae_batch"]),
-        learning_rate=float(config["rqvae_learning_rate"]),
-        weight_decay=float(config["rqvae_weight_decay"]),
-        seed=int(config["seed"]),
-    )
-    used = (
-        {"seed": options.seed}
-        if quantizer == "rq-kmeans"
-        else vars(options) | {"hidden": list(options.hidden)}
-    )
-    key = fingerprint(
-        version=_CODE_VERSION,
-        items=tokens,
-        vectors=vectors,
-        quantizer=quantizer,
-        levels=levels,
-        size=size,
-        options=used,
-    )
-    store = ArtifactStore(config["artifact_dir"])
-    stored = store.load("tiger-codes", key)
-    if stored is not None:
-        logger.info("Semantic IDs read from %s", store.path("tiger-codes", key))
-        return ItemCodes(stored[0]["codes"], tuple(stored[1]["sizes"]), 0)
-    if quantizer == "rq-vae":
-        bar = (lambda epochs: tqdm(epochs, desc="RQ-VAE", ncols=100)) if config["show_progress"] else None
-        raw, _ = rq_vae(vectors, (size,) * levels, options, bar)
-    else:
-        raw, _ = rq_kmeans(vectors, (size,) * levels, options.seed)
-    logger.info("%s", code_health(raw, (size,) * levels, levels))
-    padded = torch.cat([torch.zeros(1, levels, dtype=torch.int64), torch.from_numpy(raw)])
-    unique, digits = deduplicate(padded)
-    sizes = (*(size,) * levels, digits)
-    store.save("tiger-codes", key, {"codes": unique}, {"sizes": list(sizes)})
-    return ItemCodes(unique, sizes, 0)
-
-
-def _item_vectors(dataset: Any, config: Any) -> np.ndarray:
-    """Vectors to quantize [N - 1, d]: item text (the paper's), train co-occurrence, or both."""
-    parts = []
-    seed = int(config["seed"])
-    for name in config["tokenizer_vectors"] or ():
-        if name == "text":
-            if not config["text_fields"]:
-                raise UserError(
-                    f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items "
-                    "have no text to quantize; add for example text_fields: [title], or set "
-                    "tokenizer_vectors: [collaborative]"
-                )
-            texts = item_texts(dataset, config["text_fields"])
-            parts.append(
-                encode_texts(
-                    texts, str(config["grounding_text_encoder"]), int(config["grounding_text_dim"]), seed
-                )
-            )
-        elif name == "collaborative":
-            users, items = dataset.train_events().sequences()
-            window = int(config["grounding_teacher_window"])
-            counts = windowed_cooccurrence(users, items, dataset.item_num, window)
-            parts.append(ppmi_svd(counts, int(config["grounding_teacher_dim"]), seed))
-        else:
-            raise UserError(f"tokenizer_vectors: '{name}' is unknown; use text, collaborative or both")
-    if not parts:
-        raise UserError("tokenizer_vectors names no vectors: use [text], [collaborative] or both")
-    return np.ascontiguousarray(np.concatenate(parts, axis=1)[1:], dtype=np.float32)
-
-
-def _item_tokens(dataset: Any) -> list[str]:
-    return [str(token) for token in dataset.field2id_token[dataset.iid_field]]

@@ -18,7 +18,7 @@ from recbole.utils import InputType
 from scipy import sparse
 from torch import Tensor, nn
 
-from recbole_sigma.grounding.neighbours import recency_weights, window_similarity
+from recbole_sigma.grounding.cooccurrence import recency_weights, window_similarity
 
 
 class WindowItemKNN(SequentialRecommender):

@@ -12,7 +12,7 @@ import pytest
 
 from recbole_sigma.benchmark import plots, rebuild_report, report, tables
 from recbole_sigma.benchmark.results import summarize
-from recbole_sigma.cli import main
+from recbole_sigma.commands.main import main
 from recbole_sigma.values import UserError
 
 NASTY = r"A_100% & <b>\x{y}^~#$|"

@@ -16,7 +16,7 @@ import pytest
 from recbole_sigma import quick_start
 from recbole_sigma.benchmark import RunFolder, collect, make_plan, rows_of, run_benchmark, run_plan
 from recbole_sigma.benchmark.plan import losses_follow_policy
-from recbole_sigma.cli import main
+from recbole_sigma.commands.main import main
 from recbole_sigma.values import UserError
 
 
@@ -88,15 +88,16 @@ def test_fusion_that_needs_a_spread_from_training_gets_a_training_that_measured_
 
 def test_the_rule_of_the_losses_covers_every_model_that_reads_the_policy() -> None:
     """A model whose code reads filter_seen needs a *_mask_seen key, or cells would share wrong weights."""
-    from recbole_sigma.settings import load_yaml, properties_dir
+    from recbole_sigma.settings.reading import load_yaml
+    from recbole_sigma.settings.recipes import properties_dir
 
     root = Path(quick_start.__file__).parent / "models"
-    readers = {p.stem for p in root.glob("*.py") if 'config["filter_seen"]' in p.read_text()}
+    readers = {p.stem for p in root.rglob("*.py") if 'config["filter_seen"]' in p.read_text()}
     keyed = set()
     for path in (properties_dir() / "model").glob("*.yaml"):
         if losses_follow_policy(load_yaml(path)):
             keyed.add(path.stem)
-    assert readers == {"sigma", "packed_sasrec"} and keyed == {"SIGMA", "PackedSASRec"}
+    assert readers == {"model", "packed_sasrec"} and keyed == {"SIGMA", "PackedSASRec"}
 
 
 def test_one_history_for_every_model_unless_asked(planted) -> None:
@@ -313,7 +314,7 @@ def test_a_training_killed_between_epochs_goes_on_with_the_next_epoch(planted, s
     whole = bench(planted, ["PackedSASRec"], output="whole", values=small)["cells"][0]
 
     def die() -> int:
-        from recbole_sigma.training import SigmaTrainer
+        from recbole_sigma.run.trainer import SigmaTrainer
 
         real = SigmaTrainer._train_epoch
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recbole_sigma.benchmark import significance as sig
+from recbole_sigma.benchmark import statistics
 from recbole_sigma.benchmark.statistics import bootstrap_means, compare, hit_at, holm, ndcg_at, two_sided_p
 from recbole_sigma.values import UserError
 
@@ -114,48 +114,50 @@ def test_seeds_are_averaged_per_user_and_the_best_baseline_is_no_row_of_ours() -
         "SIGMA": [[1, 1, 1, 1]],
         "X": [[1, 1, 1, 0]],
     }
-    ndcg, hits = sig.significance(record(rows, base={"X": "SIGMA"}), 200)
+    ndcg, hits = statistics.significance(record(rows, base={"X": "SIGMA"}), 200)
     assert ndcg["reference"] == "A" and hits["metric"] == "hit@10" and hits["users"] == 4
     assert hits["rows"]["A"]["mean"] == 0.25 and hits["rows"]["A"]["against"] is None
     assert hits["rows"]["SIGMA"]["against"]["ratio"] == 4.0
-    assert sig.significance(record(rows), 50, reference="B")[0]["reference"] == "B"
+    assert statistics.significance(record(rows), 50, reference="B")[0]["reference"] == "B"
     with pytest.raises(UserError, match="--reference=C is no row"):
-        sig.significance(record(rows), 50, reference="C")
+        statistics.significance(record(rows), 50, reference="C")
 
 
 def test_a_reference_serves_the_policies_that_judged_it() -> None:
     both = record({"A": [[1, 0, 0, 0]], "B": [[0, 0, 0, 0]]})
     kept = record({"A": [[1, 0, 0, 0]], "C": [[0, 0, 0, 0]]})["cells"]
     both["cells"] += [{**cell, "filter_seen": False} for cell in kept]
-    found = {test["filter_seen"]: test["reference"] for test in sig.significance(both, 50, reference="B")}
+    found = {
+        test["filter_seen"]: test["reference"] for test in statistics.significance(both, 50, reference="B")
+    }
     assert found == {True: "B", False: "A"}
 
 
 def test_users_with_several_targets_count_once() -> None:
     made = record({"A": [[1, 1, 1, 0]], "B": [[1, 1, 1, 0]]}, users=[1, 1, 1, 2])
     made["judged"][0]["targets"] = [5, 6, 7, 5]
-    assert sig.significance(made, 50)[1]["rows"]["A"]["mean"] == 0.5
+    assert statistics.significance(made, 50)[1]["rows"]["A"]["mean"] == 0.5
 
 
 def test_rows_are_aligned_by_user_and_target() -> None:
     made = record({"A": [[1, 0, 3]], "B": [[0, 0, 0]]})
     made["judged"].append({"users": [3, 1], "targets": [5, 5], "train_counts": [3, 3]})
     made["cells"][1]["places"] = {"judged": 1, "places": [30, 10]}
-    places, about = sig.places_by_user(made, True)
+    places, about = statistics.places_by_user(made, True)
     assert about["users"].tolist() == [1, 3]
     assert places["A"].tolist() == [[1, 3]] and places["B"].tolist() == [[10, 30]]
     made["judged"][1]["targets"] = [9, 9]
     with pytest.raises(UserError, match="different users or items"):
-        sig.places_by_user(made, True)
+        statistics.places_by_user(made, True)
 
 
 def test_popularity_bins() -> None:
     made = record({"A": [[1, 0, 11, 2], [1, 0, 1, 2]]}, counts=[0, 4, 1, 1000])
-    found = sig.by_popularity(made, True)
+    found = statistics.by_popularity(made, True)
     assert found == {"bins": ["0", "1-4", "1000-9999"], "targets": [1, 2, 1], "rows": {"A": [1.0, 0.25, 1.0]}}
     # one target in 101 is less than 2 %: it joins its neighbour, at either end
     made = record({"A": [[1] * 51 + [0] * 50]}, counts=[0] + [3] * 50 + [60] * 49 + [20_000])
-    found = sig.by_popularity(made, True)
+    found = statistics.by_popularity(made, True)
     assert found == {"bins": ["0-4", "50+"], "targets": [51, 50], "rows": {"A": [1.0, 0.0]}}
 
 
@@ -170,11 +172,11 @@ def test_seconds_to_a_level() -> None:
         points = curves[cell["row"]["name"]][cell["seed"]]
         cell["history"] = [{"train_cpu_seconds": s, "valid": {"ndcg@10": v}} for s, v in points]
         cell["seconds"] = {"cpu_data": 2.0, "cpu_model": 1.0}
-    found = sig.seconds_to_level(made)
+    found = statistics.seconds_to_level(made)
     assert found["level"] == 0.3 and found["rows"]["PackedSASRec"]["cpu_seconds"] == 5.0
     assert found["rows"]["A"] == {"reached": 1, "seeds": 2, "cpu_seconds": 11.0, "best": pytest.approx(0.3)}
     assert found["rows"]["Pop"]["cpu_seconds"] is None
-    assert sig.seconds_to_level(record({"A": [[1]]}) | {"cells": []}) == {}
+    assert statistics.seconds_to_level(record({"A": [[1]]}) | {"cells": []}) == {}
 
 
 def test_a_training_shows_once_under_its_own_row_or_the_first_judged_on_it() -> None:
@@ -185,5 +187,5 @@ def test_a_training_shows_once_under_its_own_row_or_the_first_judged_on_it() -> 
         name = cell["row"]["name"]
         cell["training"] = f"{name[0]} {cell['seed']}"
         cell["weights"] = {"shared": None if name == "A" else "decoding"}
-    shown = [(cell["row"]["name"], cell["seed"]) for cell in sig.trained_cells(made)]
+    shown = [(cell["row"]["name"], cell["seed"]) for cell in statistics.trained_cells(made)]
     assert shown == [("A+memory", 1), ("A", 0), ("B-fixed", 0)]

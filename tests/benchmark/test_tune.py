@@ -14,8 +14,9 @@ from recbole_sigma.benchmark import space as spaces
 from recbole_sigma.benchmark import tune as module
 from recbole_sigma.benchmark.tune import tune
 from recbole_sigma.benchmark.variants import rows_of
-from recbole_sigma.cli import main
-from recbole_sigma.settings import load_yaml, properties_dir
+from recbole_sigma.commands.main import main
+from recbole_sigma.settings.reading import load_yaml
+from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
 
 SPACE = "learning_rate: {low: 1.0e-3, high: 1.0e-1, log: true}\nembedding_size: {choices: [4, 8]}\n"
@@ -37,7 +38,7 @@ def trials_of(path) -> list[dict]:
 
 
 def test_every_shipped_space_is_read_and_fits_its_model() -> None:
-    from recbole_sigma.config import SigmaConfig
+    from recbole_sigma.run.config import SigmaConfig
 
     for path in (properties_dir() / "tune").glob("*.yaml"):
         space = spaces.read_space(path)
@@ -78,17 +79,17 @@ def test_spaces_that_cannot_be_searched(text, sentence, scratch: Path) -> None:
 
 
 def test_a_search_logs_every_trial_and_never_reads_the_test_set(planted, space_file, monkeypatch) -> None:
-    from recbole_sigma import quick_start
     from recbole_sigma.evaluation.judge import Judge
+    from recbole_sigma.run import loaders
 
-    loaders, judged = [], []
-    load, judge = quick_start.load_data, Judge.judge
-    monkeypatch.setattr(quick_start, "load_data", lambda *a: (loaders.append(load(*a)), loaders[-1])[1])
+    loaded, judged = [], []
+    load, judge = loaders.load_data, Judge.judge
+    monkeypatch.setattr(loaders, "load_data", lambda *a: (loaded.append(load(*a)), loaded[-1])[1])
     monkeypatch.setattr(
         Judge, "judge", lambda self, m, data, **k: (judged.append(data), judge(self, m, data, **k))[1]
     )
     (found,) = run(planted, space_file)
-    assert judged and all(any(data is each.valid for each in loaders) for data in judged)
+    assert judged and all(any(data is each.valid for each in loaded) for data in judged)
     done = trials_of("t/BPR-planted.jsonl")
     assert [t["trial"] for t in done] == [0, 1, 2] and done[0]["point"] == {}
     assert all(t["cpu_seconds"] > 0 and t["metrics"]["ndcg@10"] == t["valid"] for t in done)

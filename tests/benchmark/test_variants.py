@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_sigma import plugin
 from recbole_sigma.benchmark.variants import Row, read_variant, rows_of, shipped
+from recbole_sigma.models import registry
 from recbole_sigma.values import UserError
 
 GOOD = "name: Mine\nbase: BPR\nvalues: {embedding_size: 8}\nwhy: smaller\nsource: me\n"
@@ -103,12 +103,12 @@ def test_values_may_stand_in_a_property_file(scratch: Path) -> None:
 
 
 def test_shipped_variants_are_complete_and_known() -> None:
-    from recbole_sigma.config import SigmaConfig
-    from recbole_sigma.settings import declared_keys
+    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.settings.keys import declared_keys
 
     for name, row in shipped().items():
         assert row.why and row.source, name
-        assert plugin.find_model(row.base) is not None, name
+        assert registry.find_model(row.base) is not None, name
         config = SigmaConfig(row.base, "ml-100k", config_dict=row.values)
         base = SigmaConfig(row.base, "ml-100k")
         assert any(config[key] != base[key] for key in row.values) or name == "SASRec-CE", name

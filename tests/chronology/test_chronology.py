@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_sigma.chronology import Chronology, ExactTime, build_chronology, exact
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.quick_start import load_data
+from recbole_sigma.data.events import Chronology, ExactTime, build_chronology, exact
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from recbole_sigma import benchmark, cli
+from recbole_sigma import benchmark
 from recbole_sigma.benchmark.results import COLUMNS
-from recbole_sigma.cli import main
+from recbole_sigma.commands import main as cli
+from recbole_sigma.commands.main import main
 
 
 def words(planted) -> list[str]:
@@ -70,7 +71,8 @@ def test_help_teaches(capsys) -> None:
 
 
 def test_every_shipped_key_has_help() -> None:
-    from recbole_sigma.settings import load_yaml, properties_dir
+    from recbole_sigma.settings.reading import load_yaml
+    from recbole_sigma.settings.recipes import properties_dir
 
     for path in [properties_dir() / "overall.yaml", *(properties_dir() / "model").glob("*.yaml")]:
         described = {key: text for _, keys in cli.described_keys(path) for key, _, text in keys}

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_sigma import plugin, quick_start
-from recbole_sigma.config import SigmaConfig
+from recbole_sigma import quick_start
 from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.evaluation.judge import Judge
+from recbole_sigma.models import registry
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
+from recbole_sigma.run.config import SigmaConfig
 from recbole_sigma.values import RankedItems
 
-MODELS = ["Pop", "BPR", "SASRec", "GRU4Rec", "BERT4Rec", *plugin.available_models()]
+MODELS = ["Pop", "BPR", "SASRec", "GRU4Rec", "BERT4Rec", *registry.available_models()]
 
 
 @pytest.fixture(scope="module", params=MODELS)

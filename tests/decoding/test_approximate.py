@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from recbole_sigma.decoding.approximate import index_prefixes, search_cells
-from recbole_sigma.decoding.local import search_in_prefixes, sort_items
+from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.tokenization.catalogue import sort_items
 from recbole_sigma.values import UserError
 
 USERS, K = 12, 10

@@ -5,10 +5,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_sigma.decoding.fusion import beam_spread, item_scale, prefix_log_weights
-from recbole_sigma.decoding.hybrid import build_buckets, fuse_dense, fused_scores, prefix_beam, step_one
-from recbole_sigma.decoding.local import search_in_prefixes, sort_items
-from recbole_sigma.ranking import top_k
+from recbole_sigma.decoding.fusion import (
+    beam_spread,
+    fuse_dense,
+    fused_scores,
+    item_scale,
+    prefix_beam,
+    prefix_log_weights,
+    step_one,
+)
+from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.decoding.top_k import top_k
+from recbole_sigma.tokenization.catalogue import build_buckets, sort_items
 
 N, C, D, B = 30, 6, 4, 5
 

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_sigma.decoding import local
+from recbole_sigma.decoding import inside_prefix as local
 from recbole_sigma.decoding.beam import SeenItems, search_prefixes
-from recbole_sigma.decoding.local import search_in_prefixes, sort_items
+from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.tokenization.catalogue import sort_items
 from recbole_sigma.values import UserError
 
 

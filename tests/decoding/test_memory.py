@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_sigma.decoding.memory import add_bonus, best_of, bonus_of, build_memory, strongest
-from recbole_sigma.ranking import top_k
+from recbole_sigma.decoding.top_k import top_k
+from recbole_sigma.decoding.votes import add_bonus, best_of, bonus_of, build_memory, strongest
 
 N = 15
 

@@ -13,7 +13,7 @@ from recbole_sigma.decoding.beam import SeenItems, search_prefixes, states_of
 from recbole_sigma.decoding.causal import PooledCache
 from recbole_sigma.decoding.exact import exact_prefixes
 from recbole_sigma.decoding.prompted import PromptedDecoder
-from recbole_sigma.models.backbone import hidden_states
+from recbole_sigma.language.backbone import hidden_states
 
 FAMILIES = ("gpt2", "llama")
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 
-from recbole_sigma.config import SigmaConfig
+from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.evaluation.collector import slot_flags
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.evaluation.metrics import DUPLICATE, EMPTY, INVALID, OK, SEEN
-from recbole_sigma.quick_start import load_data, run_sigma
-from recbole_sigma.ranking import top_k
+from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import RankedItems, UserError
 
 ALL_METRICS = [

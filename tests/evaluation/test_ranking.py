@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_sigma import ranking
-from recbole_sigma.ranking import order_keys, pairs_of_rows, top_k
+from recbole_sigma.decoding import top_k as ranking
+from recbole_sigma.decoding.top_k import order_keys, pairs_of_rows, top_k
 
 SCORES = st.sampled_from(
     [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, -1e-30, 3e38, -3e38, float("inf"), float("-inf"), 1.0000001]

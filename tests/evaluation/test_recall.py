@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.decoding.memory import WEIGHTS, add_bonus
+from recbole_sigma.decoding.top_k import top_k
+from recbole_sigma.decoding.votes import WEIGHTS, Recall, add_bonus
 from recbole_sigma.evaluation.judge import Judge
-from recbole_sigma.evaluation.recall import Recall
-from recbole_sigma.quick_start import evaluate_checkpoint, load_data, run_sigma
-from recbole_sigma.ranking import top_k
+from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from tests.models.conftest import planted_config, write_planted
 
 SMALL = {"epochs": 1, "memory_last": 3, "memory_window": 4}
@@ -98,7 +98,7 @@ def test_held_out_items_do_not_reach_the_memory(tmp_path):
 
 def test_recommend_gives_the_lists_that_were_judged(root, tmp_path):
     from recbole_sigma.quick_start import load_data_and_model
-    from recbole_sigma.recommend import Recommender, Request
+    from recbole_sigma.recommend.recommender import Recommender, Request
 
     values = settings(root, tmp_path, memory="fixed", memory_weight=2.0)
     path = run_sigma("SIGMA", "planted", config_dict=values)["checkpoint"]

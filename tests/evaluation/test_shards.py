@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from recbole_sigma.config import SigmaConfig
+from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.evaluation.shards import Shard
-from recbole_sigma.quick_start import load_data
-from recbole_sigma.ranking import top_k
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 
 METRICS = [

@@ -12,7 +12,7 @@ from recbole_sigma.grounding.alignment import (
     seeded,
     similarity_logits,
 )
-from recbole_sigma.grounding.encoders import FrozenTower
+from recbole_sigma.grounding.tower import FrozenTower
 from recbole_sigma.grounding.views import collaborative_view, shared_value_view
 
 

@@ -14,10 +14,10 @@ from recbole_sigma.grounding.alignment import (
     view_shares,
 )
 from recbole_sigma.grounding.causal import CausalTower, causal_text_vectors
-from recbole_sigma.grounding.encoders import FrozenTower, TermTower
-from recbole_sigma.grounding.text import tfidf_svd, tfidf_terms
+from recbole_sigma.grounding.tfidf import TermTower, tfidf_svd, tfidf_terms
+from recbole_sigma.grounding.tower import FrozenTower
 from recbole_sigma.grounding.views import shared_value_view
-from recbole_sigma.pretrained import LoraOptions
+from recbole_sigma.language.lora import LoraOptions
 from recbole_sigma.values import UserError
 from tests.language.conftest import save_model, saved  # noqa: F401  a fixture
 
@@ -151,7 +151,7 @@ def test_behaviour_is_half_of_a_batch_and_the_correction_knows_it():
 
 
 def test_last_token_state_is_what_the_model_says_whatever_the_batch(saved):  # noqa: F811
-    from recbole_sigma.pretrained import load_causal_model, load_tokenizer
+    from recbole_sigma.language.loading import load_causal_model, load_tokenizer
 
     folder = saved("qwen3")
     texts = ["", "red thing", "blue thing number 2 of many", "", "green"]

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.grounding import stage
-from recbole_sigma.preparation import prepare
-from recbole_sigma.quick_start import load_data
+from recbole_sigma.grounding import ground as stage
+from recbole_sigma.preparation.items import prepare
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from tests.models.conftest import CYCLE, GROUPS, planted_config, write_planted
 
 VIEWS = ["collaborative", "semantic", "taxonomy", "brand", "visual"]

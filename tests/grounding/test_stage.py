@@ -7,8 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from recbole_sigma.grounding.alignment import AlignmentOptions
-from recbole_sigma.grounding.retrieval import hold_out, partner_recall
-from recbole_sigma.grounding.stage import (
+from recbole_sigma.grounding.ground import (
     GroundingOptions,
     Sources,
     alignment_report,
@@ -16,6 +15,7 @@ from recbole_sigma.grounding.stage import (
     mine_views,
     raw_text_vectors,
 )
+from recbole_sigma.grounding.retrieval import hold_out, partner_recall
 from recbole_sigma.grounding.swing import swing
 from recbole_sigma.grounding.vector_file import read_image_vectors, store_vectors, stored_vectors
 from recbole_sigma.grounding.views import semantic_view, visual_view

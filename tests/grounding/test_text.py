@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from recbole_sigma.grounding.text import encode_texts, tfidf_svd
+from recbole_sigma.grounding.ground import encode_texts
+from recbole_sigma.grounding.tfidf import tfidf_svd
 from recbole_sigma.values import UserError
 
 

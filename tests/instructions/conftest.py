@@ -71,7 +71,7 @@ def shop_config(root: Path, **changes) -> dict:
 
 def write_tasks(folder: Path) -> Path:
     """The shipped task files with thresholds of a small shop."""
-    from recbole_sigma.settings import properties_dir
+    from recbole_sigma.settings.recipes import properties_dir
 
     folder.mkdir(exist_ok=True)
     small = {
@@ -104,9 +104,9 @@ def shop(shop_root):
 
 def built(root: Path, files: Path | None = None, **changes):
     """(TaskSet, train dataset) of the shop in ``root``."""
-    from recbole_sigma.config import SigmaConfig
     from recbole_sigma.instructions.samples import build_tasks
-    from recbole_sigma.quick_start import load_data
+    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.loaders import load_data
 
     values = shop_config(root, task_dir=str(files or root / "task_files"), **changes)
     config = SigmaConfig("SIGMA", "shop", None, values)

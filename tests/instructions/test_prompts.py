@@ -1,6 +1,7 @@
 import pytest
 
-from recbole_sigma.instructions.prompts import (
+from recbole_sigma.instructions.tasks import load_task, load_tasks
+from recbole_sigma.language.vocabulary import (
     END,
     PAD,
     START,
@@ -10,8 +11,7 @@ from recbole_sigma.instructions.prompts import (
     profile_text,
     train_bpe,
 )
-from recbole_sigma.instructions.tasks import load_task, load_tasks
-from recbole_sigma.settings import properties_dir
+from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
 
 TEXTS = ["red running shoe", "blue running shoe", "Café crème", "predict the next item."] * 5

@@ -10,7 +10,7 @@ from recbole_sigma.instructions.fields import nodes, places, repeats
 from recbole_sigma.instructions.rules import lift_table, tail_items, unseen_before
 from recbole_sigma.instructions.samples import describe
 from recbole_sigma.instructions.tasks import chosen_tasks, load_tasks
-from recbole_sigma.settings import properties_dir
+from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
 from tests.instructions.conftest import DAY, KINDS, built, shop_config, write_shop, write_tasks
 

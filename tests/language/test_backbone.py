@@ -7,7 +7,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from recbole_sigma.instructions.prompts import (
+from recbole_sigma.language.backbone import build_backbone, embedding_scale, hidden_states, output_rows
+from recbole_sigma.language.grown import build_pretrained, export_merged
+from recbole_sigma.language.loading import load_causal_model, load_tokenizer
+from recbole_sigma.language.lora import LoraOptions
+from recbole_sigma.language.vocabulary import (
     END,
     PAD,
     START,
@@ -15,9 +19,6 @@ from recbole_sigma.instructions.prompts import (
     encode_left_padded,
     pretrained_tokenizer,
 )
-from recbole_sigma.models.backbone import build_backbone, embedding_scale, hidden_states, output_rows
-from recbole_sigma.models.pretrained import build_pretrained, export_merged
-from recbole_sigma.pretrained import LoraOptions, load_causal_model, load_tokenizer
 from recbole_sigma.values import UserError
 from tests.language.conftest import save_model
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_sigma import preparation
-from recbole_sigma.cli import main
-from recbole_sigma.export import trained_backbone
-from recbole_sigma.instructions.prompts import pretrained_tokenizer
-from recbole_sigma.pretrained import load_causal_model
+from recbole_sigma.commands.export import trained_backbone
+from recbole_sigma.commands.main import main
+from recbole_sigma.language.loading import load_causal_model
+from recbole_sigma.language.vocabulary import pretrained_tokenizer
+from recbole_sigma.preparation import items as preparation
 from recbole_sigma.quick_start import run_sigma
 from recbole_sigma.values import UserError
 from tests.language.conftest import save_model, saved  # noqa: F401  a fixture

@@ -2,9 +2,12 @@
 
 import torch
 
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.quick_start import build_model, build_trainer, load_data
-from recbole_sigma.settings import declared_keys, load_yaml, properties_dir
+from recbole_sigma.quick_start import build_model, build_trainer
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
+from recbole_sigma.settings.keys import declared_keys
+from recbole_sigma.settings.reading import load_yaml
+from recbole_sigma.settings.recipes import properties_dir
 from tests.language.conftest import saved  # noqa: F401  a fixture
 from tests.models.conftest import planted_config, write_planted
 

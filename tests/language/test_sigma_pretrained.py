@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.quick_start import build_model, build_trainer, load_data, load_data_and_model, run_sigma
+from recbole_sigma.quick_start import build_model, build_trainer, load_data_and_model, run_sigma
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 from tests.language.conftest import save_model
 from tests.models.conftest import planted_config, write_planted

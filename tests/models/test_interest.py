@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recbole_sigma.models.interest import InterestPath
+from recbole_sigma.models.sigma.paths import InterestPath
 
 
 def test_path_equals_a_loop_and_looks_back_only():

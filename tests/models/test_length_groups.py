@@ -1,10 +1,13 @@
 import pytest
 import torch
 
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.models import packed_model, packed_sasrec, sigma
-from recbole_sigma.models.packed_model import SMALLEST_GROUP, length_groups
-from recbole_sigma.quick_start import build_model, load_data
+from recbole_sigma.models import packed as packed_model
+from recbole_sigma.models import packed_sasrec
+from recbole_sigma.models.packed import SMALLEST_GROUP, length_groups
+from recbole_sigma.models.sigma import model as sigma
+from recbole_sigma.quick_start import build_model
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from tests.models.conftest import planted_config, write_planted
 
 

@@ -2,9 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_sigma.decoding.hybrid import build_buckets
 from recbole_sigma.models import losses
-from recbole_sigma.models.fusion import ItemFusion
 from recbole_sigma.models.losses import (
     catalogue_cross_entropy,
     catalogue_logits,
@@ -14,6 +12,8 @@ from recbole_sigma.models.losses import (
     same_prefix_loss,
     seen_pairs,
 )
+from recbole_sigma.models.sigma.item_tokens import ItemFusion
+from recbole_sigma.tokenization.catalogue import build_buckets
 
 
 def catalogue_loss(queries, targets, items, scale, seen=None):
@@ -139,7 +139,7 @@ def test_pooled_scores_are_the_sums_under_each_prefix():
 
 def test_with_gates_shut_the_hybrid_distribution_is_the_catalogue_softmax():
     """Pooling makes the factorised distribution a refinement of the full softmax, equal at the start."""
-    from recbole_sigma.decoding.hybrid import fused_scores, prefix_beam
+    from recbole_sigma.decoding.fusion import fused_scores, prefix_beam
 
     _, items, buckets, queries, _ = setup()
     logits = catalogue_logits(3.0 * F.normalize(queries, dim=1), items)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.quick_start import build_trainer, load_data
+from recbole_sigma.quick_start import build_trainer
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from tests.elsewhere import DEVICE, Elsewhere, pretend
 from tests.language.conftest import save_model
 from tests.models.conftest import planted_config, write_planted

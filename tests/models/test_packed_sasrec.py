@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from recbole_sigma import quick_start
-from recbole_sigma.config import SigmaConfig
 from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.run import loaders
+from recbole_sigma.run.config import SigmaConfig
 
 
 def build(planted, **values):
     config = SigmaConfig("PackedSASRec", "planted", config_dict={**planted, **values})
-    data = quick_start.load_data(config, config.model_class)
+    data = loaders.load_data(config, config.model_class)
     return quick_start.build_model(config, config.model_class, data.train).eval(), data
 
 

@@ -5,8 +5,8 @@ prompts.
 import pytest
 import torch
 
-from recbole_sigma.models.backbone import build_backbone, hidden_states
-from recbole_sigma.models.packing import RowLayout, branch_allowed, branch_positions, history_allowed
+from recbole_sigma.language.backbone import build_backbone, hidden_states
+from recbole_sigma.models.sigma.trunk import RowLayout, branch_allowed, branch_positions, history_allowed
 from recbole_sigma.values import UserError
 
 PAD = 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.models import prefixes
-from recbole_sigma.models.prefixes import build_prefixes, rows_at_once, search_widths, warn_of_width
+from recbole_sigma.tokenization import catalogue as prefixes
+from recbole_sigma.tokenization.catalogue import build_prefixes, rows_at_once, search_widths, warn_of_width
 from tests.models.test_sigma import build, one_batch
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from recbole_sigma.models.recency import RecencyPath
+from recbole_sigma.models.sigma.paths import RecencyPath
 
 
 def test_path_equals_a_loop_and_looks_back_only():

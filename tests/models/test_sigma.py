@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.config import SigmaConfig
 from recbole_sigma.decoding.beam import states_of
-from recbole_sigma.preparation import Prepared
-from recbole_sigma.quick_start import build_model, load_data, load_data_and_model, run_sigma
-from recbole_sigma.ranking import top_k
+from recbole_sigma.decoding.top_k import top_k
+from recbole_sigma.preparation.items import Prepared
+from recbole_sigma.quick_start import build_model, load_data_and_model, run_sigma
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 from tests.models.conftest import planted_config, write_planted
 

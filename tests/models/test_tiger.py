@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.config import SigmaConfig
 from recbole_sigma.decoding.exact import score_items
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models.tiger import PrefixPacker
-from recbole_sigma.quick_start import build_model, evaluate_checkpoint, load_data, run_sigma
-from recbole_sigma.settings import load_yaml, properties_dir
-from recbole_sigma.tokenization.import_codes import write_codes
+from recbole_sigma.quick_start import build_model, evaluate_checkpoint, run_sigma
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
+from recbole_sigma.settings.reading import load_yaml
+from recbole_sigma.settings.recipes import properties_dir
+from recbole_sigma.tokenization.published_ids import write_codes
 from recbole_sigma.values import UserError
 
 SMALL = {

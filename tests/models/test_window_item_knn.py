@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.grounding.neighbours import window_similarity
+from recbole_sigma.grounding.cooccurrence import window_similarity
 from recbole_sigma.quick_start import load_data_and_model, run_sigma
 
 

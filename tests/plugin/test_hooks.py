@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from recbole_sigma import _compat, plugin
+from recbole_sigma.models import registry
 from recbole_sigma.values import UserError
 
 
@@ -24,23 +25,23 @@ def test_the_tested_recbole_is_installed() -> None:
 def test_get_model_looks_into_sys_modules() -> None:
     from recbole.utils import get_model
 
-    for name in plugin.available_models():
+    for name in registry.available_models():
         assert get_model(name).__name__ == name
-        assert get_model(name).__module__ == plugin.MODELS[name].module
+        assert get_model(name).__module__ == registry.MODELS[name].module
 
 
 def test_get_model_still_asks_the_families_that_the_alias_uses() -> None:
     from recbole.utils import get_model
 
     source = inspect.getsource(get_model)
-    for family in (*plugin.RECBOLE_FAMILIES, "exlib_recommender"):
+    for family in (*registry.RECBOLE_FAMILIES, "exlib_recommender"):
         assert f'"{family}"' in source
-    assert plugin.RECBOLE_FAMILIES[0] == "general_recommender"  # adopt() relies on its being asked first
+    assert registry.RECBOLE_FAMILIES[0] == "general_recommender"  # adopt() relies on its being asked first
 
 
 def test_alias_modules_have_a_spec() -> None:
-    for name in plugin.available_models():
-        alias = f"recbole.model.{plugin.MODELS[name].family}.{name.lower()}"
+    for name in registry.available_models():
+        alias = f"recbole.model.{registry.MODELS[name].family}.{name.lower()}"
         assert importlib.util.find_spec(alias) is not None
         with pytest.raises(AttributeError):
             _ = importlib.import_module(alias).nothing
@@ -50,10 +51,10 @@ def test_create_dataset_asks_the_dataset_module() -> None:
     import recbole.data.dataset as module
     from recbole.data.utils import create_dataset
 
-    from recbole_sigma.chronology import ExactTime
+    from recbole_sigma.data.events import ExactTime
 
     assert 'config["model"] + "Dataset"' in inspect.getsource(create_dataset)
-    for name in plugin.available_models():
+    for name in registry.available_models():
         assert issubclass(getattr(module, name + "Dataset"), ExactTime)
     assert not hasattr(module, "SASRecDataset")  # stock models keep RecBole's dataset
     assert not hasattr(module, "NothingDataset")
@@ -63,9 +64,9 @@ def test_get_trainer_asks_the_trainer_module() -> None:
     import recbole.trainer as module
     from recbole.utils import ModelType, get_trainer
 
-    from recbole_sigma.training import SigmaTrainer
+    from recbole_sigma.run.trainer import SigmaTrainer
 
-    for name in plugin.available_models():
+    for name in registry.available_models():
         assert issubclass(get_trainer(ModelType.SEQUENTIAL, name), SigmaTrainer)
     assert get_trainer(ModelType.GENERAL, "BPR") is module.Trainer
     assert get_trainer(ModelType.TRADITIONAL, "Pop") is module.TraditionalTrainer
@@ -220,8 +221,8 @@ def test_hooks_also_work_on_modules_imported_before_us() -> None:
 
 
 def test_unknown_names_are_none_not_an_import_error() -> None:
-    assert plugin.find_model("NoSuchModel") is None
-    assert {"SIGMA", "SASRec", "BPR", "Pop", "WindowItemKNN"} <= set(plugin.model_names())
+    assert registry.find_model("NoSuchModel") is None
+    assert {"SIGMA", "SASRec", "BPR", "Pop", "WindowItemKNN"} <= set(registry.model_names())
 
 
 def test_a_class_with_a_stock_name_is_refused() -> None:
@@ -229,7 +230,7 @@ def test_a_class_with_a_stock_name_is_refused() -> None:
         pass
 
     with pytest.raises(UserError, match="rename the class"):
-        plugin.adopt(SASRec)
+        registry.adopt(SASRec)
 
 
 def test_a_class_can_be_defined_again_as_in_a_notebook() -> None:
@@ -242,9 +243,9 @@ def test_a_class_can_be_defined_again_as_in_a_notebook() -> None:
         return NotebookModel
 
     first, second = define(), define()
-    plugin.adopt(first)
+    registry.adopt(first)
     assert get_model("NotebookModel") is first
-    plugin.adopt(second)
+    registry.adopt(second)
     assert get_model("NotebookModel") is second
 
 

@@ -19,7 +19,7 @@ def test_run_recbole_and_reload(name, planted, tiny, scratch: Path) -> None:
     from recbole.quick_start import load_data_and_model
     from recbole.trainer import Trainer
 
-    from recbole_sigma.training import make_trainer
+    from recbole_sigma.run.trainer import make_trainer
 
     result = stock(name, planted, **tiny[name])
     assert set(result["test_result"]) >= {"hit@10", "ndcg@10"}

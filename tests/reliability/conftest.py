@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from recbole_sigma import checkpoint, preparation, training
 from recbole_sigma.evaluation.judge import Judge
+from recbole_sigma.preparation import items as preparation
 from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.run import checkpoint
+from recbole_sigma.run import trainer as training
 
 # where a process may die: a name -> (owner, attribute); the n-th call of it kills
 POINTS: dict[str, tuple[Any, str]] = {
@@ -86,7 +88,7 @@ def imported() -> None:
     import faiss  # noqa: F401
     import recbole.model.sequential_recommender  # noqa: F401
 
-    import recbole_sigma.models.sigma
+    import recbole_sigma.models.sigma.model
     import recbole_sigma.models.tiger  # noqa: F401
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_sigma.cli import main
-from recbole_sigma.training import SigmaTrainer
+from recbole_sigma.commands.main import main
+from recbole_sigma.run.trainer import SigmaTrainer
 from tests.conftest import write_planted
 
 COLUMNS = "--load_col={inter: [user_id, item_id, timestamp], item: [item_id, title, genre]}"

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataset_adapters.cli import main as convert
-from recbole_sigma import checkpoint as files
-from recbole_sigma.artifacts import ArtifactStore
-from recbole_sigma.atomic_lines import line_problems
-from recbole_sigma.settings import load_yaml, parse_arguments
+from recbole_sigma.data.checks import line_problems
+from recbole_sigma.machine.files import ArtifactStore
+from recbole_sigma.run import checkpoint as files
+from recbole_sigma.settings.reading import load_yaml, parse_arguments
 from recbole_sigma.tokenization.trie import build_trie
 from recbole_sigma.values import UserError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from recbole_sigma.cli import main
-from recbole_sigma.failures import fail
+from recbole_sigma.commands.failures import fail
+from recbole_sigma.commands.main import main
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
 from recbole_sigma.values import UserError
 from tests.conftest import write_planted

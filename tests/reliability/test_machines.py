@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_sigma import distributed
+from recbole_sigma.machine import processes as distributed
 from recbole_sigma.values import UserError
 from tests.reliability.conftest import free_port
 

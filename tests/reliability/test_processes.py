@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_sigma import checkpoint, distributed, launch, quick_start
-from recbole_sigma.batches import epoch_batches, epoch_length
-from recbole_sigma.config import SigmaConfig
+from recbole_sigma import quick_start
+from recbole_sigma.data.shares import epoch_batches, epoch_length
+from recbole_sigma.machine import processes as distributed
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
-from recbole_sigma.training import SigmaTrainer
+from recbole_sigma.run import checkpoint, launch, loaders
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.trainer import SigmaTrainer
 from recbole_sigma.values import UserError
 from tests.reliability.conftest import free_port, outcome
 
@@ -73,7 +75,7 @@ def ranks(imported, tmp_path: Path) -> Callable[..., list[Any]]:
 
 def loader_of(planted, tiny, model="BPR", **values):
     config = SigmaConfig(model, "planted", config_dict={**planted, **tiny[model], **values})
-    return quick_start.load_data(config, config.model_class).train
+    return loaders.load_data(config, config.model_class).train
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
@@ -163,7 +165,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(model, tiny, write_dataset
     def gradient() -> Any:
         config = SigmaConfig(model, "small", config_dict=values)
         distributed.join(config["device"])
-        data = quick_start.load_data(config, config.model_class)
+        data = loaders.load_data(config, config.model_class)
         trainer = quick_start.build_trainer(
             config, quick_start.build_model(config, config.model_class, data.train)
         )
@@ -333,8 +335,8 @@ def test_an_incomplete_environment(monkeypatch, planted) -> None:
 
 
 def test_loops_of_recboles_own_stay_in_one_process(planted, monkeypatch) -> None:
-    from recbole_sigma.distributed import World
-    from recbole_sigma.training import distributed
+    from recbole_sigma.machine.processes import World
+    from recbole_sigma.run.trainer import distributed
 
     monkeypatch.setattr(distributed, "current", lambda: World(0, 0, 2))
     config = SimpleNamespace()
@@ -342,7 +344,7 @@ def test_loops_of_recboles_own_stay_in_one_process(planted, monkeypatch) -> None
         del config
         values = SigmaConfig("RecVAE", "planted", config_dict=planted)
         monkeypatch.setattr(quick_start.distributed, "current", lambda: World())
-        data = quick_start.load_data(values, values.model_class)
+        data = loaders.load_data(values, values.model_class)
         model = quick_start.build_model(values, values.model_class, data.train)
         monkeypatch.setattr(distributed, "current", lambda: World(0, 0, 2))
         quick_start.build_trainer(values, model)

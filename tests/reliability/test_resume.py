@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from recbole_sigma import checkpoint, quick_start
-from recbole_sigma.config import SigmaConfig
 from recbole_sigma.quick_start import run_sigma
-from recbole_sigma.runs import RunFolder, run_id
-from recbole_sigma.training import SigmaTrainer
+from recbole_sigma.run import checkpoint, loaders
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.folder import RunFolder, run_id
+from recbole_sigma.run.trainer import SigmaTrainer
 from recbole_sigma.values import UserError
 
 EPOCHS = {"epochs": 3, "eval_step": 1, "checkpoint_steps": 2}
@@ -132,7 +132,7 @@ def test_the_position_inside_an_epoch_is_used(planted, tiny, monkeypatch) -> Non
     values = settings(planted, tiny, "BPR", checkpoint_steps=1)
     steps = []
     config = SigmaConfig("BPR", "planted", config_dict=values)
-    per_epoch = len(quick_start.load_data(config, config.model_class).train)
+    per_epoch = len(loaders.load_data(config, config.model_class).train)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, per_epoch + 3)
         run_sigma("BPR", "planted", config_dict=values)
@@ -150,7 +150,7 @@ def test_early_stopping_goes_on_counting(planted, tiny, monkeypatch) -> None:
     stopped = len(whole["history"])
     assert 4 < stopped < 30
     config = SigmaConfig("BPR", "planted", config_dict=values)
-    per_epoch = len(quick_start.load_data(config, config.model_class).train)
+    per_epoch = len(loaders.load_data(config, config.model_class).train)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, (stopped - 1) * per_epoch + 1)
         run_sigma("BPR", "planted", config_dict=values)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_sigma import settings
-from recbole_sigma.config import SigmaConfig, rebuild_config, requested_values
+from recbole_sigma.run.config import SigmaConfig, rebuild_config, requested_values
+from recbole_sigma.settings import keys as settings
+from recbole_sigma.settings import reading, recipes
 from recbole_sigma.values import UserError
 
 
@@ -40,7 +41,7 @@ from recbole_sigma.values import UserError
     ],
 )
 def test_parse_value(text: str, value: object) -> None:
-    parsed = settings.parse_value(text)
+    parsed = reading.parse_value(text)
     assert parsed == value and type(parsed) is type(value)
 
 
@@ -55,7 +56,7 @@ def test_parse_value(text: str, value: object) -> None:
     ],
 )
 def test_payloads_are_text(payload: str, scratch: Path) -> None:
-    parsed = settings.parse_value(payload)
+    parsed = reading.parse_value(payload)
     assert "owned" in str(parsed) or "os" in str(parsed)
     with pytest.raises(UserError):
         SigmaConfig("BPR", "ml-100k", arguments=[f"--learning_rate={payload}"])
@@ -69,23 +70,23 @@ def test_payloads_are_text(payload: str, scratch: Path) -> None:
 
 @given(st.text(max_size=40))
 def test_parse_value_never_raises(text: str) -> None:
-    settings.parse_value(text)
+    reading.parse_value(text)
 
 
 @given(st.lists(st.text(max_size=15), max_size=5))
 def test_parse_arguments_never_raises(words: list[str]) -> None:
-    settings.parse_arguments(words, [])
+    reading.parse_arguments(words, [])
 
 
 def test_both_spellings_of_an_argument() -> None:
     problems: list[str] = []
-    found = settings.parse_arguments(["--a=1", "--b", "x y", "--c", "--d=-2", "--e", "-3"], problems)
+    found = reading.parse_arguments(["--a=1", "--b", "x y", "--c", "--d=-2", "--e", "-3"], problems)
     assert found == {"a": 1, "b": "x y", "c": True, "d": -2, "e": -3} and not problems
 
 
 def test_argument_mistakes_are_named() -> None:
     problems: list[str] = []
-    settings.parse_arguments(["epochs=3", "--seed=1", "--seed=2"], problems)
+    reading.parse_arguments(["epochs=3", "--seed=1", "--seed=2"], problems)
     assert len(problems) == 2 and "'epochs=3'" in problems[0] and "--seed" in problems[1]
 
 
@@ -203,7 +204,7 @@ def test_shipped_files_at_recboles_precedence(tmp_path: Path, monkeypatch) -> No
     ):
         (ours / place).parent.mkdir(parents=True, exist_ok=True)
         (ours / place).write_text(text)
-    monkeypatch.setattr("recbole_sigma.plugin.properties_dir", lambda: ours)
+    monkeypatch.setattr("recbole_sigma.settings.recipes.properties_dir", lambda: ours)
     from recbole.config import Config
 
     config = Config(
@@ -239,7 +240,7 @@ def test_one_protocol_for_all_models(model: str) -> None:
 def test_argv_never_leaks(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pytest", "--epochs=1", "--maxfail=1"])
     assert SigmaConfig("BPR", "ml-100k")["epochs"] == 300
-    with settings.shielded_argv():
+    with reading.shielded_argv():
         assert sys.argv == ["pytest"]
     assert sys.argv[1:] == ["--epochs=1", "--maxfail=1"]
 
@@ -266,9 +267,9 @@ def test_a_config_can_be_rebuilt_from_plain_values() -> None:
 
 
 def test_every_shipped_recipe_is_readable_and_every_default_fits() -> None:
-    root = settings.properties_dir()
+    root = recipes.properties_dir()
     for path in [root / "overall.yaml", *(root / "model").glob("*.yaml")]:
-        for key, value in settings.load_yaml(path).items():
+        for key, value in reading.load_yaml(path).items():
             assert settings.wrong_value(key, value, None) is None, f"{path}: {key}"
 
 
@@ -276,8 +277,8 @@ def test_properties_are_found_inside_an_installed_package(tmp_path: Path, monkey
     package = tmp_path / "site" / "recbole_sigma"
     (package / "properties").mkdir(parents=True)
     (package / "properties" / "overall.yaml").write_text("epochs: 1\n")
-    monkeypatch.setattr(settings, "__file__", str(package / "settings.py"))
-    assert settings.properties_dir() == package / "properties"
+    monkeypatch.setattr(recipes, "__file__", str(package / "settings" / "recipes.py"))
+    assert recipes.properties_dir() == package / "properties"
     os.remove(package / "properties" / "overall.yaml")
     with pytest.raises(UserError, match="reinstall"):
-        settings.properties_dir()
+        recipes.properties_dir()

@@ -7,12 +7,13 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.data import FIRST_EVENT, packed_sequences
+from recbole_sigma.data.windows import FIRST_EVENT, packed_sequences
 from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.instructions.samples import tasks_of
-from recbole_sigma.models.task_labels import INSTRUCTION, build_task_labels
-from recbole_sigma.quick_start import build_model, load_data, load_data_and_model
+from recbole_sigma.models.sigma.labels import INSTRUCTION, build_task_labels
+from recbole_sigma.quick_start import build_model, load_data_and_model
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 from tests.tasks.conftest import KINDS
 
@@ -142,7 +143,7 @@ def test_rows_of_single_events_are_made_only_on_request(valid_chosen):
 
 def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen):
     """Training and generation meet a first event in the same state."""
-    from recbole_sigma.models.task_labels import LabelDraw
+    from recbole_sigma.models.sigma.labels import LabelDraw
 
     _, data, model = build(valid_chosen, task_empty_history=True)
     model.eval()
@@ -171,8 +172,8 @@ def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen
 
 def test_general_labels_train_the_history_alone(valid_chosen):
     """What a general instruction adds is no part of its labels' loss, only of the pull to zero."""
-    from recbole_sigma.models.neutral import covariance
-    from recbole_sigma.models.sigma import _Catalogue
+    from recbole_sigma.models.sigma.model import _Catalogue
+    from recbole_sigma.models.sigma.paths import covariance
 
     _, data, model = build(valid_chosen)
     batch, _, length = rows_of(data)
@@ -228,7 +229,7 @@ def test_without_an_instruction_the_history_answers_alone(valid_chosen, objectiv
 
 
 def test_divergence_is_half_the_variance_of_the_change_in_the_logits():
-    from recbole_sigma.models.neutral import covariance, divergence
+    from recbole_sigma.models.sigma.paths import covariance, divergence
 
     vectors, change = torch.randn(50, 6), torch.randn(4, 6)
     by_hand = 0.5 * (change @ vectors[1:].T).var(dim=1, correction=0)
@@ -300,7 +301,7 @@ def test_words_leave_one_distribution_over_the_catalogue(valid_chosen, values):
 
 def test_training_meets_the_words_that_generation_reads(valid_chosen):
     """The loss of a label is minus the log probability that its instruction gives its item."""
-    from recbole_sigma.models.task_labels import LabelDraw
+    from recbole_sigma.models.sigma.labels import LabelDraw
 
     _, data, model = build(
         valid_chosen, sigma_objective="global", sigma_slot="sum", decode_mode="id_only", task_labels_per_row=1

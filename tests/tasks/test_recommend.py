@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from recbole_sigma.cli import main
-from recbole_sigma.instructions.nearest import nearest_task, slot_in
-from recbole_sigma.recommend import Recommender
-from recbole_sigma.task_commands import split_history
-from recbole_sigma.titles import Titles
+from recbole_sigma.commands.main import main
+from recbole_sigma.commands.recommend import split_history
+from recbole_sigma.recommend.nearest_task import nearest_task, slot_in
+from recbole_sigma.recommend.recommender import Recommender
+from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.values import UserError
 from tests.instructions.conftest import built, write_shop, write_tasks
 
@@ -52,7 +52,7 @@ def test_filters(recommender):
 
 
 def _request(**values):
-    from recbole_sigma.recommend import Request
+    from recbole_sigma.recommend.recommender import Request
 
     return Request(**values)
 

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_sigma.evaluation.slot_baselines import BM25, Popularity, QueryTable
-from recbole_sigma.evaluation.task_bench import (
+from recbole_sigma.evaluation.tasks.baselines import BM25, Popularity, QueryTable
+from recbole_sigma.evaluation.tasks.bench import (
     TaskBench,
     intra_list_distance,
     paired_lift,
     wrong_slots,
 )
-from recbole_sigma.evaluation.task_report import full_report, general_rec, quick_rows
+from recbole_sigma.evaluation.tasks.report import full_report, general_rec, quick_rows
 from recbole_sigma.quick_start import load_data_and_model
 from tests.instructions.conftest import built
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_sigma.tokenization.import_codes import items_fingerprint, read_codes, write_codes
+from recbole_sigma.tokenization.published_ids import items_fingerprint, read_codes, write_codes
 from recbole_sigma.tokenization.trie import build_trie, deduplicate
 from recbole_sigma.values import UserError
 

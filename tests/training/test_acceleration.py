@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from recbole_sigma.acceleration import memory_estimate, memory_sentence, pieces, precision
-from recbole_sigma.config import SigmaConfig
-from recbole_sigma.quick_start import build_model, build_trainer, load_data, run_sigma
+from recbole_sigma.quick_start import build_model, build_trainer, run_sigma
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.loaders import load_data
+from recbole_sigma.run.precision import memory_estimate, memory_sentence, pieces, precision
 from tests.models.conftest import planted_config, write_planted
 
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-from recbole_sigma import checkpoint as files
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
+from recbole_sigma.run import checkpoint as files
 from recbole_sigma.values import UserError
 
 

@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from recbole_sigma import quick_start
-from recbole_sigma.config import SigmaConfig
 from recbole_sigma.quick_start import run_sigma
-from recbole_sigma.training import FLOOR, learning_rate_factor, make_trainer
+from recbole_sigma.run import loaders
+from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.trainer import FLOOR, learning_rate_factor, make_trainer
 from recbole_sigma.values import UserError
 
 
 def trainer_of(model, planted, **values):
     config = SigmaConfig(model, "planted", config_dict={**planted, **values})
-    data = quick_start.load_data(config, config.model_class)
+    data = loaders.load_data(config, config.model_class)
     network = quick_start.build_model(config, config.model_class, data.train)
     return quick_start.build_trainer(config, network), data
 

@@ -1,0 +1,59 @@
+"""How the command line ends when it cannot go on: one sentence, an exit code, no secret."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+from recbole_sigma.run.logs import FILE_ONLY, without_secrets
+
+OTHER_FOLDER = "name another folder (checkpoint_dir, log_dir, artifact_dir, --output)"
+_SYSTEM = {
+    errno.ENOSPC: f"there is no space left on the disk: free some, or {OTHER_FOLDER}",
+    errno.EDQUOT: f"the disk quota of this account is used up: free some, or {OTHER_FOLDER}",
+    errno.EFBIG: "the file size limit of this account is reached (ulimit -f): raise it",
+    errno.EROFS: f"the disk is read-only: {OTHER_FOLDER}",
+    errno.EACCES: f"no permission: {OTHER_FOLDER}",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower worker",
+}
+
+
+def fail(sentence: str, code: int, words: Sequence[str]) -> int:
+    """Say it on stderr, with ``--json`` on stdout too.
+
+    Args:
+        sentence: what went wrong and what to do.
+        code: the exit code.
+        words: the command line.
+
+    Returns:
+        The exit code.
+    """
+    sentence = without_secrets(sentence)
+    print(sentence if code == 130 else f"error: {sentence}", file=sys.stderr)
+    if "--json" in words:
+        print(json.dumps({"error": sentence, "exit_code": code}))
+    return code
+
+
+def system_sentence(error: OSError) -> str:
+    """What the operating system refused, and what to do."""
+    what = _SYSTEM.get(error.errno or 0, error.strerror or str(error))
+    return f"{error.filename}: {what}" if error.filename is not None else what
+
+
+def show_fault(error: Exception) -> str:
+    """Where a fault of this program happened goes to the log and to stderr: places, no values.
+
+    Returns:
+        The sentence to end with.
+    """
+    places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+    text = without_secrets(f"{places}{type(error).__name__}")
+    logging.getLogger().error(text, extra=FILE_ONLY)
+    print(text, file=sys.stderr)
+    return f"{type(error).__name__}: {error} (a fault of this program: please report it with the log file)"

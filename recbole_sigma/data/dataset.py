@@ -1,0 +1,127 @@
+"""RecBole dataset for packed training: split first, then one row per window of a user's sequence.
+
+RecBole explodes a sequence of n events into n - 1 rows, each with a copy of its history. Here a training row
+is a whole window; the model takes a loss at every position, so the same targets cost one row per window
+instead of one per event. Validation and test rows are RecBole's own: a history and one target.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
+
+from recbole_sigma.data.events import ExactTime
+from recbole_sigma.data.windows import FIRST_EVENT, WindowPacker, split_events
+from recbole_sigma.values import UserError
+
+
+class PackedDataset(ExactTime, SequentialDataset):
+    """Packed rows for training, RecBole's rows for evaluation.
+
+    Every row has the fields of a RecBole sequential row: ``user_id``, ``item_id_list`` [W], ``item_length``,
+    ``item_id`` and the time rank of ``item_id``. In a training row all of ``item_id_list[1:item_length]`` and
+    ``item_id`` are targets.
+    """
+
+    prepared_extra: dict[str, Any] | None = None
+    cold_rows = False
+    """Whether the model can predict from an empty history (`task_empty_history`)."""
+
+    def data_augmentation(self) -> None:
+        """Declare the list fields; rows are made in ``build`` once the split is known."""
+        self._aug_presets()
+
+    def join(self, df: Interaction) -> Interaction:
+        """Rows carry ids only: user and item columns are looked up by id where they are needed."""
+        return df
+
+    def build(self) -> list[Any]:
+        """Split the events by ``eval_args``, then build rows for [train, validation, test].
+
+        Raises:
+            UserError: an order other than time, a split that this dataset does not know, or no training
+                target.
+        """
+        if self.config["benchmark_filename"] is not None:
+            raise UserError(
+                f"dataset '{self.dataset_name}' uses benchmark_filename (a published split), which packed"
+                " training does not read yet: use a dataset with one .inter file and eval_args split LS"
+                " or RS"
+            )
+        if self.config["eval_args"]["order"] != "TO":
+            raise UserError("eval_args: order must be TO (by time) for sequential and generative models")
+        self._change_feat_format()
+        events = self.chronology
+        part = split_events(events.users.numpy(), self.config["eval_args"])
+        self.event_part = part
+        self.event_feat = self.inter_feat[torch.argsort(self.inter_feat[self.time_field])]
+        cold = self.cold_rows and bool(self.config["task_empty_history"])
+        order, _ = events.by_user
+        order_np = order.numpy()
+        users, items, ranks = events.users.numpy()[order_np], events.items.numpy()[order_np], order_np
+        part = part[order_np]
+        starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+        first = np.repeat(starts, np.diff(np.r_[starts, len(users)]))
+
+        window = self.max_item_list_len
+        train = self.copy(self._rows(np.zeros((0, 2), dtype=np.int64), users, items, ranks))
+        train.packer = WindowPacker(
+            users[part == 0], items[part == 0], ranks[part == 0], window, self.config["seed"], cold
+        )
+        if not len(train.packer):
+            raise UserError(
+                f"dataset '{self.dataset_name}' leaves no training target after the split: every user needs"
+                " at least two training events; loosen the filters or check eval_args"
+            )
+        datasets = [train]
+        for which in (1, 2):
+            target = np.flatnonzero((part == which) & ((np.arange(len(users)) > first) | cold))
+            begin = np.maximum(first[target], target - window)
+            datasets.append(self.copy(self._rows(np.stack([begin, target], axis=1), users, items, ranks)))
+        train.resample(0)
+        self.mark_held_out(datasets)
+        return datasets
+
+    def use_prepared(self, extra: dict[str, Any]) -> None:
+        """Take item preparation from a checkpoint instead of the cache; called before the model is built.
+
+        Args:
+            extra: what the model's ``checkpoint_extra`` returned when it was saved.
+        """
+        self.prepared_extra = extra
+
+    def resample(self, epoch: int) -> None:
+        """Redraw the window boundaries of the training rows (same number of rows, same targets)."""
+        packer = self.packer
+        self.inter_feat = self._rows(packer.draw(epoch), packer.users, packer.items, packer.ranks)
+
+    def _rows(
+        self, spans: np.ndarray, users: np.ndarray, items: np.ndarray, ranks: np.ndarray
+    ) -> Interaction:
+        """Rows from spans [begin, target] (positions in the grouped event arrays, target inclusive)."""
+        begin, target = spans[:, 0], spans[:, 1]
+        length = target - begin
+        column = np.arange(self.max_item_list_len)
+        inside = column[None, :] < length[:, None]
+        index = np.where(inside, begin[:, None] + column[None, :], 0)
+        history = np.where(inside, items[index] if len(items) else index, 0)
+        return Interaction(
+            {
+                self.uid_field: torch.from_numpy(users[target].astype(np.int64)),
+                self.iid_field: torch.from_numpy(items[target].astype(np.int64)),
+                self.time_field: torch.from_numpy(ranks[target].astype(np.int64)),
+                self.iid_field + self.config["LIST_SUFFIX"]: torch.from_numpy(history.astype(np.int64)),
+                self.item_list_length_field: torch.from_numpy(length.astype(np.int64)),
+                FIRST_EVENT: torch.from_numpy(begin.astype(np.int64)),
+            }
+        )
+
+
+class SIGMADataset(PackedDataset):
+    """The dataset RecBole picks for the model named SIGMA."""
+
+    cold_rows = True

@@ -1,0 +1,145 @@
+"""Model names, ours and RecBole's: where each lives and which dataset it reads."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+from recbole_sigma.values import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a model of ours lives.
+
+    Attributes:
+        module: module that defines the class of the same name as the model.
+        family: RecBole subpackage under which its name is looked up; the first one RecBole asks, so that
+            finding our models does not import every model of RecBole.
+        dataset: ``module:class`` of its dataset; None for RecBole's sequential dataset with exact time.
+    """
+
+    module: str
+    family: str = "general_recommender"
+    dataset: str | None = None
+
+
+MODELS: dict[str, Entry] = {
+    "SIGMA": Entry("recbole_sigma.models.sigma.model", dataset="recbole_sigma.data.dataset:SIGMADataset"),
+    "TIGER": Entry("recbole_sigma.models.tiger", dataset="recbole_sigma.models.tiger:TIGERDataset"),
+    "WindowItemKNN": Entry(
+        "recbole_sigma.models.window_item_knn", dataset="recbole_sigma.data.dataset:PackedDataset"
+    ),
+    "PackedSASRec": Entry(
+        "recbole_sigma.models.packed_sasrec", dataset="recbole_sigma.models.packed_sasrec:PackedSASRecDataset"
+    ),
+}
+
+
+@cache
+def available_models() -> tuple[str, ...]:
+    """Names of our models whose module is installed."""
+    return tuple(name for name, entry in MODELS.items() if importlib.util.find_spec(entry.module) is not None)
+
+
+RECBOLE_FAMILIES = (
+    "general_recommender",
+    "context_aware_recommender",
+    "sequential_recommender",
+    "knowledge_aware_recommender",
+)
+
+
+_EXTERNAL = {"xgboost": "XGBoost", "lightgbm": "LightGBM"}
+
+
+def find_model(name: str) -> type | None:
+    """The class RecBole would find for a model name, or None.
+
+    RecBole's own lookup answers an unknown name with "No module named 'lightgbm'".
+    """
+    import recbole.model
+
+    root = Path(recbole.model.__path__[0])
+    for family in RECBOLE_FAMILIES:
+        path = f"recbole.model.{family}.{name.lower()}"
+        # looked up on disk: find_spec() imports the family's package and with it all its models
+        if path in sys.modules or (root / family / f"{name.lower()}.py").is_file():
+            return getattr(importlib.import_module(path), name, None)
+    if name in _EXTERNAL.values():
+        return getattr(importlib.import_module(f"recbole.model.exlib_recommender.{name.lower()}"), name)
+    return None
+
+
+def model_names() -> list[str]:
+    """Every model name that works: RecBole's and ours."""
+    import recbole.model
+
+    names = set(available_models())
+    for path in Path(recbole.model.__path__[0]).glob("*_recommender/*.py"):
+        text = path.read_text(encoding="utf-8")
+        names.update(
+            line.split("(")[0].removeprefix("class ").strip()
+            for line in text.splitlines()
+            if line.startswith("class ") and line.split("(")[0][6:].strip().lower() == path.stem
+        )
+    return sorted(names)
+
+
+def adopt(model_class: type) -> None:
+    """Let RecBole find a model class that was passed in place of a name: it looks the name up again later.
+
+    Raises:
+        UserError: when another model already has that name.
+    """
+    name = model_class.__name__
+    alias = f"recbole.model.{RECBOLE_FAMILIES[0]}.{name.lower()}"
+    known = find_model(name)
+    if known is model_class:
+        return
+    if known is not None and not getattr(sys.modules.get(alias), "_adopted", False):
+        raise UserError(
+            f"the class {model_class.__module__}.{name} has the name of an existing model, which RecBole "
+            "would train in its "
+            f"place: rename the class"
+        )
+    module = types.ModuleType(
+        alias, "A model class passed to RecBole, set by recbole_sigma.models.registry.adopt."
+    )
+    module.__spec__ = ModuleSpec(alias, loader=None)
+    module._adopted = True  # type: ignore[attr-defined]
+    setattr(module, name, model_class)
+    sys.modules[alias] = module
+
+
+def ours(model_class: type) -> list[str]:
+    """Our models that a class is or derives from, nearest first."""
+    return [
+        c.__name__
+        for c in model_class.__mro__
+        if c.__name__ in MODELS and c.__module__ == MODELS[c.__name__].module
+    ]
+
+
+def dataset_class(model_class: type) -> type | None:
+    """Dataset class of a model of ours (or derived from ours), else None."""
+    from recbole.data.dataset import SequentialDataset
+
+    from recbole_sigma.data.events import exact
+
+    for name in ours(model_class):
+        where = MODELS[name].dataset
+        if where is None:
+            return exact(SequentialDataset)
+        module, _, attribute = where.partition(":")
+        found = getattr(importlib.import_module(module), attribute, None)
+        if found is None:  # a generative model without its own dataset shares SIGMA's
+            found = importlib.import_module("recbole_sigma.data.dataset").SIGMADataset
+        return found
+    return None

@@ -1,0 +1,131 @@
+"""One continuous token per item: frozen vectors, trained projections, a small fusion MLP (paper: 'Proj &
+Fuse').
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# against unit variance per modality: small enough to start from content, large enough to move slowly
+RESIDUAL_STD = 0.3
+PLAIN_STD = 0.02  # without the layer norm everything starts as small as a word of the backbone
+
+
+class ItemFusion(nn.Module):
+    """Fuse(W_id v_id; W_txt v_txt; W_img v_img) for every item of the catalogue.
+
+    The frozen inputs are buffers. Each modality is projected and, with ``norm``, layer-normalised; without it
+    an item that frozen vectors say little about stays short, and how much each modality counts is learned
+    from almost nothing upwards, which suits an inner product as the score. An item that lacks a
+    modality gets that modality's learned 'absent' vector. A trained per-item residual is added; the paper's
+    fused vectors come from frozen inputs alone, so the residual is ours (``id_residual=False`` removes it).
+
+    Args:
+        modalities: name -> float32 [N, d_m] frozen vectors; zero rows mean 'absent'.
+        d_model: width of the fused token.
+        hidden: width of the MLP's hidden layer; 0 sums the projections instead (no MLP).
+        dropout: dropout on the fused vectors, in training only.
+        id_residual: add a trained vector per item.
+        norm: layer-normalise the projections; without it, `read` normalises tokens where they are read.
+
+    Attributes:
+        read: what the trunk applies to the token of a history item.
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, Tensor],
+        d_model: int,
+        hidden: int,
+        dropout: float,
+        id_residual: bool = True,
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if not modalities and not id_residual:
+            raise ValueError("an item token needs at least one modality or the id residual")
+        self.names = tuple(modalities)
+        self.projections = nn.ModuleDict()
+        self.absent = nn.ParameterDict()
+        n_items = 0
+        for name, vectors in modalities.items():
+            n_items = vectors.shape[0]
+            vectors = vectors.float()
+            project = nn.Linear(vectors.shape[1], d_model, bias=norm)
+            if not norm:
+                present = vectors.abs().sum(dim=-1) > 0
+                vectors = vectors / vectors[present].square().sum(dim=-1).mean().sqrt().clamp_min(1e-12)
+                nn.init.normal_(project.weight, std=PLAIN_STD)
+            self.register_buffer(f"frozen_{name}", vectors, persistent=False)
+            self.projections[name] = nn.Sequential(project, nn.LayerNorm(d_model)) if norm else project
+            self.absent[name] = nn.Parameter(torch.randn(d_model) * 0.02)
+        self.mlp = (
+            nn.Sequential(nn.Linear(len(self.names) * d_model, hidden), nn.SiLU(), nn.Linear(hidden, d_model))
+            if hidden and self.names
+            else None
+        )
+        self.residual = nn.Embedding(n_items, d_model) if id_residual else None
+        if self.residual is not None:
+            nn.init.normal_(self.residual.weight, std=RESIDUAL_STD if norm else PLAIN_STD)
+        self.dropout = nn.Dropout(dropout)
+        self.read = nn.Identity() if norm else nn.LayerNorm(d_model)
+
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """Fused tokens.
+
+        Args:
+            items: int64 ids of any shape, or None for the whole catalogue.
+
+        Returns:
+            float [*items.shape, d_model], or [N, d_model].
+        """
+        parts = []
+        for name in self.names:
+            frozen = getattr(self, f"frozen_{name}")
+            vectors = frozen if items is None else frozen[items]
+            missing = vectors.abs().sum(dim=-1, keepdim=True) == 0
+            parts.append(torch.where(missing, self.absent[name], self.projections[name](vectors)))
+        if self.mlp is not None:
+            parts = [self.mlp(torch.cat(parts, dim=-1))]
+        if self.residual is not None:
+            parts.append(self.residual.weight if items is None else self.residual(items))
+        return self.dropout(torch.stack(parts).sum(dim=0))
+
+
+SCORES = ("cosine", "dot")
+
+
+class Similarity(nn.Module):
+    """How close a state is to an item: cosine over a learned temperature, or a scaled inner product.
+
+    The inner product keeps the length of an item's vector, in which frequent and certain items differ from
+    rare ones; on sparse data that is worth more than the even ground of the cosine (ours).
+
+    Args:
+        score: ``cosine`` or ``dot``.
+        temperature: initial tau of the cosine; the inner product starts at scale 1.
+        count: scales that are learned apart, one per softmax.
+    """
+
+    def __init__(self, score: str, temperature: float, count: int) -> None:
+        super().__init__()
+        self.cosine = score == "cosine"
+        start = math.log(1.0 / temperature) if self.cosine else 0.0
+        self.log_scale = nn.Parameter(torch.full((count,), start))
+
+    def items(self, tokens: Tensor) -> Tensor:
+        """Item vectors [N, d] from item tokens [N, d]."""
+        return F.normalize(tokens, dim=-1) if self.cosine else tokens
+
+    def queries(self, states: Tensor, which: int = 0, words: Tensor | None = None) -> Tensor:
+        """Scaled queries from states [..., d], and what the words of an instruction add to them (`WordPath`):
+        their inner products with the item vectors are logits.
+        """
+        if self.cosine:
+            states = F.normalize(states, dim=-1)
+        queries = states * self.log_scale[which].exp()
+        return queries if words is None else queries + words

@@ -1,0 +1,230 @@
+"""Instruction labels of packed rows: which task, after which history item, in which words.
+
+A packed row is a window of a user's training events. Each of its targets qualifies for some tasks; a label
+takes a task from the mixture among those that qualify somewhere in the row, then one of that task's positions
+in the row, then a template and a slot. All of it is table look-up: a batch costs one sorted search per task.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from recbole_sigma.instructions.samples import TaskSet, task_report, tasks_of
+from recbole_sigma.instructions.tasks import GENERAL
+from recbole_sigma.language.vocabulary import END, PAD, encode_left_padded
+from recbole_sigma.values import UserError
+
+_SPACES = " \u0120\u2581"  # how byte-level and sentence-piece vocabularies write a space
+
+INSTRUCTION = "instruction_tokens"
+"""Interaction field [B, I] that replaces the JustForYou instruction when a list is generated."""
+
+
+@dataclass(frozen=True)
+class LabelDraw:
+    """Labels of a batch of packed rows.
+
+    Attributes:
+        after: int64 [B, M], 0-based history item that the branch follows; -1 hangs it off the profile, for a
+            user's first event.
+        text: int64 [B, M, I], instruction tokens, left-padded.
+        task: int64 [B, M], index into ``TaskLabels.names``; None when there is JustForYou alone.
+    """
+
+    after: Tensor
+    text: Tensor
+    task: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> LabelDraw:
+        """The labels of some rows of the batch."""
+        return LabelDraw(self.after[rows], self.text[rows], None if self.task is None else self.task[rows])
+
+
+class TaskLabels(nn.Module):
+    """Draws labels for packed rows and keeps each task's mean loss of the epoch.
+
+    It holds no weights; its tables are buffers outside the checkpoint.
+
+    Args:
+        tasks: what the dataset carries.
+        packer: the training rows' ``WindowPacker``: its event positions are the keys of the tables.
+        tokenizer: the prompt's tokenizer.
+        width: I, tokens of an instruction.
+        word_dropout: share of an instruction's tokens that a label hides, so that no single word decides.
+        reads_all: the trunk knew its tokens before (it is pretrained). Otherwise tokens that stand in no
+            training instruction are noise to it, and `encode` leaves them out.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        packer: Any,
+        tokenizer: Tokenizer,
+        width: int,
+        word_dropout: float = 0.0,
+        reads_all: bool = False,
+    ) -> None:
+        super().__init__()
+        self.word_dropout, self.pad = word_dropout, tokenizer.token_to_id(PAD)
+        self.tasks, self.tokenizer, self.width = tasks, tokenizer, width
+        self.names = tuple(tasks.rows)
+        self.general = self.names.index(GENERAL) if GENERAL in self.names else -1
+        self.history: list[dict[str, dict[str, float]]] = []
+        position = np.full(len(tasks.material.users), -1, dtype=np.int64)
+        position[packer.ranks] = np.arange(len(packer.ranks))
+        columns = max(1, *(rows.slots.shape[1] for rows in tasks.rows.values()))
+        events, slots, starts, bases, wordings = [], [], [0], [], []
+        texts: list[str] = []
+        for rows in tasks.rows.values():
+            place = position[rows.ranks]
+            order = np.argsort(place, kind="stable")
+            order = order[place[order] >= 0]  # held-out events have no position
+            own = rows.slots[order] if rows.slots.shape[1] else np.zeros((len(order), 1), dtype=np.int32)
+            events.append(place[order])
+            slots.append(np.resize(own.T, (columns, len(order))).T if len(order) else own.repeat(columns, 1))
+            starts.append(starts[-1] + len(order))
+            bases.append(len(texts))
+            wordings.append(len(rows.task.templates))
+            values = rows.values[: rows.known] or ("",)
+            texts += [rows.task.fill(template, value) for value in values for template in rows.task.templates]
+        self._table("events", np.concatenate(events))
+        self._table("slots", np.concatenate(slots))
+        self._table("text_base", np.array(bases))
+        self._table("wordings", np.array(wordings))
+        self._table("texts", encode_left_padded(tokenizer, texts, False, True, width).astype(np.int32))
+        vocabulary = tokenizer.get_vocab()
+        spaces = [number for token, number in vocabulary.items() if not token.strip(_SPACES)]
+        self.wordless = [self.pad, tokenizer.token_to_id(END), *spaces]
+        known = np.full(max(vocabulary.values()) + 1, reads_all)
+        known[np.unique(self.texts.numpy())] = True
+        self._table("known", known)
+        mixture = tasks.mixture()
+        self._table("mixture", np.array([mixture[name] for name in self.names], dtype=np.float32))
+        begins = np.r_[True, packer.users[1:] != packer.users[:-1]] & bool(packer.cold)
+        self._table("opens", begins)  # events that are their user's first, where these are targets
+        self.starts = starts
+        self._table("loss_sum", np.zeros(len(self.names), dtype=np.float64))
+        self._table("loss_count", np.zeros(len(self.names), dtype=np.float64))
+
+    def _table(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+
+    def draw(self, first: Tensor, length: Tensor, labels: int) -> LabelDraw:
+        """Labels of a batch.
+
+        Args:
+            first: int64 [B], each row's first event as a position in the packer's arrays.
+            length: int64 [B], events of the row, its last target included.
+            labels: M.
+        """
+        low = first + 1 - self.opens[first].long()
+        high = first + length
+        begin, count = [], []
+        for number in range(len(self.names)):
+            own = self.events[self.starts[number] : self.starts[number + 1]]
+            left = torch.searchsorted(own, low)
+            begin.append(left + self.starts[number])
+            count.append(torch.searchsorted(own, high) - left)
+        begins, counts = torch.stack(begin, dim=1), torch.stack(count, dim=1)
+        share = self.mixture * (counts > 0)
+        task = torch.multinomial(share, labels, replacement=True)
+        place = (torch.rand(task.shape, device=task.device) * counts.gather(1, task)).long()
+        row = begins.gather(1, task) + place
+        slot = self.slots[row]
+        column = torch.randint(slot.shape[-1], task.shape, device=task.device)
+        slot = slot.gather(-1, column[..., None])[..., 0].long()
+        wording = (torch.rand(task.shape, device=task.device) * self.wordings[task]).long()
+        text = self.texts[self.text_base[task] + slot * self.wordings[task] + wording].long()
+        if self.word_dropout:
+            hidden = torch.rand(text.shape, device=text.device) < self.word_dropout
+            hidden[..., -1] = False  # the end token is no word
+            text = text.masked_fill(hidden, self.pad)
+        return LabelDraw(self.events[row] - first[:, None] - 1, text, task)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Tokens of instructions in the trained width: int64 [n, I].
+
+        Tokens that training never saw are left out; a longer instruction loses its beginning; one without a
+        known word, such as the empty one, is all padding: nothing is asked.
+        """
+        known, out = self.known.cpu().numpy(), np.full((len(texts), self.width), self.pad, dtype=np.int64)
+        rows = encode_left_padded(self.tokenizer, texts, False, True) if texts else out
+        for row, tokens in zip(out, rows, strict=True):
+            kept = tokens[(tokens != self.pad) & known[tokens]][-self.width :]
+            if not np.isin(kept, self.wordless).all():
+                row[self.width - len(kept) :] = kept
+        return torch.from_numpy(out).to(self.texts.device)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of an instruction that `encode` leaves out, whole or in part, in their order."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        known = self.known.cpu().numpy()
+        spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if not known[token]]
+        words = [
+            match.group().strip(".,;:!?\"'()")
+            for match in re.finditer(r"\S+", text)
+            if any(begin < match.end() and end > match.start() for begin, end in spans)
+        ]
+        return list(dict.fromkeys(word for word in words if word))
+
+    @torch.no_grad()
+    def note(self, task: Tensor, loss: Tensor) -> None:
+        """Add the losses of a batch's labels [B * M] to their tasks' sums."""
+        flat = task.reshape(-1)
+        self.loss_sum.index_add_(0, flat, loss.detach().double())
+        self.loss_count.index_add_(0, flat, torch.ones_like(flat, dtype=torch.float64))
+
+    def train(self, mode: bool = True) -> TaskLabels:
+        """Close the epoch's account when training pauses for an evaluation."""
+        if self.training and not mode and float(self.loss_count.sum()):
+            means = {
+                name: {"loss": float(total / max(count, 1.0)), "labels": int(count)}
+                for name, total, count in zip(
+                    self.names, self.loss_sum.tolist(), self.loss_count.tolist(), strict=True
+                )
+            }
+            self.history.append(means)
+            shown = ", ".join(f"{name} {row['loss']:.4f} ({row['labels']})" for name, row in means.items())
+            logging.getLogger().info(f"mean label loss per task (labels): {shown}")
+            self.loss_sum.zero_()
+            self.loss_count.zero_()
+        return super().train(mode)
+
+
+def build_task_labels(config: Any, dataset: Any, prepared: Any) -> TaskLabels | None:
+    """The label component of a model, or None when only JustForYou is asked for.
+
+    Args:
+        config: RecBole config with ``tasks`` and ``task_*``.
+        dataset: the train dataset that ``PackedDataset.build`` returned.
+        prepared: the items and prompts (``preparation.Prepared``) that the model uses.
+
+    Raises:
+        UserError: labels are switched off, or the prepared prompts belong to other tasks.
+    """
+    tasks = tasks_of(dataset, config)
+    if tasks is None:
+        return None
+    if not int(config["task_labels_per_row"]) or not float(config["sigma_label_weight"]):
+        raise UserError(
+            f"tasks: {list(tasks.rows)} need labels, but task_labels_per_row or sigma_label_weight is 0: set "
+            f"both above 0, or tasks: [{GENERAL}] and task_empty_history: False"
+        )
+    stored = prepared.report.get("tasks")
+    if stored != task_report(tasks):
+        raise UserError(
+            f"the prompts were prepared for the tasks {stored and stored['versions']}, the dataset and task "
+            f"files now give {tasks.versions()} in other words: restore them or train again"
+        )
+    width, dropout = prepared.instructions.shape[1], float(config["task_word_dropout"])
+    reads_all = str(config["backbone"]).startswith("pretrained:")
+    return TaskLabels(tasks, dataset.packer, prepared.tokenizer, width, dropout, reads_all)

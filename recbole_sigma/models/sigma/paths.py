@@ -1,0 +1,152 @@
+"""A straight path from the newest items of a history to the query that the catalogue is searched with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+DECAY = 0.8  # initial weight per step of age, that of the training-free WindowItemKNN
+SHARE = 0.3  # initial size against a state of the trunk
+
+
+def identity_projection(d_model: int) -> nn.Linear:
+    """A trained projection without bias that starts as the identity: what a straight path ends in."""
+    project = nn.Linear(d_model, d_model, bias=False)
+    with torch.no_grad():
+        project.weight.copy_(torch.eye(d_model))
+    return project
+
+
+class RecencyPath(nn.Module):
+    """Weighted sum of the newest item vectors, projected: what item-to-item similarity does, learned (ours).
+
+    A small trunk on small data spends its capacity on finding that the next item resembles the last ones.
+    Here that is where it starts: weights decay with age, the projection is the identity, and the trunk adds
+    what similarity cannot say.
+
+    Args:
+        d_model: d.
+        last: newest items that count.
+    """
+
+    def __init__(self, d_model: int, last: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(DECAY ** torch.arange(last, dtype=torch.float32))
+        self.project = identity_projection(d_model)
+        self.share = nn.Parameter(torch.tensor(SHARE * d_model**0.5))
+
+    def forward(self, items: Tensor) -> Tensor:
+        """The path's value at every position.
+
+        Args:
+            items: float [B, T, d] unit item tokens of a history, oldest first.
+
+        Returns:
+            float [B, T, d]; entry t reads items t, t - 1, ...
+        """
+        total = torch.zeros_like(items)
+        length = items.shape[1]
+        for age in range(min(len(self.weights), length)):
+            total[:, age:] += self.weights[age] * items[:, : length - age]
+        return self.share * self.project(total / self.weights.abs().sum())
+
+
+class InterestPath(nn.Module):
+    """Sum of all item vectors of the window over the root of their number, projected (ours).
+
+    What a linear autoencoder over the history would say: no order, no attention, hence hard to overfit. The
+    projection starts as the identity; dropout keeps the trunk from leaning on it.
+
+    Args:
+        d_model: d.
+        dropout: share of the path's values that training hides.
+    """
+
+    def __init__(self, d_model: int, dropout: float) -> None:
+        super().__init__()
+        self.project = identity_projection(d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """The path's value at every position.
+
+        Args:
+            items: float [B, T, d] item vectors of a history, oldest first.
+
+        Returns:
+            float [B, T, d]; entry t reads items 0 to t.
+        """
+        count = torch.arange(1, items.shape[1] + 1, device=items.device, dtype=items.dtype)
+        return self.dropout(self.project(items.cumsum(dim=1) / count.sqrt()[:, None]))
+
+
+# A word is in few labels, and its gradient is noisy: at 1 its vector grows several times too slowly.
+STEP = 2.0
+
+
+class WordPath(nn.Module):
+    """Every word of an instruction adds a vector of its own to the scaled query (ours).
+
+    P(item | history, words) is proportional to P(item | history) exp(<words, item>): the history says what
+    the user likes, the words what is asked for. Without this path a trunk that is trained from scratch on
+    some ten thousand labels does not find the slot in the instruction at all, because its words reach the
+    query through layers that the histories shape. Here a word starts as nothing and learns directly which
+    items it calls for; the trunk adds what depends on the history. Words that training never saw stay
+    nothing, so an unknown wording is read by the words that are known.
+
+    Args:
+        vocabulary: number of token ids.
+        d_model: d.
+        pad: id of the padding token.
+    """
+
+    def __init__(self, vocabulary: int, d_model: int, pad: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, d_model, padding_idx=pad)
+        nn.init.zeros_(self.words.weight)
+        self.scale = STEP * d_model**0.5
+
+    def forward(self, text: Tensor) -> Tensor:
+        """What instructions add.
+
+        Args:
+            text: int64 [..., I], padded with the padding token.
+
+        Returns:
+            float [..., d].
+        """
+        return self.scale * self.words(text).sum(dim=-2)
+
+
+PULL = 4.0
+"""Weight of the pull beside the labels' losses, both in nats per label."""
+
+
+def covariance(vectors: Tensor) -> Tensor:
+    """Covariance of the item vectors over the catalogue, without gradient.
+
+    Args:
+        vectors: float [N, d]; row 0 is the padding item.
+
+    Returns:
+        float [d, d].
+    """
+    items = vectors.detach()[1:]
+    items = items - items.mean(dim=0)
+    return items.T @ items / max(len(items), 1)
+
+
+def divergence(change: Tensor, spread: Tensor) -> Tensor:
+    """How far a change of the query moves the distribution over the items, in nats.
+
+    Half the variance of the change in the logits over the catalogue: the Kullback-Leibler divergence to
+    second order where items are equally likely.
+
+    Args:
+        change: float [M, d], change of the scaled query.
+        spread: float [d, d] from `covariance`.
+
+    Returns:
+        float [M].
+    """
+    return 0.5 * torch.einsum("md,de,me->m", change, spread, change)

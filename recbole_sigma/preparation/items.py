@@ -1,0 +1,389 @@
+"""The preprocessing hook between split and model: item text and TRAIN events -> item vectors, semantic IDs,
+prompt tokens.
+
+Nothing here reads a validation or test interaction; ``tests/models/test_sigma.py`` and
+``tests/grounding/test_leak.py`` hold it to that. Results are cached under a fingerprint of everything that
+they depend on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from recbole_sigma.data.dataset import PackedDataset
+from recbole_sigma.grounding.alignment import AlignmentOptions
+from recbole_sigma.grounding.ground import (
+    VIEWS,
+    GroundingOptions,
+    Sources,
+    alignment_report,
+    encoder_kind,
+    ground_items,
+)
+from recbole_sigma.grounding.vector_file import read_image_vectors
+from recbole_sigma.instructions.samples import task_folder, task_report, tasks_of
+from recbole_sigma.instructions.tasks import GENERAL, load_tasks
+from recbole_sigma.language.backbone import check_backbone
+from recbole_sigma.language.loading import check_causal_model, folder_stamp
+from recbole_sigma.language.lora import lora_options
+from recbole_sigma.language.vocabulary import (
+    encode_left_padded,
+    pretrained_tokenizer,
+    train_bpe,
+)
+from recbole_sigma.machine.files import ArtifactStore, fingerprint
+from recbole_sigma.preparation.fields import field_strings, item_texts, user_profiles
+from recbole_sigma.tokenization.health import code_health
+from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
+from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
+from recbole_sigma.values import ItemCodes, ItemVectors, UserError
+
+CODE_VERSION = (
+    2  # raise when a change here or in grounding/, tokenization/, instructions/ changes the results
+)
+QUANTIZERS = ("rq-kmeans", "rq-kmeans-balanced", "rq-vae")
+
+
+@dataclass(frozen=True)
+class PreparationOptions:
+    """Options of stages (a) and (b) and of the prompt, named as in ``properties/model/SIGMA.yaml``."""
+
+    grounding: GroundingOptions
+    quantizer: str
+    codebook_size: int
+    levels: int
+    prefix_length: int
+    quantize: tuple[str, ...]
+    rqvae_epochs: int
+    backbone: str
+    bpe_size: int
+    seed: int
+
+    @classmethod
+    def from_config(cls, config: Any) -> PreparationOptions:
+        """Read a RecBole config.
+
+        Raises:
+            UserError: an unknown view, or a prefix longer than the semantic ID.
+        """
+        unknown = [view for view in config["grounding_views"] or [] if view not in VIEWS]
+        if unknown:
+            raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
+        levels = int(config["tokenizer_levels"])
+        wanted = config["tokenizer_prefix_length"]
+        prefix = levels if str(wanted) == "all" else int(wanted)
+        if not 0 <= prefix <= levels:
+            raise UserError(
+                f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})"
+            )
+        if config["grounding_teacher"] != "ppmi-svd":
+            raise UserError(f"grounding_teacher: '{config['grounding_teacher']}' is unknown; use ppmi-svd")
+        if config["tokenizer_quantizer"] not in QUANTIZERS:
+            raise UserError(
+                f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use one of "
+                f"{', '.join(QUANTIZERS)}"
+            )
+        if "visual" in (config["grounding_views"] or ()) and not config["grounding_visual_file"]:
+            raise UserError(
+                "grounding_views: visual needs real image vectors: name them in grounding_visual_file, or"
+                " take visual out of the list"
+            )
+        encoder_kind(str(config["grounding_text_encoder"]))
+        seed = int(config["seed"])
+        return cls(
+            grounding=GroundingOptions(
+                text_encoder=str(config["grounding_text_encoder"]),
+                text_dim=int(config["grounding_text_dim"]),
+                teacher_dim=int(config["grounding_teacher_dim"]),
+                teacher_window=int(config["grounding_teacher_window"]),
+                views=tuple(config["grounding_views"] or ()),
+                pairs=str(config["grounding_pairs"]),
+                view_window=int(config["grounding_view_window"]),
+                align=bool(config["grounding_align"]),
+                train_encoder=bool(config["grounding_train_encoder"]),
+                alignment=AlignmentOptions(
+                    dim=int(config["grounding_dim"]),
+                    hidden=int(config["grounding_hidden"]),
+                    tau=float(config["grounding_tau"]),
+                    kd_weight=float(config["grounding_kd_weight"]),
+                    steps=int(config["grounding_steps"]),
+                    batch_pairs=int(config["grounding_batch_pairs"]),
+                    learning_rate=float(config["grounding_learning_rate"]),
+                    encoder_rate=float(config["grounding_encoder_rate"]),
+                    dropout=float(config["grounding_dropout"]),
+                    correction=float(config["grounding_correction"]),
+                    chunk=int(config["grounding_chunk"]),
+                    seed=seed,
+                ),
+                lora=lora_options(config, "grounding_lora"),
+                max_tokens=int(config["grounding_max_tokens"]),
+                seed=seed,
+            ),
+            quantizer=str(config["tokenizer_quantizer"]),
+            codebook_size=int(config["tokenizer_codebook_size"]),
+            levels=levels,
+            prefix_length=prefix,
+            quantize=tuple(config["tokenizer_vectors"]),
+            rqvae_epochs=int(config["tokenizer_rqvae_epochs"]),
+            backbone=str(config["backbone"]),
+            bpe_size=int(config["tokenizer_bpe_size"]),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model needs to know about items, users and prompts.
+
+    Attributes:
+        vectors: frozen item vectors.
+        codes: semantic IDs of the prefix levels and below.
+        tokenizer: BPE tokenizer with the semantic-ID tokens.
+        profiles: int64 [n_users, P], left-padded tokens before the history; row 0 is RecBole's padding user.
+        instructions: int64 [n_templates, I], left-padded tokens of JustForYou; row 0 is the evaluation
+            template.
+        report: JSON report: losses of the alignment, pair counts, code health, item fingerprint.
+    """
+
+    vectors: ItemVectors
+    codes: ItemCodes
+    tokenizer: Tokenizer
+    profiles: Tensor
+    instructions: Tensor
+    report: dict[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that a store or a checkpoint keeps."""
+        image = {} if self.vectors.image is None else {"vectors_image": self.vectors.image}
+        return {
+            **image,
+            "vectors_text": self.vectors.text,
+            "vectors_collaborative": self.vectors.collaborative,
+            "codes": self.codes.codes,
+            "profiles": self.profiles,
+            "instructions": self.instructions,
+        }
+
+    def header(self) -> dict[str, Any]:
+        """The JSON that goes with ``tensors``."""
+        return {
+            "sizes": list(self.codes.sizes),
+            "prefix_length": self.codes.prefix_length,
+            "tokenizer": self.tokenizer.to_str(),
+            "report": self.report,
+        }
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Prepared:
+        """Inverse of ``tensors`` and ``header``."""
+        return cls(
+            vectors=ItemVectors(
+                tensors["vectors_text"], tensors["vectors_collaborative"], tensors.get("vectors_image")
+            ),
+            codes=ItemCodes(tensors["codes"], tuple(header["sizes"]), int(header["prefix_length"])),
+            tokenizer=Tokenizer.from_str(header["tokenizer"]),
+            profiles=tensors["profiles"],
+            instructions=tensors["instructions"],
+            report=header["report"],
+        )
+
+
+def item_sources(dataset: PackedDataset, config: Any, options: PreparationOptions) -> Sources:
+    """Texts, metadata values and image vectors of a dataset's items.
+
+    Raises:
+        UserError: no text fields named, or a named column or file missing.
+    """
+    fields = config["text_fields"]
+    if not fields:
+        raise UserError(
+            f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items have no text"
+            " to ground; add for example text_fields: [title] and load_col.item: [item_id, title]"
+        )
+    texts = item_texts(dataset, fields)
+    labels = {
+        view: field_strings(dataset, dataset.item_feat, config[key], "item") if config[key] else []
+        for view, key in (("taxonomy", "category_field"), ("brand", "brand_field"))
+        if view in options.grounding.views or (view == "taxonomy" and "semantic" in options.grounding.views)
+    }
+    image = None
+    if config["grounding_visual_file"]:
+        image = read_image_vectors(
+            config["grounding_visual_file"],
+            [str(token) for token in dataset.field2id_token[dataset.iid_field]],
+        )
+    return Sources(texts, labels, image)
+
+
+def prepare(dataset: PackedDataset, config: Any) -> Prepared:
+    """Prepare items and prompts from the train part of a split dataset, or take them from the cache.
+
+    Args:
+        dataset: the train dataset that ``PackedDataset.build`` returned.
+        config: RecBole config with the keys of ``properties/model/SIGMA.yaml`` and the roles of the dataset's
+            property file.
+
+    Raises:
+        UserError: no text fields named, a named column missing, or an option out of range.
+    """
+    item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    if dataset.prepared_extra is not None:
+        return from_checkpoint(dataset.prepared_extra, item_tokens, dataset.dataset_name)
+    options = PreparationOptions.from_config(config)
+    sources = item_sources(dataset, config, options)
+    texts, labels, image = sources.texts, sources.labels, sources.image
+    profiles = user_profiles(dataset, config["profile_fields"] or [])
+    templates = load_tasks(task_folder(config))[GENERAL].templates
+    tasks = tasks_of(dataset, config)
+
+    users, items = dataset.train_events().sequences()
+    key = fingerprint(
+        version=CODE_VERSION,
+        items=item_tokens,
+        texts=list(texts),
+        labels=labels,
+        profiles=profiles,
+        templates=list(templates),
+        users=users,
+        train_items=items,
+        image=np.zeros(0) if image is None else image,
+        models=[folder_stamp(options.grounding.text_encoder), folder_stamp(options.backbone)],
+        options={**asdict(options), "grounding": asdict(options.grounding)},
+        report="views" if config["grounding_report"] else False,
+        **({"tasks": tasks.corpus(), "width": config["task_instruction_tokens"]} if tasks else {}),
+    )
+    store = ArtifactStore(config["artifact_dir"])
+    stored = store.load("items", key)
+    logger = logging.getLogger()
+    if stored is not None:
+        logger.info("Item preparation read from %s", store.path("items", key))
+        _say_retrieval(stored[1]["report"])
+        return Prepared.restore(*stored)
+
+    check_backbone(options.backbone)
+    encoder, model_name = encoder_kind(options.grounding.text_encoder)
+    if encoder == "causal-lm":
+        check_causal_model(model_name, "grounding_text_encoder")
+    vectors, report = _ground(users, items, sources, options, config)
+    _say_retrieval(report)
+    codes = tokenize_items(vectors, options)
+    health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
+    logger.info(str(health))
+    sizes = codes.sizes[: codes.prefix_length]
+    base = options.backbone.partition(":")
+    if base[0] == "pretrained":
+        tokenizer = pretrained_tokenizer(base[2], sizes)
+    else:
+        tokenizer = train_bpe(
+            [*texts[1:], *profiles, *templates, *(tasks.corpus() if tasks else [])],
+            options.bpe_size,
+            sizes,
+        )
+    instructions = encode_left_padded(tokenizer, templates, start=False, end=True)
+    if tasks:  # every task's instructions share one width
+        longest = encode_left_padded(tokenizer, tasks.texts(), start=False, end=True).shape[1]
+        width = min(longest, int(config["task_instruction_tokens"]))
+        instructions = encode_left_padded(tokenizer, templates, start=False, end=True, width=width)
+        report["tasks"] = task_report(tasks)
+    report = {**report, "health": health.as_dict(), "items_sha256": fingerprint(items=item_tokens)}
+    prepared = Prepared(
+        vectors,
+        codes,
+        tokenizer,
+        torch.from_numpy(encode_left_padded(tokenizer, profiles, start=True, end=False)),
+        torch.from_numpy(instructions),
+        report,
+    )
+    store.save("items", key, prepared.tensors(), prepared.header())
+    return prepared
+
+
+def from_checkpoint(extra: dict[str, Any], item_tokens: list[str], dataset_name: str) -> Prepared:
+    """Prepared items out of a checkpoint's extras.
+
+    Raises:
+        UserError: the checkpoint was trained on another catalogue.
+    """
+    tensors = {name: value for name, value in extra.items() if isinstance(value, Tensor)}
+    prepared = Prepared.restore(tensors, json.loads(extra["prepared_header"]))
+    if prepared.report["items_sha256"] != fingerprint(items=item_tokens):
+        raise UserError(
+            f"the checkpoint was trained on another item catalogue than dataset '{dataset_name}' has now"
+            f" ({len(prepared.codes.codes) - 1} items then, {len(item_tokens) - 1} now): restore the"
+            " dataset's files or train again"
+        )
+    return prepared
+
+
+def _ground(
+    users: np.ndarray,
+    items: np.ndarray,
+    sources: Sources,
+    options: PreparationOptions,
+    config: Any,
+) -> tuple[ItemVectors, dict[str, Any]]:
+    """Stage (a), with the report of what alignment is worth where that is asked for."""
+    how, device = options.grounding, str(config["device"])
+    raw_file = raw_vector_file(sources, how, config)
+    show = bool(config["show_progress"])
+    text, teacher, report = ground_items(users, items, sources, how, show, raw_file, device)
+    if config["grounding_report"]:
+        report["retrieval"] = alignment_report(
+            users, items, sources, how, each_view=True, raw_file=raw_file, device=device
+        )
+    image = None if sources.image is None else torch.from_numpy(sources.image)
+    return ItemVectors(torch.from_numpy(np.array(text)), torch.from_numpy(teacher), image), report
+
+
+def raw_vector_file(sources: Sources, how: GroundingOptions, config: Any) -> Path:
+    """Where raw vectors of a language model are kept: they follow from the texts and the model alone."""
+    key = fingerprint(
+        version=CODE_VERSION,
+        texts=list(sources.texts),
+        encoder=[how.text_encoder, folder_stamp(how.text_encoder), how.max_tokens],
+    )
+    return ArtifactStore(config["artifact_dir"]).folder / f"text-{key[:24]}.npy"
+
+
+def _say_retrieval(report: dict[str, Any]) -> None:
+    """`grounding_report` as a table in the log."""
+    if "retrieval" in report:
+        table = tabulate(report["retrieval"], headers="keys", floatfmt=".4f")
+        logging.getLogger().info("recall@10 of held-out train partners by text vectors\n%s", table)
+
+
+def tokenize_items(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:
+    """Stage (b): the quantizer (``tokenizer_quantizer``) on the named vectors (``tokenizer_vectors``), row 0
+    left at zero.
+
+    Raises:
+        UserError: an unknown vector name, or a codebook larger than the catalogue.
+    """
+    known = {"text": vectors.text, "collaborative": vectors.collaborative}
+    if vectors.image is not None:
+        known["image"] = vectors.image
+    unknown = [name for name in options.quantize if name not in known]
+    if unknown or not options.quantize:
+        raise UserError(
+            f"tokenizer_vectors: {list(options.quantize)} must name at least one of {list(known)}"
+        )
+    joined = torch.cat([known[name] for name in options.quantize], dim=1).numpy()[1:]
+    size = options.codebook_size or auto_codebook_size(len(joined))
+    sizes = (size,) * options.levels
+    if options.quantizer == "rq-vae":
+        codes, _ = rq_vae(joined, sizes, RQVAEOptions(epochs=options.rqvae_epochs, seed=options.seed))
+    else:
+        quantize = balanced_rq_kmeans if options.quantizer == "rq-kmeans-balanced" else rq_kmeans
+        codes, _ = quantize(joined, sizes, options.seed)
+    padded = np.concatenate([np.zeros((1, options.levels), dtype=np.int64), codes])
+    return ItemCodes(torch.from_numpy(padded), sizes, options.prefix_length)

@@ -1,0 +1,303 @@
+"""RecBole's Config with safe parsing, our property files for every model, and all problems in one message."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.evaluator.register import metric_information, metric_types
+from recbole.utils import EvaluatorType, ModelType
+
+from recbole_sigma.machine import processes as distributed
+from recbole_sigma.models import registry
+from recbole_sigma.models.contract import without_beam
+from recbole_sigma.settings import keys as settings
+from recbole_sigma.settings import reading, recipes
+from recbole_sigma.values import UserError
+
+PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "filter_seen", "metric_decimal_place")
+# set by RecBole while it resolves a config; they follow from the others
+DERIVED_KEYS = (
+    "MODEL_TYPE",
+    "MODEL_INPUT_TYPE",
+    "eval_type",
+    "device",
+    "single_spec",
+    "local_rank",
+    "valid_neg_sample_args",
+    "test_neg_sample_args",
+)
+
+
+_PLAIN_NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
+
+
+class SigmaConfig(Config):
+    """A RecBole Config that never reads ``sys.argv``, never evaluates text, and checks every key.
+
+    Args:
+        model: model name or class.
+        dataset: dataset name.
+        config_file_list: property files, later ones win.
+        config_dict: values that outrank the files.
+        arguments: words such as ``--learning_rate=1e-3`` that outrank the dictionary.
+
+    Raises:
+        UserError: with every problem of the settings at once.
+    """
+
+    def __init__(
+        self,
+        model: str | type | None = None,
+        dataset: str | None = None,
+        config_file_list: Iterable[str] | None = None,
+        config_dict: dict[str, Any] | None = None,
+        arguments: Iterable[str] = (),
+    ) -> None:
+        self._problems: list[str] = []
+        self._given: list[tuple[str, dict[str, Any]]] = []
+        self._arguments = list(arguments)
+        super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
+        del self._problems, self._given, self._arguments
+
+    # --- reading ---
+
+    def _init_parameters_category(self) -> None:
+        super()._init_parameters_category()
+        # RecBole appends to its own module's lists; give it copies
+        self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
+
+    def _build_yaml_loader(self) -> type[reading.SafeLoader]:
+        return reading.SafeLoader
+
+    def _load_config_files(self, file_list: list[str]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for file in file_list:
+            values = reading.load_yaml(file, self._problems)
+            self._given.append((str(file), values))
+            merged.update(values)
+        return merged
+
+    def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        self._given.append(("config_dict", config_dict))
+        return config_dict
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        values = reading.parse_arguments(self._arguments, self._problems)
+        for key in ("config_files",):
+            values.pop(key, None)
+        self._given.append(("the command line", values))
+        return values
+
+    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return config_dict
+
+    # --- resolving ---
+
+    def _get_model_and_dataset(self, model: Any, dataset: Any) -> tuple[str, type, str]:
+        model = model if model is not None else self.external_config_dict.get("model")
+        dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
+        if model is None:
+            self._problems.append("no model is named: give --model=SIGMA (or model: SIGMA in a config file)")
+        elif isinstance(model, str):
+            found = registry.find_model(model)
+            if found is None:
+                self._problems.append(
+                    f"unknown model {model!r}{reading.nearest(model, registry.model_names())}"
+                )
+            model = found
+        if dataset is None:
+            self._problems.append(
+                "no dataset is named: give --dataset=ml-100k (or dataset: ml-100k in a config file)"
+            )
+        elif not _PLAIN_NAME.fullmatch(str(dataset)):
+            self._problems.append(
+                f"dataset {str(dataset)!r} must be the plain name of a folder in data_path, without a path: "
+                "name the folder above it with --data_path"
+            )
+            dataset = None
+        if model is None or dataset is None:
+            for source, values in self._given:
+                self._problems.extend(settings.unknown_keys(values, source))
+            reading.raise_all(self._problems)
+        return super()._get_model_and_dataset(model, str(dataset))
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        recipes.merge_internal(self, Config._load_internal_config_dict.stock, model_class, dataset)
+        # RecBole's quick-start file of a model type outranks dataset files and splits sequential and general
+        # models differently; the protocol of this project is one for all models
+        names = tuple(c.__name__ for c in reversed(model_class.__mro__))
+        self._shipped = recipes.shipped_defaults(names, dataset)
+        for key in PROTOCOL_KEYS:
+            if key in self._shipped:
+                self.internal_config_dict[key] = self._shipped[key]
+
+    def _init_device(self) -> None:
+        """The device of this process; connecting to the others is `distributed.join`'s.
+
+        RecBole's own method needs nccl and a GPU per process. To its loaders and trainers this stays one
+        process (``single_spec``): `batches` and `training` share the work out.
+        """
+        final = self.final_config_dict
+        chosen = final["gpu_id"]
+        chosen = ",".join(map(str, chosen)) if isinstance(chosen, (tuple, list)) else str(chosen)
+        final["gpu_id"] = os.environ["CUDA_VISIBLE_DEVICES"] = chosen
+        world = distributed.current()
+        final["single_spec"], final["local_rank"] = True, world.local_rank
+        final["device"] = torch.device("cpu")
+        if chosen and final.get("use_gpu", True) and torch.cuda.is_available():
+            if world.local_rank >= torch.cuda.device_count():
+                raise UserError(
+                    f"process {world.local_rank} of this machine has no GPU: gpu_id {chosen!r} names "
+                    f"{torch.cuda.device_count()}; name as many as nproc, or use the CPU with --gpu_id=''"
+                )
+            final["device"] = torch.device(f"cuda:{world.local_rank}" if world.several else "cuda")
+        if not world.main:
+            final["show_progress"] = False
+
+    def _get_final_config_dict(self) -> dict[str, Any]:
+        final = super()._get_final_config_dict()
+        base = self.internal_config_dict["eval_args"]
+        asked = self.external_config_dict.get("eval_args")
+        if isinstance(asked, dict):
+            final["eval_args"] = {**base, **asked}
+        if isinstance(final["topk"], int):
+            final["topk"] = [final["topk"]]
+        if isinstance(final["metrics"], str):
+            final["metrics"] = [final["metrics"]]
+        if isinstance(final["learner"], str):
+            final["learner"] = final["learner"].lower()
+        if final.get("loss_type") == "CE" and "train_neg_sample_args" not in self.external_config_dict:
+            if self.model_class.type == ModelType.SEQUENTIAL:
+                final["train_neg_sample_args"] = None  # RecBole refuses negatives beside a full softmax
+        columns = (final.get("load_col") or {}).get("inter")
+        if isinstance(columns, list) and final["TIME_FIELD"] not in columns:
+            final["load_col"] = {**final["load_col"], "inter": [*columns, final["TIME_FIELD"]]}
+        self._check(final)
+        reading.raise_all(self._problems)
+        self.requested = {key: value for key, value in final.items() if key not in DERIVED_KEYS}
+        self.requested = json.loads(json.dumps(self.requested, default=str))
+        return final
+
+    # --- checking ---
+
+    def _check(self, final: dict[str, Any]) -> None:
+        say = self._problems.append
+        for source, values in self._given:
+            self._problems.extend(settings.unknown_keys(values, source, self.internal_config_dict))
+            for key, value in values.items():
+                problem = settings.wrong_value(key, value, self._shipped.get(key))
+                if problem:
+                    say(f"{problem} (in {source})")
+        metrics = [str(name) for name in final["metrics"]]
+        for name in metrics:
+            lowered = name.lower()
+            if lowered not in metric_types:
+                say(f"unknown metric {name!r}{reading.nearest(lowered, metric_types)}")
+            elif (
+                metric_types[lowered] != EvaluatorType.RANKING
+                or "rec.meanrank" in metric_information[lowered]
+            ):
+                say(
+                    f"metric {name} needs the scores of all items, which ranked lists do not carry: "
+                    f"use top-k metrics such as Hit, NDCG, MRR, Recall"
+                )
+            if lowered == "prefix_survival" and (problem := without_beam(self.model_class)):
+                say(problem)
+        topk = final["topk"]
+        whole = (
+            [k for k in topk if isinstance(k, int) and not isinstance(k, bool) and k > 0]
+            if isinstance(topk, list)
+            else []
+        )
+        if not whole or len(whole) != len(topk):
+            say(f"topk must be a list of positive integers, not {topk!r}")
+        name, _, k = str(final["valid_metric"]).partition("@")
+        if name.lower() not in {m.lower() for m in metrics} or (k and k not in {str(j) for j in whole}):
+            say(
+                f"valid_metric {final['valid_metric']!r} is not computed: metrics are {', '.join(metrics)} "
+                f"at topk {', '.join(map(str, whole))}"
+            )
+        args = final["eval_args"]
+        if not isinstance(args, dict):
+            say(f"eval_args must be a mapping, not {args!r}")
+            return
+        modes = args["mode"].values() if isinstance(args["mode"], dict) else [args["mode"]]
+        for mode in modes:
+            if mode != "full":
+                say(
+                    f"eval_args: mode {mode!r} samples candidates; this evaluator ranks the full "
+                    "catalogue: set mode: full"
+                )
+        split = args.get("split")
+        ratios = next(iter(split.values())) if isinstance(split, dict) and len(split) == 1 else None
+        if "RS" in (split or ()) and not (
+            isinstance(ratios, list)
+            and len(ratios) == 3
+            and all(isinstance(r, (int, float)) and r >= 0 for r in ratios)
+            and sum(ratios) > 0
+        ):
+            say(f"eval_args: split RS needs ratios [train, valid, test] such as [8,1,1], not {ratios!r}")
+        elif not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS", "TS"):
+            say(
+                f"eval_args: split must be one of {{LS: valid_and_test}}, {{RS: [8,1,1]}}, "
+                f"{{TS: [8,1,1]}}; not {split!r}"
+            )
+        if args.get("order") not in ("TO", "RO"):
+            say(f"eval_args: order must be TO (by time) or RO (random), not {args.get('order')!r}")
+        beam = final.get("decode_beam")
+        if (
+            isinstance(beam, int)
+            and 0 < beam < max(whole, default=0)
+            and getattr(self.model_class, "beam_bounds_list", True)
+        ):
+            say(
+                f"decode_beam {beam} is smaller than the longest list, topk {max(whole)}: raise "
+                "decode_beam or lower topk"
+            )
+
+    def protocol(self) -> dict[str, Any]:
+        """The evaluation protocol as plain values: what a result must carry to be comparable."""
+        return {
+            "eval_args": self["eval_args"],
+            "filter_seen": bool(self["filter_seen"]),
+            "metrics": list(self["metrics"]),
+            "topk": list(self["topk"]),
+            "history": self["MAX_ITEM_LIST_LENGTH"],
+            "ties": "score descending, item id ascending; equal times in file order",
+            "candidates": "full catalogue",
+        }
+
+
+def requested_values(config: Any) -> dict[str, Any]:
+    """What a config was asked for, as plain JSON values: enough to build it again."""
+    if isinstance(config, SigmaConfig):
+        values = dict(config.requested)
+    else:
+        merged = {**config.internal_config_dict, **config.external_config_dict}
+        values = json.loads(
+            json.dumps({k: v for k, v in merged.items() if k not in DERIVED_KEYS}, default=str)
+        )
+    values["model"], values["dataset"] = config["model"], config["dataset"]
+    return values
+
+
+def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> SigmaConfig:
+    """The config of a checkpoint.
+
+    Args:
+        values: what `requested_values` gave.
+        overrides: keys to change, such as ``data_path`` on another machine.
+    """
+    merged = {**values, **(overrides or {})}
+    model, dataset = merged.pop("model"), merged.pop("dataset")
+    known = settings.declared_keys()
+    return SigmaConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
+
+
+__all__ = ["SigmaConfig", "UserError", "rebuild_config", "requested_values"]

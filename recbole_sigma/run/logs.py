@@ -1,0 +1,104 @@
+"""What a run says: one log file with the resolved config, the console, and no secret in either."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from datetime import datetime
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole_sigma.evaluation.judge import Judgement
+from recbole_sigma.machine import processes as distributed
+
+
+def start_log(config: Any) -> Path | None:
+    """One log file per run, and the console at level ``state``; handlers of an earlier run are replaced.
+
+    Of several processes only rank 0 writes a file, and the others show errors only.
+    """
+    if not distributed.current().main:
+        getLogger().setLevel(logging.ERROR)
+        return None
+    folder = Path(config["log_dir"] or "log") / config["model"]
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    path = folder / f"{config['model']}-{config['dataset']}-{stamp}-{os.getpid()}.log"
+    root = getLogger()
+    for handler in [h for h in root.handlers if getattr(h, "_recbole_sigma", False)]:
+        root.removeHandler(handler)
+        handler.close()
+    level = getattr(logging, str(config["state"] or "INFO").upper())
+    form = "%(asctime)s %(levelname)s %(message)s"
+    for handler, handler_level in (
+        (logging.FileHandler(path, encoding="utf-8"), logging.INFO),
+        (logging.StreamHandler(), level),
+    ):
+        handler._recbole_sigma = True  # type: ignore[union-attr]
+        handler.setLevel(handler_level)
+        to_file = isinstance(handler, logging.FileHandler)
+        handler.setFormatter(_Formatter(form, plain=to_file or not sys.stderr.isatty()))
+        if not to_file:
+            handler.addFilter(_brief)
+        root.addHandler(handler)
+    root.setLevel(min(level, logging.INFO))
+    getLogger("faiss").setLevel(logging.WARNING)  # it announces which SIMD build it loads
+    return path
+
+
+FILE_ONLY = {"file_only": True}
+
+
+def _brief(record: logging.LogRecord) -> bool:
+    """Whether a record belongs on the console."""
+    return not getattr(record, "file_only", False)
+
+
+class _Formatter(logging.Formatter):
+    """Text without secrets; ``plain`` text without terminal colours, for files and pipes."""
+
+    def __init__(self, form: str, plain: bool) -> None:
+        super().__init__(form)
+        self.plain = plain
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = without_secrets(super().format(record))
+        return _COLOUR.sub("", text) if self.plain else text
+
+
+_SECRET_NAME = re.compile(r"token$|secret|passw|api_?key|credential", re.I)
+_ADDRESS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+
+
+def without_secrets(text: str) -> str:
+    """The text with the values of secret environment variables, and passwords in addresses, blotted out."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and _SECRET_NAME.search(name):
+            text = text.replace(value, f"<{name}>")
+    return _ADDRESS.sub("<hidden>", text)
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def say_protocol(config: Any, logger: logging.Logger) -> None:
+    """One line that a reader needs before any number."""
+    args = config["eval_args"]
+    logger.info(
+        f"protocol: split {args['split']}, order {args['order']}, full catalogue, filter_seen "
+        f"{bool(config['filter_seen'])}, "
+        f"history {config['MAX_ITEM_LIST_LENGTH']}, ties by item id"
+    )
+
+
+def unreachable_sentence(judgement: Judgement) -> str:
+    """How many targets the filter makes impossible, in words."""
+    total = len(judgement.targets)
+    return (
+        f"{judgement.unreachable} of {total} test targets ({judgement.unreachable / max(1, total):.1%}) "
+        "repeat an item the user "
+        f"had met before, so filter_seen makes them unreachable for every model"
+    )

@@ -1,0 +1,431 @@
+"""Training for any RecBole trainer: our evaluator, safe checkpoints, exact resume, schedules, a record."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import recbole.trainer.trainer as stock
+import torch
+from recbole.utils import calculate_valid_score, set_color
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from recbole_sigma.data.shares import epoch_batches, epoch_length
+from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.tasks.report import add_task_rows
+from recbole_sigma.machine import processes as distributed
+from recbole_sigma.machine.progress import Counted, Progress
+from recbole_sigma.run import checkpoint as files
+from recbole_sigma.run import state
+from recbole_sigma.run.precision import loss_weight, memory_sentence, pieces, precision
+from recbole_sigma.run.state import StoredRun
+from recbole_sigma.values import UserError
+
+FLOOR = 0.05  # the cosine schedule ends at this share of the learning rate
+_RUNS = itertools.count(1)  # numbers the trainers of this process
+
+
+def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:
+    """Share of the base learning rate at an optimizer step.
+
+    Args:
+        step: 0-based step.
+        total: steps of the whole training.
+        warmup: steps of linear warm-up.
+        schedule: ``constant``, ``cosine`` (down to `FLOOR`), or ``inverse_sqrt`` (TIGER, arXiv 2305.05065,
+            section 4.1): constant during the warm-up, then the square root of warm-up steps over steps.
+    """
+    if schedule == "inverse_sqrt":
+        return math.sqrt(max(1, warmup) / max(1, warmup, step + 1))
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class SigmaTrainer(StoredRun):
+    """Mixin before a RecBole trainer class; `make_trainer` builds the pair.
+
+    A model may define ``on_epoch_start(epoch, train_data)``, ``optimizer_groups(weight_decay)``,
+    ``loss_names``, ``checkpoint_extra()`` / ``load_checkpoint_extra(extra)`` and ``training_free``.
+    What ``on_epoch_start`` computes must follow from the epoch and the data, or live in buffers that the
+    ``state_dict`` holds: a run that goes on inside an epoch calls it again and then puts the weights back.
+
+    Attributes:
+        history: one mapping per epoch: ``epoch``, ``train_loss``, ``valid``, seconds.
+        judgement: what the last `evaluate` found, with the place of every target.
+        scheduler_step: how often the learning-rate schedule has stepped.
+    """
+
+    def __init__(self, config: Any, model: Any) -> None:
+        with _no_tensorboard(enabled=not config["train_tensorboard"]):
+            super().__init__(config, model)  # type: ignore[call-arg]
+        if getattr(model, "training_free", False):
+            self.epochs = 1
+        if config["train_clip_norm"] and not self.clip_grad_norm:
+            self.clip_grad_norm = {"max_norm": float(config["train_clip_norm"])}
+        stem = os.path.splitext(self.saved_model_file)[0]  # model and second: many runs may share both
+        self.saved_model_file = f"{stem}-{os.getpid()}-{next(_RUNS)}.safetensors"
+        self.judge = Judge(config)
+        self.eval_collector = self.judge.collector
+        self.history: list[dict[str, Any]] = []
+        self.judgement: Judgement | None = None
+        self.best_epoch: int | None = None
+        self.scheduler_step = 0
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=bool(self.enable_scaler))
+        self.world = distributed.current()
+        self.half = precision(str(config["train_precision"] or "fp32"), self.device)
+        self.accumulation = int(config["train_accumulation"] or 1)
+        if self.accumulation > 1 and self.world.several:
+            raise UserError(
+                "train_accumulation: several processes split a batch already; use train_accumulation: 1 with"
+                " --nproc"
+            )
+        self._keep_nothing()
+        self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
+        self._best_state: dict[str, Any] | None = None
+        self._keep_best_in_memory = False
+        self._train_data: Any = None
+        self._progress: Progress | None = None
+        self._distributed: Any = None
+        if self.world.several and not self.exact:
+            raise UserError(
+                f"{config['model']} has a training loop of its own, which runs in one process: use --nproc=1"
+            )
+
+    @property
+    def exact(self) -> bool:
+        """Whether the training loop is ours: continued runs and several processes need that.
+
+        RecBole's trainers with loops, optimizers or stages of their own (knowledge graphs, RecVAE, NCL,
+        pre-training) keep theirs.
+        """
+        kinds = type(self).__mro__
+        between = kinds[kinds.index(SigmaTrainer) + 1 : kinds.index(stock.Trainer)]
+        own = ("fit", "_train_epoch", "_build_optimizer", "_valid_epoch", "pretrain")
+        return not any(name in vars(kind) for kind in between for name in own)
+
+    # --- training ---
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        """RecBole's optimizers; AdamW is fused, and the model may group its parameters."""
+        decay = kwargs.get("weight_decay", self.weight_decay)
+        if "params" not in kwargs and hasattr(self.model, "optimizer_groups"):
+            kwargs["params"] = self.model.optimizer_groups(decay)
+        learner = kwargs.get("learner", self.learner).lower()
+        if learner != "adamw":
+            return super()._build_optimizer(**kwargs)  # type: ignore[misc]
+        params = kwargs.get("params", self.model.parameters())
+        rate = kwargs.get("learning_rate", self.learning_rate)
+        return torch.optim.AdamW(params, lr=rate, weight_decay=decay, fused=True)
+
+    def fit(
+        self, train_data: Any, valid_data: Any = None, *args: Any, saved: bool = True, **kwargs: Any
+    ) -> Any:
+        """RecBole's fit; without a checkpoint file the best epoch is kept in memory instead."""
+        self._train_data = train_data
+        self._keep_best_in_memory = not saved
+        if self.trained:  # a run that was cut off between its last epoch and its end
+            self._choose_memory(valid_data)
+            return self.best_valid_score, self.best_valid_result
+        # RecBole's SINE switches autograd's anomaly mode on for the whole process when its package is
+        # imported, as every sequential model does: each operation then formats a stack trace
+        torch.autograd.set_detect_anomaly(False)
+        if hasattr(self.model, "longest_row"):
+            rows = -(-int(self.config["train_batch_size"]) // self.accumulation)
+            positions = rows * int(self.model.longest_row())
+            self.logger.info(memory_sentence(self.model, positions, self.half is not None))
+        try:
+            result = super().fit(train_data, valid_data, *args, saved=saved, **kwargs)  # type: ignore[misc]
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+        if self._best_state is not None:
+            self.model.load_state_dict(self._best_state["weights"])
+            self.model.load_other_parameter(self._best_state["other"])
+        self.trained = True
+        self.store(self.history[-1]["epoch"] if self.history else -1)
+        self._choose_memory(valid_data)
+        return result
+
+    def _choose_memory(self, valid_data: Any) -> None:
+        """Let validation weigh the collaborative memory beside the best weights; the checkpoint keeps it."""
+        if self.config["memory"] != "validation" or not valid_data:
+            return
+        if not self._keep_best_in_memory:
+            self.load(self.saved_model_file)
+        weight = self.judge.choose_memory_weight(self.model, valid_data)
+        self.logger.info(f"Collaborative memory: weight {weight:g}, chosen on validation")
+        if not self._keep_best_in_memory and self.world.main:
+            files.amend_config(self.saved_model_file, {"memory": "fixed", "memory_weight": weight})
+
+    def _train_epoch(
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        loss_func: Any = None,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        self._start_schedule(train_data)
+        loss_of = self._shared_loss()  # before the generators are put back
+        continued, self._continued = self._continued, None
+        if continued is not None:
+            state.restore_generators(continued)
+            if "loader" in continued.group("rng"):
+                train_data.generator.set_state(continued.group("rng")["loader"])
+        elif epoch_idx > self.start_epoch:
+            self.store(epoch_idx - 1)
+        self.order_state = self.current_order()
+        if hasattr(self.model, "on_epoch_start"):
+            self.model.on_epoch_start(epoch_idx, train_data)
+        if show_progress and self._progress is None:
+            left = self.epochs - epoch_idx
+            steps = epoch_length(train_data, self.world.size)
+            self._progress = Progress(f"Train {self.config['model']}", left * steps)
+        place = (continued.meta["place"] if continued is not None else None) or {}
+        wall, cpu = time.perf_counter(), time.process_time()
+        if self.exact:
+            if place:  # inside an epoch: what begins an epoch may draw numbers and move buffers
+                files.load_weights(self.model, continued)
+                state.restore_generators(continued)
+            loss = self._train_batches(train_data, epoch_idx, place, loss_of)
+        else:
+            data = Counted(train_data, self._progress) if self._progress is not None else train_data
+            loss = super()._train_epoch(data, epoch_idx, loss_func=loss_func, **kwargs)  # type: ignore[misc]
+        batches = epoch_length(train_data, self.world.size)
+        parts = loss if isinstance(loss, tuple) else (loss,)
+        self.history.append(
+            {
+                "epoch": epoch_idx,
+                "train_loss": [float(part) / batches for part in parts if part is not None],
+                "train_seconds": time.perf_counter() - wall + place.get("seconds", 0.0),
+                "train_cpu_seconds": time.process_time() - cpu,
+            }
+        )
+        return loss
+
+    def _train_batches(self, train_data: Any, epoch: int, place: dict[str, Any], loss_of: Any) -> Any:
+        """One pass over the data, or the rest of one.
+
+        Args:
+            train_data: RecBole's loader.
+            epoch: its number.
+            place: where a run that goes on had come to; empty at the start of an epoch.
+            loss_of: what gives the loss of a batch.
+
+        Returns:
+            The sum over batches of the loss, or of each of its parts, as RecBole does.
+        """
+        self.model.train()
+        done, totals = (
+            int(place.get("batches", 0)),
+            place.get("losses", [[]] * self.world.size)[self.world.rank],
+        )
+        parts = bool(place.get("parts", False))
+        started = time.perf_counter() - place.get("seconds", 0.0)
+        batches = epoch_batches(train_data, done, self.world.rank, self.world.size)
+        for interaction, weight in batches:
+            self.optimizer.zero_grad()
+            values: list[float] = []
+            whole = loss_weight(self.model, interaction)
+            if self.world.several and hasattr(self.model, "prediction_count"):
+                weight = distributed.share(whole)  # rows are of unequal length
+            for piece, _ in pieces(interaction, self.accumulation, getattr(self.model, "ITEM_SEQ_LEN", None)):
+                share = weight * loss_weight(self.model, piece) / whole
+                with torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None):
+                    losses = loss_of(piece.to(self.device))
+                parts = isinstance(losses, tuple)
+                every = losses if parts else (losses,)
+                loss = sum(every)
+                self._check_finite(loss, epoch, done)
+                self.scaler.scale(loss * share if share != 1.0 else loss).backward()
+                own = [share * part.item() for part in every]
+                values = [x + y for x, y in zip(values, own, strict=True)] if values else own
+            if self.clip_grad_norm:
+                self.scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
+            done += 1
+            if self._progress is not None:
+                self._progress.advance()
+            if self._due(done):
+                seconds = time.perf_counter() - started
+                self.store(epoch - 1, {"batches": done, "losses": totals, "parts": parts, "seconds": seconds})
+        if self.world.several:
+            totals = distributed.mean(totals)
+            distributed.same_everywhere(dict(self.model.named_buffers()))
+        return tuple(totals) if parts else (totals[0] if totals else None)
+
+    def _shared_loss(self) -> Any:
+        """The model's loss; with several processes inside DistributedDataParallel, which joins gradients."""
+        learns = any(parameter.requires_grad for parameter in self.model.parameters())
+        if not self.world.several or not learns:
+            return self.model.calculate_loss
+        if self._distributed is None:
+            with warnings.catch_warnings():  # torch 2.13 renames it, older ones know this name only
+                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+                self._distributed = DistributedDataParallel(
+                    _Loss(self.model),
+                    device_ids=[self.world.local_rank] if self.device.type == "cuda" else None,
+                    broadcast_buffers=False,  # frozen item vectors are large; see `same_everywhere`
+                    find_unused_parameters=True,  # negatives, adapters and branches use what the batch needs
+                )
+        return self._distributed
+
+    def _check_finite(self, loss: Tensor, epoch: int, batch: int) -> None:
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the training loss of {self.config['model']} is {loss.item()} in epoch {epoch}, batch "
+                f"{batch}: lower learning_rate (now {self.config['learning_rate']}), set train_clip_norm, or "
+                "look for extreme values in the data; the last checkpoint holds the epochs before"
+            )
+
+    def current_order(self) -> Tensor | None:
+        """State of the generator that draws the order of the training data."""
+        generator = getattr(self._train_data, "generator", None)
+        return None if generator is None else generator.get_state()
+
+    def _start_schedule(self, train_data: Any) -> None:
+        schedule, warmup = (
+            self.config["train_schedule"] or "constant",
+            self.config["train_warmup_epochs"] or 0,
+        )
+        if self._scheduler is not None or (schedule == "constant" and not warmup):
+            return
+        batches = epoch_length(train_data, self.world.size)
+        total, warm = self.epochs * batches, int(warmup * batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: learning_rate_factor(step, total, warm, schedule),
+            last_epoch=self.scheduler_step - 1,  # -1 for a fresh run
+        )
+
+        def step(*_: Any) -> None:
+            scheduler.step()
+            self.scheduler_step = scheduler.last_epoch
+
+        self._scheduler = scheduler
+        self.optimizer.register_step_post_hook(step)
+
+    def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: Any) -> str:
+        """RecBole's line, with the mean loss per batch and the model's names for its parts."""
+        parts = losses if isinstance(losses, tuple) else (losses,)
+        names = getattr(self.model, "loss_names", ()) or [f"train_loss{i + 1}" for i in range(len(parts))]
+        if len(parts) == 1 and not getattr(self.model, "loss_names", ()):
+            names = ["train loss"]
+        places = self.config["loss_decimal_place"] or 4
+        batches = max(1, len(self._train_data)) if self._train_data is not None else 1
+        shown = ", ".join(
+            f"{set_color(name, 'blue')}: {part / batches:.{places}f}"
+            for name, part in zip(names, parts, strict=False)
+        )
+        head = set_color(f"epoch {epoch_idx} training", "green")
+        return f"{head} [{set_color('time', 'blue')}: {e_time - s_time:.2f}s, {shown}]"
+
+    # --- evaluation ---
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+        cpu = time.process_time()
+        found = self.evaluate(valid_data, load_best_model=False)
+        # early stopping must come to the same end in every process
+        result = json.loads(distributed.broadcast(json.dumps(found or {})))
+        score = calculate_valid_score(result, self.valid_metric)
+        better = (
+            score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
+        )
+        if self.history:
+            self.history[-1]["valid"] = dict(result)
+            self.history[-1]["valid_seconds"] = self.judgement.seconds if self.judgement else None
+            self.history[-1]["valid_cpu_seconds"] = time.process_time() - cpu
+        if self._progress is not None:
+            best = score if better else self.best_valid_score
+            epoch = self.history[-1]["epoch"] + 1
+            self._progress.say(
+                f"epoch {epoch}/{self.epochs}, valid {self.valid_metric} {score:.4f}, best {best:.4f}"
+            )
+        if better:
+            self.best_epoch = self.history[-1]["epoch"] if self.history else None
+            if self._keep_best_in_memory:
+                self._best_state = {
+                    "weights": {
+                        name: value.detach().clone() for name, value in self.model.state_dict().items()
+                    },
+                    "other": copy.deepcopy(self.model.other_parameter()),
+                }
+        return score, result
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> dict[str, float] | None:
+        """Judge the model; see `evaluation.judge`. `judgement` keeps the place of every target."""
+        if not eval_data:
+            return None
+        if load_best_model:
+            self.load(model_file or self.saved_model_file)
+        judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
+        return self.judgement.metrics
+
+
+class _Loss(nn.Module):
+    """The model's loss as a forward pass, which is where DistributedDataParallel joins gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, interaction: Any) -> Any:
+        """The model's ``calculate_loss``."""
+        return self.model.calculate_loss(interaction)
+
+
+@contextlib.contextmanager
+def _no_tensorboard(enabled: bool = True) -> Iterator[None]:
+    """Give RecBole's trainers a writer that writes nothing: they always open an event file."""
+    original = stock.get_tensorboard
+    if enabled:
+        nothing = SimpleNamespace(add_scalar=_ignore, add_hparams=_ignore)
+        stock.get_tensorboard = lambda logger: nothing
+    try:
+        yield
+    finally:
+        stock.get_tensorboard = original
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Take anything, do nothing."""
+
+
+@cache
+def make_trainer(trainer_class: type) -> type:
+    """`SigmaTrainer` on top of a RecBole trainer class."""
+    if issubclass(trainer_class, SigmaTrainer):
+        return trainer_class
+    if not issubclass(trainer_class, stock.Trainer):
+        raise UserError(
+            f"{trainer_class.__name__} does not train by epochs over tensors (decision trees): run it "
+            "with RecBole itself"
+        )
+    return type(f"Sigma{trainer_class.__name__}", (SigmaTrainer, trainer_class), {"__module__": __name__})

@@ -1,0 +1,167 @@
+"""Reading property files and the words of a command: nothing is executed, all problems come at once."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_sigma.values import UserError
+
+
+class SafeLoader(yaml.SafeLoader):
+    """yaml.SafeLoader that reads ``1e-3`` as a number, as RecBole does."""
+
+
+MAX_VALUES = 100_000  # values of a property file, aliases counted as often as they are used
+
+
+MAX_BRACKETS = 200  # in a value of the command line
+
+
+MAX_FLOW = 1000  # in a property file: the parser takes quadratic time over nested ones
+
+
+def _too_large(value: Any) -> bool:
+    """Whether a parsed value would fill the memory when it is shown: aliases of aliases double each time."""
+    left, stack = MAX_VALUES, [value]
+    while stack and left:
+        left -= 1
+        part = stack.pop()
+        if isinstance(part, dict):
+            stack.extend(part.values())
+        elif isinstance(part, (list, tuple, set)):
+            stack.extend(part)
+    return bool(stack)
+
+
+def parse_value(text: str) -> Any:
+    """Value of ``--key=value``: YAML's scalars and flow collections, nothing executed.
+
+    Python's ``None``, ``True`` and parentheses for tuples are read too, since RecBole users type them.
+    """
+    stripped = text.strip()
+    if stripped in ("None", "none"):
+        return None
+    if stripped.startswith("(") and stripped.endswith(")") and ";" not in stripped and "inf" not in stripped:
+        stripped = f"[{stripped[1:-1].rstrip(', ')}]"
+    if stripped.count("[") + stripped.count("{") > MAX_BRACKETS:
+        return text
+    try:
+        value = yaml.load(stripped, Loader=SafeLoader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    if _too_large(value):
+        return text
+    if isinstance(value, (str, int, float, bool, list, dict)):
+        return value if not isinstance(value, str) else text
+    return text if stripped not in ("", "~", "null") else None
+
+
+def load_yaml(path: Path | str, problems: list[str] | None = None) -> dict[str, Any]:
+    """Read a property file safely.
+
+    Args:
+        path: the file.
+        problems: where to put the sentence about a file that cannot be read; None raises it.
+
+    Raises:
+        UserError: when the file is missing or is not a YAML mapping, and ``problems`` is None.
+    """
+    path = Path(path)
+    problem = None
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > MAX_FLOW:
+            raise RecursionError
+        data = yaml.load(text, Loader=SafeLoader)  # noqa: S506  a SafeLoader
+        if _too_large(data):
+            problem = f"{path} repeats or nests its values beyond {MAX_VALUES} of them: write them out"
+        elif data is None or isinstance(data, dict):
+            return {str(key): value for key, value in (data or {}).items()}
+        else:
+            problem = f"{path} holds a {type(data).__name__}, not `key: value` lines"
+    except FileNotFoundError:
+        folder = path.parent
+        near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else ""
+        problem = f"the config file {path} does not exist{near}"
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"the config file {path} cannot be read: {error}"
+    except RecursionError:
+        problem = f"{path} nests its values too deep: write them out"
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = f"{path}{line} is not valid YAML: {getattr(error, 'problem', None) or error}"
+    if problems is None:
+        raise UserError(problem)
+    problems.append(problem)
+    return {}
+
+
+def parse_arguments(arguments: Iterable[str], problems: list[str]) -> dict[str, Any]:
+    """Read ``--key=value`` and ``--key value``.
+
+    Args:
+        arguments: the words after the program's name and verb.
+        problems: receives a sentence for every word that is neither.
+
+    Returns:
+        key -> parsed value; a ``--key`` alone is True.
+    """
+    words = list(arguments)
+    found: dict[str, Any] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        if not word.startswith("--") or word == "--":
+            problems.append(f"{word!r} on the command line is not `--key=value`")
+            continue
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            if position < len(words) and not words[position].startswith("--"):
+                text = words[position]
+                position += 1
+            else:
+                text = "true"
+        value = parse_value(text)
+        if key in found and found[key] != value:
+            problems.append(f"--{key} is given twice with different values: {found[key]!r} and {value!r}")
+        found[key] = value
+    return found
+
+
+@contextlib.contextmanager
+def shielded_argv() -> Iterator[None]:
+    """Hide ``sys.argv`` from RecBole's Config, which reads it in library calls and under pytest too."""
+    before = sys.argv
+    sys.argv = before[:1]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def nearest(name: str, names: Iterable[str], intro: str = "; nearest: ") -> str:
+    """``; nearest: x, y`` for a misspelt name, or an empty string."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+    if not close:
+        lowered = {n.lower(): n for n in names}
+        close = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.7)]
+    return intro + ", ".join(close) if close else ""
+
+
+def raise_all(problems: list[str]) -> None:
+    """Raise one `UserError` that holds every problem; nothing to do for an empty list."""
+    problems = list(dict.fromkeys(problems))
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        raise UserError(f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
