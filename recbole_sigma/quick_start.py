@@ -15,10 +15,11 @@ from recbole_sigma.data import checks as preflight
 from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
+from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import SigmaConfig, rebuild_config
 from recbole_sigma.run.launch import launch, wanted_processes
-from recbole_sigma.run.loaders import Loaders, load_data, make_dataset_class
+from recbole_sigma.run.loaders import load_data
 from recbole_sigma.run.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
 from recbole_sigma.run.resume import continue_run, open_run
 from recbole_sigma.run.trainer import make_trainer
@@ -56,7 +57,7 @@ def run_sigma(
     config = SigmaConfig(model, dataset, files_, config_dict, words)
     if wanted_processes(config)[1] > 1 and not distributed.current().several:
         call = {"model": model, "dataset": dataset, "config_file_list": files_, "config_dict": config_dict}
-        preflight.check_files(config, config.model_class)
+        preflight.check_files(config, contract_class(config.model_class).needs_item_text)
         return launch(config, {**call, "saved": saved, "arguments": words})
     distributed.join(config["device"])
     model_class = repaired_model(config.model_class)
@@ -150,9 +151,6 @@ def build_trainer(config: Any, model: Any) -> Any:
     return make_trainer(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
 
 
-# --- continuing ---
-
-
 # --- reloading ---
 
 
@@ -172,21 +170,13 @@ def load_data_and_model(
     config = rebuild_config(saved.meta["config"], overrides)
     model_class = repaired_model(config.model_class)
     extra = files.extra_of(saved)
-    dataset_class = make_dataset_class(model_class)
-    if extra and hasattr(dataset_class, "use_prepared"):
-        data = _load_prepared(config, model_class, extra)
-    else:
-        data = load_data(config, model_class)
+    data = load_data(config, model_class)
+    if extra:
+        data.train._dataset.use_prepared(extra)
     model = build_model(config, model_class, data.train)
     files.load_weights(model, saved)
     model.eval()
     return config, model, data.dataset, data.train, data.valid, data.test
-
-
-def _load_prepared(config: Any, model_class: type, extra: dict[str, Any]) -> Loaders:
-    data = load_data(config, model_class)
-    data.train._dataset.use_prepared(extra)
-    return data
 
 
 def evaluate_checkpoint(

@@ -71,4 +71,5 @@ class RankedItems:
         return (self.items == 0).sum(dim=1)
 
 
-Pairs = tuple[Tensor, Tensor]
+SeenPairs = tuple[Tensor, Tensor]
+"""(row int64 [nnz], item int64 [nnz]): items that a row's user met, or that may not be recommended to it."""

@@ -16,6 +16,7 @@ from typing import Any
 from recbole_sigma import __version__
 from recbole_sigma.benchmark.variants import Row
 from recbole_sigma.machine.files import fingerprint
+from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.folder import NOT_PART_OF_A_RUN
 from recbole_sigma.values import UserError
 
@@ -157,10 +158,10 @@ def make_plan(
                     f"--{key} is what makes {row.name} a row of its own: leave one of the two out"
                 )
         base = SigmaConfig(row.base, dataset, files, {**given, **row.values}, words)
-        preflight.check_files(base, base.model_class)
+        preflight.check_files(base, contract_class(base.model_class).needs_item_text)
         data = data or data_fingerprint(base)
         wanted = tuple(policies) if policies else (bool(base["filter_seen"]),)
-        free = getattr(base.model_class, "training_free", False) or base.model_class.__name__ == "Pop"
+        free = contract_class(base.model_class).training_free or base.model_class.__name__ == "Pop"
         for policy in wanted:
             cell_config = SigmaConfig(
                 row.base, dataset, files, {**given, **row.values, "filter_seen": policy}, words

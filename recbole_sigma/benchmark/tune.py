@@ -20,6 +20,7 @@ from recbole_sigma.benchmark.plan import HISTORY, data_fingerprint, plain
 from recbole_sigma.benchmark.variants import Row, rows_of
 from recbole_sigma.machine.files import fingerprint, write_atomically
 from recbole_sigma.machine.progress import Progress
+from recbole_sigma.models.contract import contract_class
 from recbole_sigma.settings.reading import load_yaml, parse_arguments
 from recbole_sigma.values import UserError
 
@@ -84,7 +85,7 @@ def tune(
             )
         given = {**values, **row.values, "seed": seed}
         config = SigmaConfig(row.base, dataset, files, given, words)
-        preflight.check_files(config, config.model_class)
+        preflight.check_files(config, contract_class(config.model_class).needs_item_text)
         for key in space:  # a misspelt key is found now, not in trial 1
             SigmaConfig(row.base, dataset, files, {**given, key: _any_value(space[key])}, words)
         mark = fingerprint(

@@ -32,12 +32,12 @@ def header(path: Path, separator: str, problems: list[str]) -> list[str]:
     return fields
 
 
-def check_files(config: Any, model_class: type) -> None:
+def check_files(config: Any, needs_text: bool) -> None:
     """Refuse a dataset folder that the run could not use.
 
     Args:
         config: resolved config.
-        model_class: the model; ``needs_item_text = True`` asks for the fields in ``text_fields``.
+        needs_text: the model reads the item fields in ``text_fields``.
 
     Raises:
         UserError: with every problem found.
@@ -78,8 +78,8 @@ def check_files(config: Any, model_class: type) -> None:
         if fields and not problems:
             times = [config["TIME_FIELD"]] if config["TIME_FIELD"] in wanted else []
             problems += line_problems(path, fields, separator, wanted[:2], times)
-    if getattr(model_class, "needs_item_text", False):
-        problems += _text_problems(config, model_class, folder / f"{name}.item", separator)
+    if needs_text:
+        problems += _text_problems(config, folder / f"{name}.item", separator)
     for kind in ("item", "user"):
         path, key = folder / f"{name}.{kind}", config[f"{kind.upper()}_ID_FIELD"]
         if _loaded(config, kind) and path.is_file() and not problems:
@@ -94,17 +94,16 @@ def _loaded(config: Any, kind: str) -> bool:
     return columns is None or bool(columns.get(kind))
 
 
-def _text_problems(config: Any, model_class: type, path: Path, separator: str) -> list[str]:
+def _text_problems(config: Any, path: Path, separator: str) -> list[str]:
     fields = config["text_fields"]
     if isinstance(fields, str):
         fields = [fields]
     if not fields:
         return [
-            f"{model_class.__name__} reads item text: set text_fields to the item fields that hold it, "
-            "best first"
+            f"{config['model']} reads item text: set text_fields to the item fields that hold it, best first"
         ]
     if not path.is_file():
-        return [f"{model_class.__name__} reads item text, but {path} does not exist"]
+        return [f"{config['model']} reads item text, but {path} does not exist"]
     problems: list[str] = []
     found = header(path, separator, problems)
     loaded = (config["load_col"] or {}).get("item", []) if config["load_col"] is not None else "*"

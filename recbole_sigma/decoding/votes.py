@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from recbole_sigma.grounding.cooccurrence import recency_weights, window_similarity
-from recbole_sigma.values import Pairs, RankedItems
+from recbole_sigma.values import RankedItems, SeenPairs
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 3.0, 5.0, 8.0)
 """What validation chooses w from."""
@@ -187,7 +187,7 @@ class Recall:
         """Whether lists are fused."""
         return bool(self.weight)
 
-    def bonus(self, dataset: Any, histories: Pairs, rows: int) -> Bonus:
+    def bonus(self, dataset: Any, histories: SeenPairs, rows: int) -> Bonus:
         """Votes for the neighbours of each row's newest events, on the device that lists are made on.
 
         Args:

@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_sigma.data.events import Chronology
-from recbole_sigma.values import Pairs, UserError
+from recbole_sigma.values import SeenPairs, UserError
 
 
 class Histories:
@@ -41,7 +41,7 @@ class Histories:
                 0, dataset.inter_feat[self.user_field], dataset.inter_feat[self.time_field], "amin"
             )
 
-    def __call__(self, interaction: Interaction, history: Pairs | None) -> Pairs:
+    def __call__(self, interaction: Interaction, history: SeenPairs | None) -> SeenPairs:
         """(row, item) pairs of a batch, rows ascending, items of a row in order of time where there is one.
 
         Args:

@@ -21,8 +21,8 @@ from recbole_sigma.evaluation.collector import RankedCollector
 from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.machine.progress import Counted, Progress
-from recbole_sigma.models.contract import without_beam
-from recbole_sigma.values import Pairs, RankedItems, UserError
+from recbole_sigma.models.contract import contract, without_beam
+from recbole_sigma.values import RankedItems, SeenPairs, UserError
 
 _PAIRS = 1 << 18  # user-item pairs scored at once for a model that has only ``predict``
 
@@ -135,7 +135,9 @@ class Judge:
             lists=collected.get("rec.items").numpy(),
         )
 
-    def _survival(self, model: Any, interaction: Interaction, seen: Pairs | None, sampled: Tensor) -> Tensor:
+    def _survival(
+        self, model: Any, interaction: Interaction, seen: SeenPairs | None, sampled: Tensor
+    ) -> Tensor:
         """Share of the exact list that the beam kept, float [B]; NaN in rows that are not sampled."""
         share = torch.full((len(sampled),), torch.nan)
         chosen = sampled.nonzero().flatten()
@@ -145,10 +147,10 @@ class Judge:
         return share
 
     def rank(
-        self, model: Any, interaction: Interaction, n_items: int, seen: Pairs | None, loader: Any
+        self, model: Any, interaction: Interaction, n_items: int, seen: SeenPairs | None, loader: Any
     ) -> RankedItems:
         """Lists of one batch, from ``model.rank`` or from dense scores."""
-        if getattr(model, "generative", False):
+        if contract(model).generative:
             return model.rank(interaction, self.k, seen)
         return top_k(self._dense(model, interaction, n_items, loader), self.k, seen)
 
@@ -157,13 +159,13 @@ class Judge:
         model: Any,
         interaction: Interaction,
         n_items: int,
-        seen: Pairs | None,
+        seen: SeenPairs | None,
         loader: Any,
         bonus: Bonus,
         weights: tuple[float, ...],
     ) -> list[RankedItems]:
         """Lists of one batch by score + weight * bonus, one per weight."""
-        if getattr(model, "generative", False):
+        if contract(model).generative:
             return model.rank_fused(interaction, self.k, seen, bonus, weights)
         scores = self._dense(model, interaction, n_items, loader)
         return [top_k(add_bonus(scores, bonus, weight), self.k, seen) for weight in weights]
@@ -240,8 +242,8 @@ class _Batches:
         self.histories = Histories(loader) if filter_seen or recall else None
 
     def __call__(
-        self, interaction: Interaction, history: Pairs | None, positive_u: Tensor, positive_i: Tensor
-    ) -> tuple[Pairs | None, Bonus | None, Tensor]:
+        self, interaction: Interaction, history: SeenPairs | None, positive_u: Tensor, positive_i: Tensor
+    ) -> tuple[SeenPairs | None, Bonus | None, Tensor]:
         """(seen pairs or None, memory bonus or None, which targets the filter forbids: bool [P])."""
         closed = torch.zeros_like(positive_i, dtype=torch.bool)
         if self.histories is None:

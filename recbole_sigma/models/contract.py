@@ -1,11 +1,121 @@
-"""What the trainer and the evaluator may ask of a model."""
+"""What the trainer, the evaluator and the benchmark may ask of a model.
+
+RecBole's own models know nothing of this: `contract` answers for them with the defaults below. A model of
+this package derives from `Contract` beside its RecBole base class and overrides what differs;
+docs/your_model.md walks through one.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from recbole_sigma.values import RankedItems, SeenPairs, UserError
+
+
+class Contract:
+    """The questions, each with the answer that holds for a plain RecBole model.
+
+    Attributes:
+        generative: the model makes its own lists (`rank`); otherwise its dense scores are ranked.
+        training_free: nothing is trained; one pass over the data, one seed.
+        needs_item_text: a dataset without ``text_fields`` is refused before loading.
+        beam_bounds_list: ``decode_beam`` must be at least as large as the longest list.
+        loss_names: names of the parts that ``calculate_loss`` returns, for the log.
+        decoding_keys: keys that change what a trained model recommends, not its weights; a benchmark trains
+            once for rows that differ in them alone.
+        task_labels: the instruction tasks that the model was trained on (`models.sigma.labels.TaskLabels`).
+    """
+
+    generative: bool = False
+    training_free: bool = False
+    needs_item_text: bool = False
+    beam_bounds_list: bool = True
+    loss_names: tuple[str, ...] = ()
+    decoding_keys: frozenset[str] = frozenset()
+    task_labels: Any = None
+
+    @classmethod
+    def follows_filter(cls, config: Mapping[str, Any]) -> bool:
+        """Whether training itself reads ``filter_seen``, so that both seen-item policies need a training."""
+        return False
+
+    # --- training -------------------------------------------------------------------------------------------
+
+    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
+        """Called before every epoch, such as to redraw training rows.
+
+        What it computes must follow from the epoch and the data, or live in buffers that the ``state_dict``
+        holds: a run that goes on inside an epoch calls it again and then puts the weights back.
+        """
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]] | None:
+        """Parameter groups for the optimizer; None takes all parameters with one weight decay."""
+        return None
+
+    def prediction_count(self, interaction: Any) -> float:
+        """Predictions that the mean loss of a batch averages over: its rows, unless rows hold several."""
+        return float(len(interaction))
+
+    def longest_row(self) -> int | None:
+        """Positions of the longest training row, for the memory estimate; None where there is none."""
+        return None
+
+    # --- checkpoints ----------------------------------------------------------------------------------------
+
+    def checkpoint_extra(self) -> dict[str, Any]:
+        """Text and tensors that travel with the weights."""
+        return {}
+
+    # --- lists ----------------------------------------------------------------------------------------------
+
+    def rank(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> RankedItems:
+        """The best k items of every row; only generative models are asked.
+
+        Args:
+            interaction: rows with a history.
+            k: length of the lists.
+            seen: (row, item) pairs that may not be recommended, or None.
+
+        Returns:
+            `RankedItems` [B, k].
+        """
+        raise UserError(f"{type(self).__name__} makes no lists of its own")
+
+    def rank_fused(
+        self, interaction: Any, k: int, seen: SeenPairs | None, bonus: Any, weights: tuple[float, ...]
+    ) -> list[RankedItems]:
+        """`rank` by score + weight * bonus (`decoding.votes`), one list per weight."""
+        raise UserError(f"{type(self).__name__} makes no lists of its own")
+
+    @classmethod
+    def has_beam(cls) -> bool:
+        """Whether lists come from a beam search that ``prefix_survival`` can judge."""
+        return False
+
+    def prefix_survival(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> Tensor:
+        """Share of the exact best k items that the beam search returned: float [B]."""
+        raise UserError(f"{type(self).__name__} has no beam search")
+
+
+_PLAIN = Contract()
+
+
+def contract(model: nn.Module) -> Contract:
+    """What answers for a model: itself, or the defaults for a model of RecBole's."""
+    return model if isinstance(model, Contract) else _PLAIN
+
+
+def contract_class(model_class: type) -> type[Contract]:
+    """`contract` for a class that is not built yet."""
+    return model_class if issubclass(model_class, Contract) else Contract
 
 
 def without_beam(model_class: type) -> str | None:
     """The sentence about a model that has no beam search for ``prefix_survival`` to judge, or None."""
-    if hasattr(model_class, "prefix_survival"):
+    if contract_class(model_class).has_beam():
         return None
     return (
         "metric prefix_survival compares a beam search with the exact list, and "

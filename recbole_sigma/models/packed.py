@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_sigma.models.contract import Contract
+
 SMALLEST_GROUP = 8  # rows; fewer go along with the next longer group
 
 
-class PackedModel:
+class PackedModel(Contract):
     """Mixin for RecBole models whose dataset redraws its rows every epoch (``PackedDataset`` and its kin)."""
 
     def on_epoch_start(self, epoch: int, train_data: Any) -> None:
@@ -25,18 +27,12 @@ class PackedModel:
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
     def prediction_count(self, interaction: Any) -> float:
-        """Predictions of a batch as its mean loss weighs them: one per history item, plus the labels."""
-        labels = getattr(self, "labels_per_row", 0) * getattr(self, "label_weight", 0.0) * len(interaction)
-        return float(interaction[self.ITEM_SEQ_LEN].sum()) + labels  # type: ignore[attr-defined]
+        """One prediction per history item of a packed row."""
+        return float(interaction[self.ITEM_SEQ_LEN].sum())  # type: ignore[attr-defined]
 
     def longest_row(self) -> int:
         """Columns of the longest training row, for the memory estimate."""
-        window = int(self.max_seq_length) + 1  # type: ignore[attr-defined]
-        trunk = getattr(self, "trunk", None)
-        if trunk is None:
-            return window
-        branch = trunk.layout.instruction + trunk.layout.prefix
-        return trunk.layout.history_end(window) + getattr(self, "labels_per_row", 0) * branch
+        return int(self.max_seq_length) + 1  # type: ignore[attr-defined]
 
 
 def length_groups(length: Tensor) -> list[Tensor]:

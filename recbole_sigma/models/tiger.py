@@ -149,6 +149,11 @@ class TIGER(PackedModel, SequentialRecommender):
 
     # --- training -------------------------------------------------------------------------------------------
 
+    @classmethod
+    def has_beam(cls) -> bool:
+        """Lists come from constrained beam search."""
+        return True
+
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Cross-entropy of the next item's tokens, the mean over rows and levels."""
         ids, mask = self._prompt(interaction)

@@ -19,9 +19,10 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from recbole_sigma.grounding.cooccurrence import recency_weights, window_similarity
+from recbole_sigma.models.contract import Contract
 
 
-class WindowItemKNN(SequentialRecommender):
+class WindowItemKNN(Contract, SequentialRecommender):
     """See the module's docstring; keys ``knn_window``, ``knn_shrink``, ``knn_last``, ``knn_decay``."""
 
     input_type = InputType.POINTWISE

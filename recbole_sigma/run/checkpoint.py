@@ -359,9 +359,6 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
     other = unpack_values(checkpoint.group("other"), checkpoint.meta.get("other", {}))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.load_other_parameter({k: v.to(device) if isinstance(v, Tensor) else v for k, v in other.items()})
-    extra = extra_of(checkpoint)
-    if extra and hasattr(model, "load_checkpoint_extra"):
-        model.load_checkpoint_extra(extra)
 
 
 def extra_of(checkpoint: Checkpoint) -> dict[str, Any]:

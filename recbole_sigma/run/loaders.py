@@ -16,6 +16,7 @@ from recbole_sigma.data import checks as preflight
 from recbole_sigma.data.events import exact
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry
+from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.logs import FILE_ONLY
 from recbole_sigma.values import UserError
 
@@ -40,7 +41,7 @@ def load_data(config: Any, model_class: type) -> Loaders:
     RecBole's own functions are not used because they unpickle whatever dataset or loader file lies in
     ``checkpoint_dir``.
     """
-    preflight.check_files(config, model_class)
+    preflight.check_files(config, contract_class(model_class).needs_item_text)
     init_seed(config["seed"], config["reproducibility"])
     with _recbole_words(config):
         dataset = make_dataset_class(model_class)(config)

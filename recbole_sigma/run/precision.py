@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from recbole_sigma.models.contract import contract
 from recbole_sigma.values import UserError
 
 PRECISIONS = ("fp32", "bf16", "auto")
@@ -55,8 +56,7 @@ def pieces(interaction: Any, count: int, length_field: str | None) -> Iterator[t
 
 def loss_weight(model: Any, interaction: Any) -> float:
     """How much of a batch's mean loss a piece makes: predictions where the model counts them, else rows."""
-    count = getattr(model, "prediction_count", None)
-    return float(count(interaction)) if count is not None else float(len(interaction))
+    return contract(model).prediction_count(interaction)
 
 
 def memory_estimate(model: nn.Module, positions: int, half: bool) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.machine.files import fingerprint
+from recbole_sigma.models.contract import contract
 from recbole_sigma.run.config import requested_values
 from recbole_sigma.run.folder import RunFolder, run_id
 from recbole_sigma.run.loaders import Loaders
@@ -88,8 +89,8 @@ def origin(model: Any, data: Loaders) -> dict[str, str]:
             users=events.users, items=events.items, times=events.times, names=names, held=dataset.held_out
         )
     }
-    if hasattr(model, "checkpoint_extra"):
-        extra = model.checkpoint_extra()
+    extra = contract(model).checkpoint_extra()
+    if extra:
         # text is JSON, whose keys come in another order from the cache
         found["item preparation"] = fingerprint(
             **{name: json.loads(value) if isinstance(value, str) else value for name, value in extra.items()}

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from recbole_sigma.machine import processes as distributed
+from recbole_sigma.models.contract import contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import requested_values
 from recbole_sigma.run.folder import RunFolder
@@ -188,7 +189,7 @@ def _plain(result: Any) -> dict[str, float] | None:
 def _extra(model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     texts: dict[str, str] = {}
-    for name, value in model.checkpoint_extra().items() if hasattr(model, "checkpoint_extra") else ():
+    for name, value in contract(model).checkpoint_extra().items():
         if isinstance(value, Tensor):
             tensors[f"extra/{name}"] = value
         elif isinstance(value, str):

@@ -27,6 +27,7 @@ from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.machine.progress import Counted, Progress
+from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state
 from recbole_sigma.run.precision import loss_weight, memory_sentence, pieces, precision
@@ -60,10 +61,7 @@ def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> f
 class SigmaTrainer(StoredRun):
     """Mixin before a RecBole trainer class; `make_trainer` builds the pair.
 
-    A model may define ``on_epoch_start(epoch, train_data)``, ``optimizer_groups(weight_decay)``,
-    ``loss_names``, ``checkpoint_extra()`` / ``load_checkpoint_extra(extra)`` and ``training_free``.
-    What ``on_epoch_start`` computes must follow from the epoch and the data, or live in buffers that the
-    ``state_dict`` holds: a run that goes on inside an epoch calls it again and then puts the weights back.
+    What it asks of the model stands in `models.contract`.
 
     Attributes:
         history: one mapping per epoch: ``epoch``, ``train_loss``, ``valid``, seconds.
@@ -74,7 +72,7 @@ class SigmaTrainer(StoredRun):
     def __init__(self, config: Any, model: Any) -> None:
         with _no_tensorboard(enabled=not config["train_tensorboard"]):
             super().__init__(config, model)  # type: ignore[call-arg]
-        if getattr(model, "training_free", False):
+        if contract(model).training_free:
             self.epochs = 1
         if config["train_clip_norm"] and not self.clip_grad_norm:
             self.clip_grad_norm = {"max_norm": float(config["train_clip_norm"])}
@@ -124,8 +122,9 @@ class SigmaTrainer(StoredRun):
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """RecBole's optimizers; AdamW is fused, and the model may group its parameters."""
         decay = kwargs.get("weight_decay", self.weight_decay)
-        if "params" not in kwargs and hasattr(self.model, "optimizer_groups"):
-            kwargs["params"] = self.model.optimizer_groups(decay)
+        groups = contract(self.model).optimizer_groups(decay)
+        if "params" not in kwargs and groups is not None:
+            kwargs["params"] = groups
         learner = kwargs.get("learner", self.learner).lower()
         if learner != "adamw":
             return super()._build_optimizer(**kwargs)  # type: ignore[misc]
@@ -145,10 +144,10 @@ class SigmaTrainer(StoredRun):
         # RecBole's SINE switches autograd's anomaly mode on for the whole process when its package is
         # imported, as every sequential model does: each operation then formats a stack trace
         torch.autograd.set_detect_anomaly(False)
-        if hasattr(self.model, "longest_row"):
+        longest = contract(self.model).longest_row()
+        if longest is not None:
             rows = -(-int(self.config["train_batch_size"]) // self.accumulation)
-            positions = rows * int(self.model.longest_row())
-            self.logger.info(memory_sentence(self.model, positions, self.half is not None))
+            self.logger.info(memory_sentence(self.model, rows * longest, self.half is not None))
         try:
             result = super().fit(train_data, valid_data, *args, saved=saved, **kwargs)  # type: ignore[misc]
         finally:
@@ -191,8 +190,7 @@ class SigmaTrainer(StoredRun):
         elif epoch_idx > self.start_epoch:
             self.store(epoch_idx - 1)
         self.order_state = self.current_order()
-        if hasattr(self.model, "on_epoch_start"):
-            self.model.on_epoch_start(epoch_idx, train_data)
+        contract(self.model).on_epoch_start(epoch_idx, train_data)
         if show_progress and self._progress is None:
             left = self.epochs - epoch_idx
             steps = epoch_length(train_data, self.world.size)
@@ -243,9 +241,9 @@ class SigmaTrainer(StoredRun):
             self.optimizer.zero_grad()
             values: list[float] = []
             whole = loss_weight(self.model, interaction)
-            if self.world.several and hasattr(self.model, "prediction_count"):
+            if self.world.several and isinstance(self.model, Contract):
                 weight = distributed.share(whole)  # rows are of unequal length
-            for piece, _ in pieces(interaction, self.accumulation, getattr(self.model, "ITEM_SEQ_LEN", None)):
+            for piece, _ in pieces(interaction, self.accumulation, self.config["ITEM_LIST_LENGTH_FIELD"]):
                 share = weight * loss_weight(self.model, piece) / whole
                 with torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None):
                     losses = loss_of(piece.to(self.device))
@@ -327,8 +325,8 @@ class SigmaTrainer(StoredRun):
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: Any) -> str:
         """RecBole's line, with the mean loss per batch and the model's names for its parts."""
         parts = losses if isinstance(losses, tuple) else (losses,)
-        names = getattr(self.model, "loss_names", ()) or [f"train_loss{i + 1}" for i in range(len(parts))]
-        if len(parts) == 1 and not getattr(self.model, "loss_names", ()):
+        names = list(contract(self.model).loss_names) or [f"train_loss{i + 1}" for i in range(len(parts))]
+        if len(parts) == 1 and not contract(self.model).loss_names:
             names = ["train loss"]
         places = self.config["loss_decimal_place"] or 4
         batches = max(1, len(self._train_data)) if self._train_data is not None else 1

@@ -12,6 +12,7 @@ from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.evaluation.collector import slot_flags
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.evaluation.metrics import DUPLICATE, EMPTY, INVALID, OK, SEEN
+from recbole_sigma.models.contract import Contract
 from recbole_sigma.quick_start import run_sigma
 from recbole_sigma.run.config import SigmaConfig
 from recbole_sigma.run.loaders import load_data
@@ -227,7 +228,7 @@ def test_a_model_with_predict_only(write_dataset) -> None:
     assert judge.judge(PredictOnly(), data.test).metrics == dense.metrics
 
 
-class Broken(torch.nn.Module):
+class Broken(Contract, torch.nn.Module):
     """A generative model whose lists have every fault."""
 
     generative = True

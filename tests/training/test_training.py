@@ -58,7 +58,7 @@ def test_optional_hooks_of_a_model_are_honoured(planted, tiny) -> None:
 
 
 def test_named_loss_parts_in_the_log(planted, tiny) -> None:
-    trainer, data = trainer_of("BPR", planted, **tiny["BPR"])
+    trainer, data = trainer_of("PackedSASRec", planted, **tiny["PackedSASRec"])
     trainer.model.loss_names = ("first", "second")
     trainer._train_data = data.train
     line = trainer._generate_train_loss_output(3, 0.0, 1.0, (2.0 * len(data.train), 4.0 * len(data.train)))

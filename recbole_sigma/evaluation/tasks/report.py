@@ -14,6 +14,7 @@ from recbole_sigma.evaluation.tasks.baselines import BM25, Neighbours, Popularit
 from recbole_sigma.evaluation.tasks.bench import LIST, Lists, Selected, TaskBench, paired_lift, wrong_slots
 from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.instructions.tasks import GENERAL
+from recbole_sigma.models.contract import contract
 
 
 def general_rec(reported: dict[str, tuple[int, float]]) -> dict[str, float]:
@@ -68,7 +69,7 @@ def quick_rows(bench: TaskBench) -> OrderedDict[str, float]:
 
 def add_task_rows(judgement: Judgement, model: Any, loader: Any, config: Any) -> Judgement:
     """A test judgement with the rows of the model's tasks; unchanged for other models and other parts."""
-    labels = getattr(model, "task_labels", None)
+    labels = contract(model).task_labels
     if labels is None or not len(loader._dataset.inter_feat):
         return judgement
     dataset = loader._dataset

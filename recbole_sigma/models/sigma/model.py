@@ -197,6 +197,22 @@ class SIGMA(PrefixGeneration, PackedModel, SequentialRecommender):
         self.train()
         self.mean_spread.copy_(beam_spread(scores.clone(), self.space).mean())
 
+    def prediction_count(self, interaction: Any) -> float:
+        """One prediction per history item, plus the weighted labels."""
+        labels = self.labels_per_row * self.label_weight * len(interaction)
+        return super().prediction_count(interaction) + labels
+
+    def longest_row(self) -> int:
+        """Columns of the longest training row, its branches included."""
+        layout = self.trunk.layout
+        branch = layout.instruction + layout.prefix
+        return layout.history_end(super().longest_row()) + self.labels_per_row * branch
+
+    @classmethod
+    def has_beam(cls) -> bool:
+        """Prefixes are searched by a beam."""
+        return True
+
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Losses of one batch of packed rows, each weighted: the objective's parts, then the label term.
 
