@@ -21,7 +21,7 @@ import torch
 from train_items import TrainItems, print_table
 
 from recbole_sigma.grounding.ground import ground_items
-from recbole_sigma.preparation.items import QUANTIZERS, raw_vector_file, tokenize_items
+from recbole_sigma.preparation.items import QUANTIZERS, raw_vector_file, tokenize
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.values import ItemVectors
 
@@ -29,13 +29,13 @@ from recbole_sigma.values import ItemVectors
 def measure(data: TrainItems, own: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
     """Health of every quantizer's codes on the same vectors."""
     how = data.options.grounding
-    raw_file = raw_vector_file(data.sources, how, data.config)
+    raw_file = raw_vector_file(data.sources, how, data.config["artifact_dir"])
     text, teacher, _ = ground_items(data.users, data.items, data.sources, how, False, raw_file)
     vectors = ItemVectors(torch.from_numpy(text.copy()), torch.from_numpy(teacher))
     rows = []
     for quantizer in QUANTIZERS:
         begin = time.process_time()
-        codes = tokenize_items(vectors, replace(data.options, quantizer=quantizer))
+        codes = tokenize(vectors, replace(data.options, quantizer=quantizer))
         health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
         rows.append(
             {

@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from recbole_sigma.decoding.beam import beam_search
-from recbole_sigma.decoding.causal import CausalDecoder
+from recbole_sigma.decoding.causal import read_prompts
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.t5 import T5Decoder
-from recbole_sigma.tokenization.catalogue import sort_items
+from recbole_sigma.tokenization.catalogue import group_by_prefix
 from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens, deduplicate
 
 SPECIAL = 3
@@ -154,7 +154,7 @@ class Case:
         self.calls: list[tuple[Tensor, Tensor]] = []
 
     def decoder(self) -> Any:
-        return (T5Decoder if self.name == "t5" else CausalDecoder)(self.model, self.ids, self.mask)
+        return (T5Decoder if self.name == "t5" else read_prompts)(self.model, self.ids, self.mask)
 
     def ours(self) -> Tensor:
         return beam_search(self.decoder(), self.catalogue.trie, self.tokens, self.k, self.beam).items
@@ -229,15 +229,13 @@ class HybridCase:
         self.name, self.items, self.beam, self.batch, self.k = "hybrid", items, beam, batch, 20
         generator = torch.Generator().manual_seed(items)
         self.prefix = (torch.rand(items, generator=generator).pow(1.5) * CODEBOOK).long()
-        order = torch.argsort(self.prefix, stable=True) + 1
-        counts = torch.bincount(self.prefix, minlength=CODEBOOK)
-        start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        self.empty = counts == 0
+        self.catalogue = group_by_prefix(torch.cat([self.prefix[:1], self.prefix]), CODEBOOK)
+        self.empty = self.catalogue.sizes == 0
         torch.manual_seed(0)
         self.model = T5ForConditionalGeneration(t5_config(SPECIAL + CODEBOOK + items)).eval()
         self.first_item = SPECIAL + CODEBOOK
         weights = self.model.lm_head.weight.detach()[self.first_item - 1 :]
-        self.catalogue = sort_items(weights, order, start)
+        self.vectors = weights[self.catalogue.order]
         self.ids, self.mask = random_users(batch, SPECIAL, CODEBOOK + items)
         self.codes = torch.arange(SPECIAL, self.first_item)
         self.allowed: dict[int, list[int]] = {}
@@ -256,7 +254,12 @@ class HybridCase:
         with torch.inference_mode():
             decoder, scores, beam = self._start()
             ranked, _ = search_in_prefixes(
-                lambda _, part: self._queries(decoder, part), beam, scores, self.catalogue, self.k
+                lambda _, part: self._queries(decoder, part),
+                beam,
+                scores,
+                self.catalogue,
+                self.vectors,
+                self.k,
             )
         return ranked.items
 

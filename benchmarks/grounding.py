@@ -33,7 +33,7 @@ def measure(data: TrainItems, own: dict[str, Any]) -> tuple[list[dict[str, Any]]
         data.options.grounding,
         each_view,
         ablations=each_view,
-        raw_file=raw_vector_file(data.sources, data.options.grounding, data.config),
+        raw_file=raw_vector_file(data.sources, data.options.grounding, data.config["artifact_dir"]),
         device=str(data.config["device"]),
     )
     return rows, f"{time.process_time() - begin:.0f} CPU-seconds, seed {data.config['seed']}"

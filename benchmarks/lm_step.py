@@ -23,13 +23,14 @@ from collections.abc import Callable
 import torch
 
 from recbole_sigma.decoding.beam import search_prefixes, states_of
+from recbole_sigma.decoding.causal import CausalDecoder
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
-from recbole_sigma.decoding.prompted import PromptedDecoder
+from recbole_sigma.decoding.kv import Step
 from recbole_sigma.language.backbone import hidden_states, output_rows
 from recbole_sigma.language.grown import grow_pretrained
 from recbole_sigma.language.loading import recompute_activations
 from recbole_sigma.language.lora import LoraOptions
-from recbole_sigma.tokenization.catalogue import build_prefixes, sort_items
+from recbole_sigma.tokenization.catalogue import build_catalogue
 
 SHAPES = {
     # hidden, layers, heads, key-value heads, head width, feed-forward, vocabulary, tied: from the models'
@@ -73,33 +74,32 @@ def list_maker(
     sizes = (options.codes,) * options.levels
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(options.codes, (options.items + 1, options.levels), generator=generator)
-    space = build_prefixes(codes, sizes, options.levels)
-    trie = space.trie.to(device)
+    items = build_catalogue(codes, sizes, options.levels).to(device)
+    trie = items.trie
     level_tokens = [
         first + options.codes * level + torch.arange(options.codes, device=device)
         for level in range(options.levels)
     ]
     width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator,union-attr]
     unit = torch.nn.functional.normalize(torch.randn(options.items + 1, width, generator=generator), dim=1)
-    items = sort_items(unit.to(device), space.buckets.order.to(device), space.buckets.start.to(device))
+    vectors = unit.to(device)[items.order]
 
-    def head(states: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
+    def head(step: Step, ids: torch.Tensor | None) -> torch.Tensor:
         assert ids is not None
-        return states.float() @ output_rows(model, ids).float().T
+        return step.hidden.float() @ output_rows(model, ids).float().T
 
     def lists(rows: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor) -> int:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.bf16):
             cache = DynamicCache(config=model.config)
             context = hidden_states(model, rows, positions, allowed, cache)[:, -1].float()
-            decoder = PromptedDecoder(
+            decoder = CausalDecoder(
                 lambda *step: hidden_states(model, *step),
                 model.get_input_embeddings(),  # type: ignore[operator]
                 head,
                 cache,
                 allowed[:, -1],
                 positions[:, -1] + 1,
-                context,
-                head(context, level_tokens[0]),
+                Step(context[:, None], None),
             )
             beams = search_prefixes(
                 decoder, trie, level_tokens, options.beam, options.levels, score="level", last=options.beam
@@ -109,6 +109,7 @@ def list_maker(
                 beams.nodes,
                 beams.scores,
                 items,
+                vectors,
                 LIST,
             )
         assert ranked.items.shape == (len(rows), LIST)

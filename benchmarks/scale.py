@@ -40,13 +40,10 @@ LIMIT_BYTES = 16 << 30
 # What a catalogue of any size can be trained with: no term over all items of the catalogue per prediction, a
 # codebook that does not grow, two codes as prefix, and a beam of them searched instead of every prefix.
 SETTINGS: dict[str, Any] = {
-    "sigma_catalogue_weight": 0.0,
-    "sigma_prefix_pooling": False,
-    "sigma_negatives": 64,
+    "sigma_objective": "paper",
     "tokenizer_codebook_size": 256,
     "tokenizer_prefix_length": 2,
     "decode_beam": 20,
-    "decode_sigma_reference": 1.0,
     "grounding_steps": ALIGNMENT_STEPS,
 }
 
@@ -143,6 +140,7 @@ def pipeline(folder: Path, size: int, meter: Meter) -> None:
     import torch
 
     from recbole_sigma.grounding import ground as stage
+    from recbole_sigma.models.sigma import build
     from recbole_sigma.models.sigma import model as sigma
     from recbole_sigma.preparation import items as preparation
     from recbole_sigma.quick_start import Judge, build_model, build_trainer
@@ -153,9 +151,9 @@ def pipeline(folder: Path, size: int, meter: Meter) -> None:
     meter.around(stage, "ppmi_svd", "teacher (SVD)")
     meter.around(stage, "build_tower", "text vectors (TF-IDF, SVD)")
     meter.around(stage, "align", f"alignment, {ALIGNMENT_STEPS} steps")
-    meter.around(preparation, "tokenize_items", "RQ-KMeans")
+    meter.around(preparation, "tokenize", "RQ-KMeans")
     meter.around(preparation, "train_bpe", "BPE tokenizer")
-    meter.around(sigma, "build_prefixes", "trie")
+    meter.around(build, "build_catalogue", "trie")
     meter.around(sigma, "prepare", "item preparation, whole")
     values = {
         "data_path": str(folder),

@@ -46,7 +46,7 @@ def train_items(name: str, given: dict[str, Any]) -> TrainItems:
     config = SigmaConfig("SIGMA", name, None, {"state": "ERROR", "show_progress": False, **given})
     train = load_data(config, config.model_class).train._dataset
     options = PreparationOptions.from_config(config)
-    sources = item_sources(train, config, options)
+    sources = item_sources(train, config, options.grounding.views)
     return TrainItems(config, options, sources, *train.train_events().sequences())
 
 

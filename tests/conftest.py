@@ -129,7 +129,6 @@ TINY: dict[str, dict[str, Any]] = {
         "grounding_text_dim": 8,
         "grounding_teacher_dim": 8,
         "grounding_dim": 8,
-        "grounding_hidden": 8,
         "grounding_steps": 4,
         "tokenizer_bpe_size": 120,
         "tokenizer_codebook_size": 4,

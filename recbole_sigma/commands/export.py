@@ -69,7 +69,7 @@ def trained_backbone(path: str, backbone: str | None = None) -> tuple[Any, Token
             " with --backbone=pretrained:<name or folder>"
         )
     tokenizer = Tokenizer.from_str(json.loads(files.extra_of(saved)["prepared_header"])["tokenizer"])
-    model = build_pretrained(name, tokenizer, 1, lora_options(config, "backbone_lora"))
+    model = build_pretrained(name, tokenizer, 1, lora_options(config))
     weights = {
         key.removeprefix(_PART): value for key, value in saved.group("model").items() if key.startswith(_PART)
     }

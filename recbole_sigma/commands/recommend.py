@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.commands.main import refuse
+from recbole_sigma.models.contract import contract
 from recbole_sigma.settings.reading import nearest, raise_all
 from recbole_sigma.values import UserError
 
@@ -121,7 +122,7 @@ def _judge_checkpoint(own: dict[str, str], found: dict[str, list[str]]) -> int:
     config, model, _, train, _, test = load_data_and_model(
         path, {"show_progress": False, "state": "WARNING", **_overrides(found)}
     )
-    if getattr(model, "task_labels", None) is None:
+    if contract(model).task_labels is None:
         raise UserError(f"{path} was trained on JustForYou alone: train with --tasks=all to compare tasks")
     others = {}
     for name in [part for part in (single(found, "baselines") or "").split(",") if part]:

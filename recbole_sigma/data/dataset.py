@@ -119,9 +119,3 @@ class PackedDataset(ExactTime, SequentialDataset):
                 FIRST_EVENT: torch.from_numpy(begin.astype(np.int64)),
             }
         )
-
-
-class SIGMADataset(PackedDataset):
-    """The dataset RecBole picks for the model named SIGMA."""
-
-    cold_rows = True

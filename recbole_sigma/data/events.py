@@ -112,10 +112,16 @@ class ExactTime:
     Attributes:
         chronology: `Chronology` of all events that survived filtering; set before augmentation and split.
         held_out: ranks of the events outside train, int64 [H], ascending; set by `build`.
+        event_part: int8 [E], train (0), validation (1) or test (2); None for a dataset that is not packed.
+        event_feat: the columns of all events, in order of time; None for a dataset that is not packed.
+        built_tasks: the instruction tasks of the dataset, once they are built.
     """
 
     chronology: Chronology
     held_out: Tensor | None = None
+    event_part: np.ndarray | None = None
+    event_feat: Any = None
+    built_tasks: Any = None
 
     def _remove_duplication(self) -> None:
         """Drop repeated user-item pairs by exact time, and leave the file's order otherwise alone.

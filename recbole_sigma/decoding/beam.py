@@ -19,7 +19,7 @@ from recbole_sigma.decoding.kv import Step
 from recbole_sigma.tokenization.trie import Trie
 from recbole_sigma.values import RankedItems, UserError
 
-SCORES = ("vocab", "level")
+SCORES = ("vocab", "level", "children")
 
 
 class Decoder(Protocol):
@@ -121,7 +121,8 @@ def beam_search(
         beam: beam width, at least ``k``.
         seen: (row, item) int64 vectors of what must not be recommended, or None.
         score: ``"vocab"``: a code's log-probability under the softmax over the whole vocabulary, as in
-            transformers' ``generate``; ``"level"``: under the softmax over its level's codes.
+            transformers' ``generate``; ``"level"``: under the softmax over its level's codes; ``"children"``:
+            under the softmax over the codes that can follow, as SIGMA's L_NTP is trained.
 
     Returns:
         lists sorted by score, then item id; empty slots (item 0, ``-inf``) only where a user has fewer than K
@@ -151,7 +152,6 @@ def search_prefixes(
     seen: SeenItems | None = None,
     score: str = "vocab",
     last: int | None = None,
-    prior: Sequence[Tensor | None] | None = None,
 ) -> Beams:
     """Find the best prefixes of ``depth`` codes.
 
@@ -164,9 +164,6 @@ def search_prefixes(
         seen: nodes to stay out of, see :class:`SeenItems`.
         score: see :func:`beam_search`.
         last: number of prefixes to keep at the last step; default ``beam``.
-        prior: per level, None or float [B, nodes of depth level + 1]: added to the logit of the code that
-            leads to each node. The softmax of such a level runs over the node's own children, so it needs
-            ``score="level"``.
 
     Returns:
         the prefixes, equal scores ordered by node (at depth L: by item id). A beam that covers all prefixes
@@ -179,10 +176,7 @@ def search_prefixes(
     step = decoder.first()
     for level in range(depth):
         width = last if last is not None and level == depth - 1 else beam
-        extra = None if prior is None else prior[level]
-        candidates = candidates_of(
-            decoder, step, trie, level, level_tokens[level], nodes, scores, score, extra
-        )
+        candidates = candidates_of(decoder, step, trie, level, level_tokens[level], nodes, scores, score)
         if seen is not None:
             hide(candidates, trie, level, nodes, *seen.exhausted(level + 1))
         parents, nodes, scores = _select(candidates, trie, level, nodes, width)
@@ -273,7 +267,6 @@ def candidates_of(
     nodes: Tensor,
     scores: Tensor,
     score: str,
-    prior: Tensor | None = None,
 ) -> Candidates:
     """Score all children of all beams; ``-inf`` where a slot of the rectangle is no child.
 
@@ -285,14 +278,11 @@ def candidates_of(
         tokens: int64 [K], vocabulary ids of the level's codes.
         nodes: int64 [B, W], -1 in empty slots.
         scores: float [B, W] of the beams.
-        score: ``"vocab"`` or ``"level"``.
-        prior: float [B, nodes of depth level + 1] on the children's logits, or None.
+        score: see :func:`beam_search`.
     """
     tokens = tokens[: trie.sizes[level]]
-    if prior is not None:
-        if score != "level":
-            raise ValueError('a prior changes the softmax over a level: it needs score="level"')
-        return _with_prior(decoder.logits(step, tokens).float(), trie, level, nodes, scores, prior)
+    if score == "children":
+        return _over_children(decoder.logits(step, tokens).float(), trie, level, nodes, scores)
     if score == "vocab":
         logits = decoder.logits(step).float()
         total = logits.logsumexp(dim=-1)
@@ -313,16 +303,13 @@ def candidates_of(
     return Candidates(values.masked_fill_(offset >= degree[..., None], -torch.inf), start, None)
 
 
-def _with_prior(
-    logits: Tensor, trie: Trie, level: int, nodes: Tensor, scores: Tensor, prior: Tensor
-) -> Candidates:
-    """Candidates [B, W, C] whose logits [B, W, K] get a prior per child, normalised over the children."""
+def _over_children(logits: Tensor, trie: Trie, level: int, nodes: Tensor, scores: Tensor) -> Candidates:
+    """Candidates [B, W, C] from logits [B, W, K], normalised over the codes that can follow each node."""
     start, degree = trie.children(level, nodes.clamp_min(0))
     degree = torch.where(nodes >= 0, degree, 0)
     offset = torch.arange(max(int(degree.max()), 1), device=nodes.device)
     child = (start[..., None] + offset).clamp_max_(trie.n_nodes(level + 1) - 1)
     values = logits.gather(2, trie.tokens[level][child].long())
-    values = values + prior.float().gather(1, child.flatten(1)).view_as(values)
     values = values.masked_fill_(offset >= degree[..., None], -torch.inf)
     total = values.logsumexp(dim=-1)
     base = scores - total.masked_fill_(total == -torch.inf, 0.0)  # nothing below: every child stays -inf

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_sigma.language.loading import setting
 from recbole_sigma.values import UserError
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -39,7 +40,7 @@ def warping_settings(generation_config: Any) -> dict[str, Any]:
         return {}
     found = {}
     for key, neutral in _NEUTRAL.items():
-        value = getattr(generation_config, key, None)
+        value = setting(generation_config, key)
         if not any(value == allowed and type(value) in (type(allowed), int, float) for allowed in neutral):
             found[key] = value
     return found
@@ -59,7 +60,7 @@ def refuse_unfit_model(model: Any, ignore_generation_config: bool) -> None:
         raise UserError(
             "the model is in training mode, so dropout would change the ranking: call model.eval() first."
         )
-    found = warping_settings(getattr(model, "generation_config", None))
+    found = warping_settings(setting(model, "generation_config"))
     if not found:
         return
     listed = ", ".join(f"{key}={value!r}" for key, value in found.items())

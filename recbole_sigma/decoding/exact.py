@@ -144,7 +144,6 @@ def exact_prefixes(
     seen: SeenItems | None = None,
     score: str = "vocab",
     chunk: int = 64,
-    prior: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """All prefixes of ``depth`` codes whose log-probability reaches a bound, by the argument above.
 
@@ -160,7 +159,6 @@ def exact_prefixes(
         seen: nodes to stay out of, or None.
         score: ``"vocab"`` or ``"level"``.
         chunk: prefixes per user and forward pass.
-        prior: see :func:`.beam.search_prefixes`.
 
     Returns:
         trie nodes int64 [B, W] (-1 in empty slots) and scores float32 [B, W], best first.
@@ -172,13 +170,12 @@ def exact_prefixes(
     first = decoder.first()
     for level in range(depth):
         gone = None if seen is None else seen.exhausted(level + 1)
-        extra = None if prior is None else prior[level]
         found: list[tuple[Tensor, Tensor]] = []
         for start in range(0, nodes.shape[1], chunk):
             part, part_scores = nodes[:, start : start + chunk], scores[:, start : start + chunk]
             step = first if level == 0 else _forced(decoder, trie, level, part, level_tokens)
             candidates = candidates_of(
-                decoder, step, trie, level, level_tokens[level], part, part_scores, score, extra
+                decoder, step, trie, level, level_tokens[level], part, part_scores, score
             )
             if gone is not None:
                 hide(candidates, trie, level, part, *gone)

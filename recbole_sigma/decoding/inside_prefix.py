@@ -17,9 +17,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from recbole_sigma.decoding.approximate import Cells, PrefixIndexes, search_cells
 from recbole_sigma.decoding.beam import top_with_ties
-from recbole_sigma.tokenization.catalogue import SortedItems
+from recbole_sigma.tokenization.catalogue import ItemsByPrefix
 from recbole_sigma.values import RankedItems
 
 _CELLS = 1 << 20
@@ -31,13 +30,13 @@ def search_in_prefixes(
     query_of: Callable[[Tensor, Tensor], Tensor],
     beam: Tensor,
     scores: Tensor,
-    items: SortedItems,
+    items: ItemsByPrefix,
+    vectors: Tensor,
     k: int,
     scale: Tensor | None = None,
     seen: tuple[Tensor, Tensor] | None = None,
     chunk: int = 64,
     seen_keep_mass: bool = True,
-    approximate: PrefixIndexes | None = None,
 ) -> tuple[RankedItems, int]:
     """Rank the items under the prefixes of a beam.
 
@@ -46,14 +45,13 @@ def search_in_prefixes(
             prefixes of empty slots are passed as 0.
         beam: int64 [B, W], prefixes, best first, none twice per row, -1 in empty slots.
         scores: float [B, W], log P(prefix), descending, ``-inf`` in empty slots.
-        items: the catalogue.
+        items: the catalogue by prefix.
+        vectors: float [n, d], item vectors in the order of ``items.order``.
         k: list length.
         scale: float [B], factor on the item logits; None = 1.
         seen: (row, item) int64 vectors of what must not be recommended, or None.
         seen_keep_mass: seen items keep their share of P(item | prefix) and are merely not listed; False takes
             them out before the softmax, so that each prefix's mass goes to what is left.
-        approximate: inverted lists of the largest prefixes, which are then searched approximately and with an
-            estimated normaliser (see :mod:`.approximate`); None = everything exactly.
         chunk: prefixes per user and round; the certificate is checked between rounds.
 
     Returns:
@@ -82,7 +80,7 @@ def search_in_prefixes(
         queries = query_of(columns, part.clamp_min(0))
         if scale is not None:
             queries = queries * scale[:, None, None]
-        score, row = _best_per_prefix(queries, part, weight, items, k, seen, seen_keep_mass, approximate)
+        score, row = _best_per_prefix(queries, part, weight, items, vectors, k, seen, seen_keep_mass)
         best_score, best_row = _merge(
             torch.cat([best_score, score], 1), torch.cat([best_row, row], 1), items, k
         )
@@ -96,7 +94,7 @@ def search_in_prefixes(
         return RankedItems(listed.clone(), values.clone()), used
 
 
-def _merge(scores: Tensor, rows: Tensor, items: SortedItems, k: int) -> tuple[Tensor, Tensor]:
+def _merge(scores: Tensor, rows: Tensor, items: ItemsByPrefix, k: int) -> tuple[Tensor, Tensor]:
     top, index = top_with_ties(scores, k, lambda: items.order[rows])
     return top, rows.gather(1, index)
 
@@ -105,11 +103,11 @@ def _best_per_prefix(
     queries: Tensor,
     beam: Tensor,
     weight: Tensor,
-    items: SortedItems,
+    items: ItemsByPrefix,
+    vectors: Tensor,
     k: int,
     seen: tuple[Tensor, Tensor] | None,
     keep_mass: bool,
-    approximate: PrefixIndexes | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best k items under every (user, prefix): scores and rows of the catalogue, both [B, c * k]."""
     batch, width = beam.shape
@@ -128,26 +126,16 @@ def _best_per_prefix(
     row = torch.zeros(batch * width, keep, dtype=torch.int64, device=beam.device)
     banned = _seen_cells(prefix, slots, width, items, seen)
     query, weight = queries.flatten(0, 1)[slots], weight.flatten()[slots]
-    for begin, end, runs in _blocks(
-        prefix, low, size, None if approximate is None else approximate.threshold
-    ):
+    for begin, end, runs in _blocks(prefix, low, size):
         mine = slice(*torch.searchsorted(banned[0], torch.tensor([begin, end], device=beam.device)).tolist())
         pair, seen_row = banned[0][mine], banned[1][mine]
-        seen_here = (pair - begin, seen_row - low[pair])
-        cells = None if approximate is None else approximate.cells.get(int(prefix[begin]))
-        part = None
-        if cells is not None:
-            part = _in_cells(query[begin:end], cells, approximate, keep, seen_here, keep_mass)
-        if part is None:
-            logits = _logits(query[begin:end], runs, items, int(size[begin]))
-            total = logits.logsumexp(dim=1)
-            if len(pair):
-                logits[seen_here] = -torch.inf
-                if not keep_mass:
-                    total = logits.logsumexp(dim=1)
-            rows = torch.arange(logits.shape[1], device=beam.device)
-        else:
-            logits, rows, total = part
+        logits = _logits(query[begin:end], runs, vectors, int(size[begin]))
+        total = logits.logsumexp(dim=1)
+        if len(pair):
+            logits[pair - begin, seen_row - low[pair]] = -torch.inf
+            if not keep_mass:
+                total = logits.logsumexp(dim=1)
+        rows = torch.arange(logits.shape[1], device=beam.device)
         total = total.masked_fill(total == -torch.inf, 0.0)  # every item seen: nothing to list
         place = (low[begin:end, None] + rows).clamp_max_(len(items.order) - 1)
         best, index = top_with_ties(logits, keep, partial(items.order.__getitem__, place))
@@ -156,31 +144,10 @@ def _best_per_prefix(
     return score.view(batch, width * keep), row.view(batch, width * keep)
 
 
-def _in_cells(
-    query: Tensor,
-    cells: Cells,
-    settings: PrefixIndexes,
-    keep: int,
-    seen: tuple[Tensor, Tensor],
-    keep_mass: bool,
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Logits, rows and normaliser of pairs of one large prefix; None where that would leave a list short."""
-    fetch = max(settings.fetch, keep)
-    if len(seen[0]):
-        pairs = torch.unique(torch.stack(seen), dim=1)
-        seen = (pairs[0], pairs[1])
-        fetch += int(torch.bincount(seen[0]).max())
-    found = search_cells(query, cells, settings.probes, fetch, seen, keep_mass)
-    left = torch.full((len(query),), len(cells.cell), device=query.device)
-    left -= torch.bincount(seen[0], minlength=len(query))
-    enough = (found[0] > -torch.inf).sum(dim=1) >= left.clamp_max(keep)
-    return found if bool(enough.all()) else None
-
-
 def _blocks(
-    prefix: Tensor, low: Tensor, size: Tensor, alone: int | None = None
+    prefix: Tensor, low: Tensor, size: Tensor
 ) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Cut the sorted pairs into blocks of about ``_CELLS`` scores; prefixes larger than ``alone`` stay alone.
+    """Cut the sorted pairs into blocks of about ``_CELLS`` scores.
 
     Yields:
         first pair, end, and per distinct prefix (pairs, first row of the catalogue, number of rows).
@@ -190,8 +157,7 @@ def _blocks(
     begin = end = widest = 0
     runs: list[tuple[int, int, int]] = []
     for number, start, length in zip(count.tolist(), low[first].tolist(), size[first].tolist(), strict=True):
-        by_itself = alone is not None and widest > alone
-        if runs and (by_itself or (end - begin + number) * widest > _CELLS):
+        if runs and (end - begin + number) * widest > _CELLS:
             yield begin, end, runs
             begin, runs = end, []
         widest = widest if runs else length
@@ -201,27 +167,27 @@ def _blocks(
         yield begin, end, runs
 
 
-def _logits(query: Tensor, runs: list[tuple[int, int, int]], items: SortedItems, widest: int) -> Tensor:
+def _logits(query: Tensor, runs: list[tuple[int, int, int]], vectors: Tensor, widest: int) -> Tensor:
     """Item logits of a block [pairs, widest], ``-inf`` beyond a prefix's end."""
     block = query.new_full((len(query), widest), -torch.inf)
     begin = 0
     for number, start, length in runs:
-        part = query[begin : begin + number] @ items.vectors[start : start + length].T
+        part = query[begin : begin + number] @ vectors[start : start + length].T
         block[begin : begin + number, :length] = part
         begin += number
     return block.float()
 
 
 def _seen_cells(
-    prefix: Tensor, slots: Tensor, width: int, items: SortedItems, seen: tuple[Tensor, Tensor] | None
+    prefix: Tensor, slots: Tensor, width: int, items: ItemsByPrefix, seen: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """Seen items under the live (user, prefix) pairs: index of the pair (ascending), catalogue row."""
     nothing = slots[:0]
     if seen is None or not len(slots) or not seen[0].numel():
         return nothing, nothing
     row, item = seen
-    known = (item > 0) & (item < len(items.place))
-    place = items.place[torch.where(known, item, 0)]
+    known = (item > 0) & (item < len(items.row))
+    place = items.row[torch.where(known, item, 0)]
     row, place = row[known & (place >= 0)], place[known & (place >= 0)]
     bucket = torch.searchsorted(items.start, place, right=True) - 1
     base = len(items.start)

@@ -10,6 +10,7 @@ from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
+from recbole_sigma.data.events import ExactTime
 from recbole_sigma.evaluation.metrics import DUPLICATE, EMPTY, INVALID, OK, SEEN
 from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.values import RankedItems
@@ -57,16 +58,17 @@ class RankedCollector(Collector):
         Item counts are those of the train *events*, so that they are the same for every model; RecBole
         counts training rows, which differ between general, sequential and packed datasets.
         """
-        dataset = train_data.dataset if hasattr(train_data, "dataset") else train_data
-        dataset = getattr(train_data, "_dataset", dataset)
+        dataset = train_data._dataset
         struct = self.data_struct
         struct.set("data.num_items", dataset.item_num)
         struct.set("data.num_users", dataset.user_num)
         for need, field in (("data.count_items", "items"), ("data.count_users", "users")):
             if not self.register.need(need):
                 continue
-            if getattr(dataset, "held_out", None) is not None:
-                ids, counts = torch.unique(getattr(dataset.train_events(), field), return_counts=True)
+            if isinstance(dataset, ExactTime) and dataset.held_out is not None:
+                events = dataset.train_events()
+                ids = events.items if field == "items" else events.users
+                ids, counts = torch.unique(ids, return_counts=True)
                 struct.set(need, dict(zip(ids.tolist(), counts.tolist(), strict=True)))
             else:
                 struct.set(need, dict(dataset.item_counter if field == "items" else dataset.user_counter))

@@ -8,7 +8,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_sigma.data.events import Chronology
+from recbole_sigma.data.events import Chronology, ExactTime
 from recbole_sigma.values import SeenPairs, UserError
 
 
@@ -23,14 +23,13 @@ class Histories:
     """
 
     def __init__(self, loader: Any) -> None:
-        dataset = loader._dataset
-        chronology: Chronology | None = getattr(dataset, "chronology", None)
-        if chronology is None:
+        dataset: Any = loader._dataset
+        if not isinstance(loader._dataset, ExactTime):
             raise UserError(
                 "the evaluator needs the events in order: build the dataset through "
                 "recbole_sigma.data.events.exact"
             )
-        self.chronology: Chronology = chronology
+        self.chronology: Chronology = dataset.chronology
         self.user_field, self.time_field = dataset.uid_field, dataset.time_field
         self.random_order = loader.config["eval_args"]["order"] == "RO"
         self.moment: Tensor | None = None

@@ -31,8 +31,6 @@ class AlignmentOptions:
         learning_rate: step size of the projection and of word vectors.
         encoder_rate: step size of a language model's weights.
         dropout: dropout on the hidden layer and on the input.
-        correction: share of log Q(j) taken off the logit of candidate j in L_CL, Q being how often the views
-            draw j (sampled-softmax correction; ours). 0 = the paper's formula, blind to popularity.
         chunk: items encoded at a time, see `cached_backward`; 0 = the whole batch.
         seed: seed of initialisation, dropout and pair sampling.
     """
@@ -46,7 +44,6 @@ class AlignmentOptions:
     learning_rate: float = 2e-3
     encoder_rate: float = 1e-4
     dropout: float = 0.3
-    correction: float = 0.0
     chunk: int = 0
     seed: int = 0
 
@@ -113,7 +110,6 @@ def align(
     if not active:
         return log
     device = tower.device
-    correction = torch.from_numpy(options.correction * draw_log_share(active, tower.n_items)).to(device)
     rng = np.random.default_rng(options.seed)
     optimizers = _optimizers(tower, options)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, options.steps) for each in optimizers]
@@ -122,7 +118,7 @@ def align(
         items = _draw_batch(active, options.batch_pairs, rng)
         taught = torch.from_numpy(np.asarray(teacher[items.numpy()], dtype=np.float32)).to(device)
         partner = torch.arange(len(items), device=device).roll(len(items) // 2)
-        batch = BatchLoss(items.to(device), partner, taught, correction, options)
+        batch = BatchLoss(items.to(device), partner, taught, options)
         for optimizer in optimizers:
             optimizer.zero_grad()
         cached_backward(tower, items, batch, options.chunk)
@@ -139,18 +135,14 @@ def align(
 class BatchLoss:
     """L_CL + lambda L_KD of one batch as a function of its vectors [2B, d]; keeps both parts for the log."""
 
-    def __init__(
-        self, items: Tensor, partner: Tensor, taught: Tensor, correction: Tensor, options: AlignmentOptions
-    ) -> None:
-        self.items, self.partner, self.taught = items, partner, taught
-        self.correction, self.options = correction, options
+    def __init__(self, items: Tensor, partner: Tensor, taught: Tensor, options: AlignmentOptions) -> None:
+        self.items, self.partner, self.taught, self.options = items, partner, taught, options
         self.contrastive = self.distilled = torch.zeros(())
 
     def __call__(self, vectors: Tensor) -> Tensor:
         tau, weight = self.options.tau, self.options.kd_weight
         logits = similarity_logits(vectors, self.items, self.partner, tau)
-        corrected = logits - self.correction[self.items] if self.options.correction else logits
-        loss = contrastive_loss(corrected, self.partner)
+        loss = contrastive_loss(logits, self.partner)
         self.contrastive = loss.detach()
         if weight > 0:
             known = self.taught.abs().sum(dim=1) > 0
@@ -250,17 +242,6 @@ def view_shares(views: Sequence[PairView]) -> list[float]:
     if not others or others == len(views):
         return [1.0 / len(views)] * len(views)
     return [0.5 if view.name == "collaborative" else 0.5 / others for view in views]
-
-
-def draw_log_share(views: Sequence[PairView], n_items: int) -> np.ndarray:
-    """log of how often a batch holds each item, float32 [N], 0 for the most frequent one and for items that
-    no view draws.
-    """
-    count = np.zeros(n_items)
-    for view, share in zip(views, view_shares(views), strict=True):
-        weight = view.weight * share
-        count += np.bincount(view.left, weight, n_items) + np.bincount(view.right, weight, n_items)
-    return np.log(np.where(count > 0, count / count.max(), 1.0)).astype(np.float32)
 
 
 def _draw_batch(views: Sequence[PairView], pairs: int, rng: np.random.Generator) -> Tensor:

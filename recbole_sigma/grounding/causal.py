@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.grounding.tower import Tower, filled_texts
-from recbole_sigma.language.loading import load_causal_model, load_tokenizer
+from recbole_sigma.language.loading import load_causal_model, load_tokenizer, setting
 from recbole_sigma.language.lora import LoraOptions, add_lora
 from recbole_sigma.values import UserError
 
@@ -104,7 +104,7 @@ class CausalTower(Tower):
         super().__init__()
         self.n_items = len(texts)
         self.model = load_causal_model(name, KEY)
-        limit = getattr(self.model.config, "max_position_embeddings", None) or max_tokens
+        limit = setting(self.model.config, "max_position_embeddings") or max_tokens
         end = self.model.config.eos_token_id
         end = end[0] if isinstance(end, list) else end
         size = self.model.get_input_embeddings().weight.shape[0]

@@ -14,7 +14,6 @@ from recbole_sigma.grounding.alignment import AlignmentOptions, align, seeded
 from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.retrieval import hold_out, retrieval_report
 from recbole_sigma.grounding.sentence import sentence_transformer
-from recbole_sigma.grounding.swing import swing
 from recbole_sigma.grounding.tfidf import TermTower, tfidf_svd, tfidf_terms
 from recbole_sigma.grounding.tower import FrozenTower, Tower
 from recbole_sigma.grounding.vector_file import store_vectors, stored_vectors
@@ -31,6 +30,8 @@ from recbole_sigma.values import UserError
 
 VIEWS = ("collaborative", "semantic", "taxonomy", "brand", "visual")
 PAIRS_PER_ITEM = 4
+TEACHER_WINDOW = 10  # largest gap of two events that the teacher counts, in steps
+PAIR_WINDOW = 3  # largest gap of a collaborative pair, in steps
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,8 @@ class GroundingOptions:
     Attributes:
         text_encoder: see `text.encoder_kind`.
         text_dim: width of tfidf-svd.
-        teacher_dim, teacher_window: of the PPMI-SVD teacher.
+        teacher_dim: width of the collaborative vectors (PPMI-SVD of train co-occurrence).
         views: kinds of relevance pairs, of `VIEWS`; one without data is off.
-        pairs: ``adjacency`` or ``swing``, how the collaborative pairs are mined.
-        view_window: largest gap of an adjacency pair, in steps.
         align: False leaves the raw text vectors.
         train_encoder: train the encoder's own weights too (word vectors of tfidf-svd, LoRA of causal-lm).
         alignment: losses and optimisation.
@@ -55,10 +54,7 @@ class GroundingOptions:
     text_encoder: str = "tfidf-svd"
     text_dim: int = 128
     teacher_dim: int = 64
-    teacher_window: int = 10
     views: tuple[str, ...] = ("collaborative", "taxonomy", "brand")
-    pairs: str = "adjacency"
-    view_window: int = 3
     align: bool = True
     train_encoder: bool = True
     alignment: AlignmentOptions = AlignmentOptions()
@@ -108,7 +104,7 @@ def ground_items(
     """
     n = len(sources.texts)
     teacher = ppmi_svd(
-        windowed_cooccurrence(users, items, n, options.teacher_window), options.teacher_dim, options.seed
+        windowed_cooccurrence(users, items, n, TEACHER_WINDOW), options.teacher_dim, options.seed
     )
     report: dict[str, Any] = {
         "taught_items": int((np.abs(teacher).sum(axis=1) > 0).sum()),
@@ -217,14 +213,8 @@ def mine_views(
         if not minable(name, sources):
             continue
         if name == "collaborative":
-            if options.pairs == "swing":
-                progress = Progress("Mining pairs (swing)", len(np.unique(items)), enabled=show_progress)
-                counts = swing(users, items, n, seed=options.seed, on_item=progress.advance)
-            else:
-                progress = Progress("Mining pairs", -(-len(items) // (1 << 20)), enabled=show_progress)
-                counts = windowed_cooccurrence(
-                    users, items, n, options.view_window, on_block=progress.advance
-                )
+            progress = Progress("Mining pairs", -(-len(items) // (1 << 20)), enabled=show_progress)
+            counts = windowed_cooccurrence(users, items, n, PAIR_WINDOW, on_block=progress.advance)
             progress.close()
             views.append(collaborative_view(counts))
         elif name == "semantic":
@@ -260,7 +250,7 @@ def alignment_report(
         raw_file: as in `ground_items`; raw vectors follow from the texts alone.
         device: where a language model runs.
     """
-    held = hold_out(users, items, len(sources.texts), options.view_window, seed=options.seed)
+    held = hold_out(users, items, len(sources.texts), PAIR_WINDOW, seed=options.seed)
     fit = (users[held.fit], items[held.fit])
 
     def grounded(changed: GroundingOptions) -> Callable[[], np.ndarray]:

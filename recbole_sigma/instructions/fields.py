@@ -105,7 +105,7 @@ def gather(dataset: Any, config: Any) -> Material:
         users=users,
         items=items,
         times=times,
-        part=getattr(dataset, "event_part", whole),
+        part=whole if dataset.event_part is None else dataset.event_part,
         place=places(users),
         repeated=repeats(users, items, times),
         tokens=[str(token) for token in dataset.field2id_token[dataset.iid_field]],
@@ -117,7 +117,7 @@ def gather(dataset: Any, config: Any) -> Material:
         labels=[nodes(path, level) for path in categories],
         flat=level == 0,
         queries=event_texts(dataset, config["query_field"])
-        if config["query_field"] and hasattr(dataset, "event_feat")
+        if config["query_field"] and dataset.event_feat is not None
         else None,
         lag_days=None if lag is None or not len(times) or times[0] < EARLIEST else float(lag),
         southern=str(config["task_hemisphere"]) == "south",

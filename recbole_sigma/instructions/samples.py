@@ -147,7 +147,7 @@ def tasks_of(dataset: Any, config: Any) -> TaskSet | None:
     """The tasks of a dataset, built once; None when only JustForYou is asked for."""
     if not wants_tasks(dataset, config):
         return None
-    if getattr(dataset, "built_tasks", None) is None:
+    if dataset.built_tasks is None:
         dataset.built_tasks = build_tasks(dataset, config)
         for sentence in dataset.built_tasks.off.values():
             logging.getLogger().info(sentence)

@@ -22,6 +22,7 @@ from recbole_sigma.language.loading import (
     load_tokenizer,
     quiet,
     recompute_activations,
+    setting,
     vocabulary_fingerprint,
     weights_fingerprint,
 )
@@ -110,7 +111,7 @@ def build_pretrained(
     """
     model = load_causal_model(name, "backbone", torch.float32 if not lora.rank else dtype)
     base = load_tokenizer(name, "backbone")
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = setting(model.config, "max_position_embeddings")
     if limit is not None and max_positions > limit:
         raise UserError(
             f"backbone: '{name}' reads at most {limit} positions but a packed row takes {max_positions}:"

@@ -41,7 +41,7 @@ def load_tokenizer(name: str, key: str) -> Tokenizer:
         )
     with _sentences(name, key), quiet():
         loaded = AutoTokenizer.from_pretrained(name)
-    backend = getattr(loaded, "backend_tokenizer", None)
+    backend = setting(loaded, "backend_tokenizer")
     if not isinstance(backend, Tokenizer):
         raise UserError(
             f"{key}: the tokenizer of '{name}' is not a fast one: save it with its tokenizer.json "
@@ -67,7 +67,7 @@ def causal_config(name: str, key: str) -> Any:
     with _sentences(name, key), quiet():
         config = AutoConfig.from_pretrained(name)
     kind = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
+    if setting(config, "is_encoder_decoder"):
         raise UserError(_wrong_kind(name, key, kind, "an encoder-decoder"))
     # BERT and its family are in the causal list as decoders, but were trained to look both ways
     if kind not in CAUSAL or any(
@@ -115,6 +115,13 @@ def load_causal_model(name: str, key: str, dtype: torch.dtype = torch.float32) -
             " be random: download or save the model again"
         )
     return model
+
+
+def setting(config: Any, name: str) -> Any:
+    """A value of a transformers config or model that only some architectures have; None where it is
+    missing.
+    """
+    return getattr(config, name, None)
 
 
 def _wrong_kind(name: str, key: str, kind: str, what: str) -> str:
@@ -224,7 +231,7 @@ def quiet() -> Iterator[None]:
 
 def recompute_activations(model: Any) -> None:
     """Trade time for memory: activations inside each layer are computed again in the backward pass."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable = setting(model, "activation_checkpointing_enable") or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 

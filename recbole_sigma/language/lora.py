@@ -27,13 +27,13 @@ class LoraOptions:
     targets: tuple[str, ...] = ("all-linear",)
 
 
-def lora_options(config: Any, prefix: str) -> LoraOptions:
-    """``<prefix>_rank``, ``_alpha``, ``_dropout`` and ``_targets`` of a config."""
-    targets = config[f"{prefix}_targets"]
+def lora_options(config: Any) -> LoraOptions:
+    """The ``lora_*`` keys of a config: one setting for a pretrained backbone and a causal-lm encoder."""
+    targets = config["lora_targets"]
     return LoraOptions(
-        rank=int(config[f"{prefix}_rank"]),
-        alpha=float(config[f"{prefix}_alpha"]),
-        dropout=float(config[f"{prefix}_dropout"]),
+        rank=config["lora_rank"],
+        alpha=config["lora_alpha"],
+        dropout=config["lora_dropout"],
         targets=(targets,) if isinstance(targets, str) else tuple(targets),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from recbole_sigma.values import RankedItems, SeenPairs, UserError
+from recbole_sigma.values import ItemCodes, RankedItems, SeenPairs, UserError
 
 
 class Contract:
@@ -27,6 +27,8 @@ class Contract:
         decoding_keys: keys that change what a trained model recommends, not its weights; a benchmark trains
             once for rows that differ in them alone.
         task_labels: the instruction tasks that the model was trained on (`models.sigma.labels.TaskLabels`).
+        reads_instructions: a list may be asked for in words.
+        item_codes: the items' semantic IDs where lists come by prefix, or None.
     """
 
     generative: bool = False
@@ -36,6 +38,8 @@ class Contract:
     loss_names: tuple[str, ...] = ()
     decoding_keys: frozenset[str] = frozenset()
     task_labels: Any = None
+    reads_instructions: bool = False
+    item_codes: ItemCodes | None = None
 
     @classmethod
     def follows_filter(cls, config: Mapping[str, Any]) -> bool:

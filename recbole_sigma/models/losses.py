@@ -1,22 +1,18 @@
-"""Losses of SIGMA that look at items: inside one prefix (the paper's L_ID) and over the whole catalogue."""
+"""Softmax over the whole catalogue, for every model that trains on it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_sigma.tokenization.catalogue import PrefixBuckets
-
-Seen = tuple[Tensor, Tensor]
-"""(prediction int64 [P], item int64 [P]) pairs that are left out of a softmax over items."""
+from recbole_sigma.values import SeenPairs
 
 _CELLS = 1 << 20  # scores held at a time: they stay in the processor's cache between two passes
 
 
-def seen_pairs(items: Tensor, rows: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+def seen_pairs(items: Tensor, rows: Tensor, last: Tensor) -> SeenPairs:
     """What each prediction's history holds.
 
     Args:
@@ -32,119 +28,8 @@ def seen_pairs(items: Tensor, rows: Tensor, last: Tensor) -> tuple[Tensor, Tenso
     return prediction, items[rows[prediction], place]
 
 
-def same_prefix_loss(
-    queries: Tensor,
-    targets: Tensor,
-    items: Tensor,
-    buckets: PrefixBuckets,
-    negatives: int = 0,
-    seen: Seen | None = None,
-) -> Tensor:
-    """L_ID: softmax of the target against items that share its prefix (paper: hard negatives N_c).
-
-    Predictions are grouped by prefix, so that each prefix costs one matrix product with its own items.
-
-    Args:
-        queries: float [M, d], scaled: logits are inner products with ``items``.
-        targets: int64 [M] item ids.
-        items: float [N, d].
-        buckets: the catalogue by prefix.
-        negatives: same-prefix negatives drawn per step and prefix; 0 = all of them.
-        seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is
-            ignored.
-
-    Returns:
-        float [M], one loss per prediction.
-    """
-    prefix = buckets.prefix[targets]
-    by_prefix = torch.argsort(prefix, stable=True)
-    counts = torch.bincount(prefix, minlength=buckets.n_prefixes).tolist()
-    queries = queries[by_prefix]
-    places = buckets.place[targets][by_prefix]
-    sorted_items = items[buckets.order]
-    starts = buckets.start.tolist()
-    slot_of = torch.empty_like(by_prefix)
-    slot_of[by_prefix] = torch.arange(len(by_prefix), device=by_prefix.device)
-    hidden = None if seen is None else _seen_by_prefix(seen, targets, slot_of, buckets)
-    parts = []
-    begin = 0
-    for index, count in enumerate(counts):
-        if count and starts[index + 1] - starts[index] == 1:
-            parts.append(queries.new_zeros(count))  # the prefix names the item
-        elif count:
-            members = sorted_items[starts[index] : starts[index + 1]]
-            place = places[begin : begin + count]
-            blocked = None
-            if hidden is not None:
-                slot, member = hidden[index]
-                blocked = torch.zeros(count, len(members), dtype=torch.bool, device=items.device)
-                blocked[slot - begin, member] = True
-            if 0 < negatives < len(members) - 1:
-                kept, place = _sample(len(members), place, negatives)
-                members = members[kept]
-                blocked = None if blocked is None else blocked[:, kept]
-            logits = queries[begin : begin + count] @ members.T
-            if blocked is not None:
-                logits = logits.masked_fill(blocked, float("-inf"))
-            parts.append(F.cross_entropy(logits, place, reduction="none"))
-        begin += count
-    return torch.cat(parts)[slot_of]
-
-
-def _seen_by_prefix(
-    seen: tuple[Tensor, Tensor], targets: Tensor, slot_of: Tensor, buckets: PrefixBuckets
-) -> list[tuple[Tensor, Tensor]]:
-    """For each prefix, the (slot in the sorted predictions, place in the bucket) pairs to hide."""
-    prediction, item = seen
-    prefix = buckets.prefix[item]
-    keep = (prefix == buckets.prefix[targets[prediction]]) & (item != targets[prediction]) & (item > 0)
-    prefix, slot, member = prefix[keep], slot_of[prediction[keep]], buckets.place[item[keep]]
-    order = torch.argsort(prefix, stable=True)
-    sizes = torch.bincount(prefix, minlength=buckets.n_prefixes).tolist()
-    return list(zip(slot[order].split(sizes), member[order].split(sizes), strict=True))
-
-
-def _sample(size: int, place: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
-    """Keep the targets of the step and ``negatives`` random others: (kept places, the targets' new
-    places).
-    """
-    drawn = torch.randperm(size, device=place.device)[:negatives]
-    kept = torch.unique(torch.cat([place, drawn]))
-    return kept, torch.searchsorted(kept, place)
-
-
-def random_negative_loss(
-    queries: Tensor,
-    targets: Tensor,
-    items: Tensor,
-    negatives: int,
-    seen: Seen | None = None,
-) -> Tensor:
-    """The ablation of L_ID's hard negatives: softmax of the target against random items of the catalogue.
-
-    Args:
-        queries: float [M, d], scaled.
-        targets: int64 [M] item ids.
-        items: float [N, d].
-        negatives: items drawn uniformly per step, the same for all predictions.
-        seen: (prediction, item) pairs that are no negatives, or None.
-
-    Returns:
-        float [M], one loss per prediction.
-    """
-    drawn = torch.randint(1, len(items), (negatives,), device=targets.device)
-    own = (queries * items[targets]).sum(dim=-1, keepdim=True)
-    others = queries @ items[drawn].T
-    closed = drawn[None, :] == targets[:, None]
-    if seen is not None:
-        row = torch.arange(len(targets), device=targets.device)[:, None] * len(items)
-        closed |= torch.isin(row + drawn[None, :], seen[0] * len(items) + seen[1])
-    logits = torch.cat([own, others.masked_fill(closed, float("-inf"))], dim=1)
-    return F.cross_entropy(logits, torch.zeros_like(targets), reduction="none")
-
-
 def catalogue_logits(
-    queries: Tensor, items: Tensor, seen: Seen | None = None, targets: Tensor | None = None
+    queries: Tensor, items: Tensor, seen: SeenPairs | None = None, targets: Tensor | None = None
 ) -> Tensor:
     """Logits over the whole catalogue, -inf where nothing may be recommended.
 
@@ -160,7 +45,7 @@ def catalogue_logits(
     return hide(queries @ items.T, seen, targets)
 
 
-def hide(logits: Tensor, seen: Seen | None = None, targets: Tensor | None = None) -> Tensor:
+def hide(logits: Tensor, seen: SeenPairs | None = None, targets: Tensor | None = None) -> Tensor:
     """Logits [M, N] with -inf at the padding item and at seen items.
 
     Args:
@@ -177,25 +62,8 @@ def hide(logits: Tensor, seen: Seen | None = None, targets: Tensor | None = None
     return logits.masked_fill(closed, float("-inf"))
 
 
-def pooled_log_scores(logits: Tensor, order: Tensor, start: Tensor) -> Tensor:
-    """log of the catalogue scores summed under each prefix.
-
-    Args:
-        logits: float [M, N] from ``catalogue_logits``.
-        order: int64 [N - 1], item ids sorted by prefix.
-        start: int64 [C + 1], where each prefix begins in ``order``.
-
-    Returns:
-        float [M, C]; very small, not -inf, where a prefix has nothing left.
-    """
-    top = logits.detach().amax(dim=1, keepdim=True).clamp_min(-1e4)
-    weight = (logits - top).exp()[:, order]
-    parts = weight.split((start[1:] - start[:-1]).tolist(), dim=1)  # one backward for all slices
-    return torch.stack([part.sum(dim=1) for part in parts], dim=1).clamp_min(1e-30).log() + top
-
-
 def catalogue_cross_entropy(
-    queries: Tensor, items: Tensor, targets: Tensor, weights: Tensor, seen: Seen | None = None
+    queries: Tensor, items: Tensor, targets: Tensor, weights: Tensor, seen: SeenPairs | None = None
 ) -> tuple[Tensor, Tensor]:
     """Softmax cross-entropy over the whole catalogue, without ever holding all M x N scores.
 
@@ -215,7 +83,9 @@ def catalogue_cross_entropy(
         banned = seen[1][order]
         keep = banned != targets[rows]
         rows, banned = rows[keep], banned[keep]
-    return _CatalogueCrossEntropy.apply(queries, items, targets, weights, rows, banned)
+    # in float32 whatever the rest runs in: sums over a whole catalogue need the digits
+    with torch.autocast(queries.device.type, enabled=False):
+        return _CatalogueCrossEntropy.apply(queries, items, targets, weights, rows, banned)
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):

@@ -31,7 +31,9 @@ class Entry:
 
 
 MODELS: dict[str, Entry] = {
-    "SIGMA": Entry("recbole_sigma.models.sigma.model", dataset="recbole_sigma.data.dataset:SIGMADataset"),
+    "SIGMA": Entry(
+        "recbole_sigma.models.sigma.model", dataset="recbole_sigma.models.sigma.history:SIGMADataset"
+    ),
     "TIGER": Entry("recbole_sigma.models.tiger", dataset="recbole_sigma.models.tiger:TIGERDataset"),
     "WindowItemKNN": Entry(
         "recbole_sigma.models.window_item_knn", dataset="recbole_sigma.data.dataset:PackedDataset"
@@ -140,6 +142,6 @@ def dataset_class(model_class: type) -> type | None:
         module, _, attribute = where.partition(":")
         found = getattr(importlib.import_module(module), attribute, None)
         if found is None:  # a generative model without its own dataset shares SIGMA's
-            found = importlib.import_module("recbole_sigma.data.dataset").SIGMADataset
+            found = importlib.import_module("recbole_sigma.models.sigma.history").SIGMADataset
         return found
     return None

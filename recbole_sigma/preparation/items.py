@@ -31,7 +31,7 @@ from recbole_sigma.grounding.ground import (
     ground_items,
 )
 from recbole_sigma.grounding.vector_file import read_image_vectors
-from recbole_sigma.instructions.samples import task_folder, task_report, tasks_of
+from recbole_sigma.instructions.samples import TaskSet, task_folder, task_report, tasks_of
 from recbole_sigma.instructions.tasks import GENERAL, load_tasks
 from recbole_sigma.language.backbone import check_backbone
 from recbole_sigma.language.loading import check_causal_model, folder_stamp
@@ -48,15 +48,14 @@ from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_r
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
 from recbole_sigma.values import ItemCodes, ItemVectors, UserError
 
-CODE_VERSION = (
-    2  # raise when a change here or in grounding/, tokenization/, instructions/ changes the results
-)
+CODE_VERSION = 3
+"""Raise when a change here or in grounding/, tokenization/, instructions/ changes the results."""
 QUANTIZERS = ("rq-kmeans", "rq-kmeans-balanced", "rq-vae")
 
 
 @dataclass(frozen=True)
 class PreparationOptions:
-    """Options of stages (a) and (b) and of the prompt, named as in ``properties/model/SIGMA.yaml``."""
+    """Options of stages (a) and (b) and of the prompt, named as their keys without the prefix."""
 
     grounding: GroundingOptions
     quantizer: str
@@ -64,7 +63,6 @@ class PreparationOptions:
     levels: int
     prefix_length: int
     quantize: tuple[str, ...]
-    rqvae_epochs: int
     backbone: str
     bpe_size: int
     seed: int
@@ -76,67 +74,56 @@ class PreparationOptions:
         Raises:
             UserError: an unknown view, or a prefix longer than the semantic ID.
         """
-        unknown = [view for view in config["grounding_views"] or [] if view not in VIEWS]
+        views = tuple(config["grounding_views"] or ())
+        unknown = [view for view in views if view not in VIEWS]
         if unknown:
             raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
-        levels = int(config["tokenizer_levels"])
-        wanted = config["tokenizer_prefix_length"]
-        prefix = levels if str(wanted) == "all" else int(wanted)
+        levels, wanted = config["tokenizer_levels"], config["tokenizer_prefix_length"]
+        prefix = levels if wanted == "all" else wanted
         if not 0 <= prefix <= levels:
             raise UserError(
                 f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})"
             )
-        if config["grounding_teacher"] != "ppmi-svd":
-            raise UserError(f"grounding_teacher: '{config['grounding_teacher']}' is unknown; use ppmi-svd")
         if config["tokenizer_quantizer"] not in QUANTIZERS:
             raise UserError(
                 f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use one of "
                 f"{', '.join(QUANTIZERS)}"
             )
-        if "visual" in (config["grounding_views"] or ()) and not config["grounding_visual_file"]:
+        if "visual" in views and not config["grounding_visual_file"]:
             raise UserError(
                 "grounding_views: visual needs real image vectors: name them in grounding_visual_file, or"
                 " take visual out of the list"
             )
-        encoder_kind(str(config["grounding_text_encoder"]))
-        seed = int(config["seed"])
+        encoder_kind(config["grounding_text_encoder"])
+        seed = config["seed"]
         return cls(
             grounding=GroundingOptions(
-                text_encoder=str(config["grounding_text_encoder"]),
-                text_dim=int(config["grounding_text_dim"]),
-                teacher_dim=int(config["grounding_teacher_dim"]),
-                teacher_window=int(config["grounding_teacher_window"]),
-                views=tuple(config["grounding_views"] or ()),
-                pairs=str(config["grounding_pairs"]),
-                view_window=int(config["grounding_view_window"]),
-                align=bool(config["grounding_align"]),
-                train_encoder=bool(config["grounding_train_encoder"]),
+                text_encoder=config["grounding_text_encoder"],
+                text_dim=config["grounding_text_dim"],
+                teacher_dim=config["grounding_teacher_dim"],
+                views=views,
+                align=config["grounding_align"],
+                train_encoder=config["grounding_train_encoder"],
                 alignment=AlignmentOptions(
-                    dim=int(config["grounding_dim"]),
-                    hidden=int(config["grounding_hidden"]),
-                    tau=float(config["grounding_tau"]),
-                    kd_weight=float(config["grounding_kd_weight"]),
-                    steps=int(config["grounding_steps"]),
-                    batch_pairs=int(config["grounding_batch_pairs"]),
-                    learning_rate=float(config["grounding_learning_rate"]),
-                    encoder_rate=float(config["grounding_encoder_rate"]),
-                    dropout=float(config["grounding_dropout"]),
-                    correction=float(config["grounding_correction"]),
-                    chunk=int(config["grounding_chunk"]),
+                    dim=config["grounding_dim"],
+                    kd_weight=config["grounding_kd_weight"],
+                    steps=config["grounding_steps"],
+                    batch_pairs=config["grounding_batch_pairs"],
+                    encoder_rate=config["grounding_encoder_rate"],
+                    chunk=config["grounding_chunk"],
                     seed=seed,
                 ),
-                lora=lora_options(config, "grounding_lora"),
-                max_tokens=int(config["grounding_max_tokens"]),
+                lora=lora_options(config),
+                max_tokens=config["grounding_max_tokens"],
                 seed=seed,
             ),
-            quantizer=str(config["tokenizer_quantizer"]),
-            codebook_size=int(config["tokenizer_codebook_size"]),
+            quantizer=config["tokenizer_quantizer"],
+            codebook_size=config["tokenizer_codebook_size"],
             levels=levels,
             prefix_length=prefix,
             quantize=tuple(config["tokenizer_vectors"]),
-            rqvae_epochs=int(config["tokenizer_rqvae_epochs"]),
-            backbone=str(config["backbone"]),
-            bpe_size=int(config["tokenizer_bpe_size"]),
+            backbone=config["backbone"],
+            bpe_size=config["tokenizer_bpe_size"],
             seed=seed,
         )
 
@@ -198,7 +185,69 @@ class Prepared:
         )
 
 
-def item_sources(dataset: PackedDataset, config: Any, options: PreparationOptions) -> Sources:
+@dataclass(frozen=True)
+class Material:
+    """Everything that the preparation depends on; nothing of it is a validation or test interaction.
+
+    Attributes:
+        item_tokens: names of the items, row 0 is padding.
+        users, items: int64 [E], the TRAIN events, grouped by user, in time order inside a user.
+        sources: item texts, metadata values, image vectors.
+        profiles: one sentence per user.
+        templates: wordings of JustForYou.
+        tasks: the instruction tasks that the dataset carries, or None for JustForYou alone.
+        task_width: longest instruction with several tasks, in tokens.
+    """
+
+    item_tokens: list[str]
+    users: np.ndarray
+    items: np.ndarray
+    sources: Sources
+    profiles: list[str]
+    templates: tuple[str, ...]
+    tasks: TaskSet | None
+    task_width: int
+
+    @classmethod
+    def of(cls, dataset: PackedDataset, config: Any, options: PreparationOptions) -> Material:
+        """Collect it from the train part of a split dataset.
+
+        Raises:
+            UserError: no text fields named, or a named column or file missing.
+        """
+        users, items = dataset.train_events().sequences()
+        return cls(
+            [str(token) for token in dataset.field2id_token[dataset.iid_field]],
+            users,
+            items,
+            item_sources(dataset, config, options.grounding.views),
+            user_profiles(dataset, config["profile_fields"] or []),
+            load_tasks(task_folder(config))[GENERAL].templates,
+            tasks_of(dataset, config),
+            config["task_instruction_tokens"],
+        )
+
+    def key(self, options: PreparationOptions, report: bool) -> str:
+        """Fingerprint of the material and of how it is prepared."""
+        image = self.sources.image
+        return fingerprint(
+            version=CODE_VERSION,
+            items=self.item_tokens,
+            texts=list(self.sources.texts),
+            labels=self.sources.labels,
+            profiles=self.profiles,
+            templates=list(self.templates),
+            users=self.users,
+            train_items=self.items,
+            image=np.zeros(0) if image is None else image,
+            models=[folder_stamp(options.grounding.text_encoder), folder_stamp(options.backbone)],
+            options={**asdict(options), "grounding": asdict(options.grounding)},
+            report=report,
+            **({"tasks": self.tasks.corpus(), "width": self.task_width} if self.tasks else {}),
+        )
+
+
+def item_sources(dataset: PackedDataset, config: Any, views: tuple[str, ...]) -> Sources:
     """Texts, metadata values and image vectors of a dataset's items.
 
     Raises:
@@ -214,7 +263,7 @@ def item_sources(dataset: PackedDataset, config: Any, options: PreparationOption
     labels = {
         view: field_strings(dataset, dataset.item_feat, config[key], "item") if config[key] else []
         for view, key in (("taxonomy", "category_field"), ("brand", "brand_field"))
-        if view in options.grounding.views or (view == "taxonomy" and "semantic" in options.grounding.views)
+        if view in views or (view == "taxonomy" and "semantic" in views)
     }
     image = None
     if config["grounding_visual_file"]:
@@ -230,82 +279,66 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
 
     Args:
         dataset: the train dataset that ``PackedDataset.build`` returned.
-        config: RecBole config with the keys of ``properties/model/SIGMA.yaml`` and the roles of the dataset's
-            property file.
+        config: RecBole config with SIGMA's keys and the roles of the dataset's property file.
 
     Raises:
         UserError: no text fields named, a named column missing, or an option out of range.
     """
-    item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     if dataset.prepared_extra is not None:
-        return from_checkpoint(dataset.prepared_extra, item_tokens, dataset.dataset_name)
+        names = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+        return from_checkpoint(dataset.prepared_extra, names, dataset.dataset_name)
     options = PreparationOptions.from_config(config)
-    sources = item_sources(dataset, config, options)
-    texts, labels, image = sources.texts, sources.labels, sources.image
-    profiles = user_profiles(dataset, config["profile_fields"] or [])
-    templates = load_tasks(task_folder(config))[GENERAL].templates
-    tasks = tasks_of(dataset, config)
-
-    users, items = dataset.train_events().sequences()
-    key = fingerprint(
-        version=CODE_VERSION,
-        items=item_tokens,
-        texts=list(texts),
-        labels=labels,
-        profiles=profiles,
-        templates=list(templates),
-        users=users,
-        train_items=items,
-        image=np.zeros(0) if image is None else image,
-        models=[folder_stamp(options.grounding.text_encoder), folder_stamp(options.backbone)],
-        options={**asdict(options), "grounding": asdict(options.grounding)},
-        report="views" if config["grounding_report"] else False,
-        **({"tasks": tasks.corpus(), "width": config["task_instruction_tokens"]} if tasks else {}),
-    )
+    material = Material.of(dataset, config, options)
     store = ArtifactStore(config["artifact_dir"])
+    key = material.key(options, config["grounding_report"])
     stored = store.load("items", key)
     logger = logging.getLogger()
     if stored is not None:
         logger.info("Item preparation read from %s", store.path("items", key))
         _say_retrieval(stored[1]["report"])
         return Prepared.restore(*stored)
-
-    check_backbone(options.backbone)
-    encoder, model_name = encoder_kind(options.grounding.text_encoder)
-    if encoder == "causal-lm":
-        check_causal_model(model_name, "grounding_text_encoder")
-    vectors, report = _ground(users, items, sources, options, config)
-    _say_retrieval(report)
-    codes = tokenize_items(vectors, options)
+    check_models(options)
+    vectors, report = ground(material, options, config)
+    codes = tokenize(vectors, options)
     health = code_health(codes.codes[1:].numpy(), codes.sizes, codes.prefix_length)
     logger.info(str(health))
-    sizes = codes.sizes[: codes.prefix_length]
-    base = options.backbone.partition(":")
-    if base[0] == "pretrained":
-        tokenizer = pretrained_tokenizer(base[2], sizes)
-    else:
-        tokenizer = train_bpe(
-            [*texts[1:], *profiles, *templates, *(tasks.corpus() if tasks else [])],
-            options.bpe_size,
-            sizes,
-        )
-    instructions = encode_left_padded(tokenizer, templates, start=False, end=True)
-    if tasks:  # every task's instructions share one width
-        longest = encode_left_padded(tokenizer, tasks.texts(), start=False, end=True).shape[1]
-        width = min(longest, int(config["task_instruction_tokens"]))
-        instructions = encode_left_padded(tokenizer, templates, start=False, end=True, width=width)
-        report["tasks"] = task_report(tasks)
-    report = {**report, "health": health.as_dict(), "items_sha256": fingerprint(items=item_tokens)}
-    prepared = Prepared(
-        vectors,
-        codes,
-        tokenizer,
-        torch.from_numpy(encode_left_padded(tokenizer, profiles, start=True, end=False)),
-        torch.from_numpy(instructions),
-        report,
-    )
+    tokenizer, profiles, instructions = word(material, codes, options)
+    if material.tasks:
+        report["tasks"] = task_report(material.tasks)
+    report |= {"health": health.as_dict(), "items_sha256": fingerprint(items=material.item_tokens)}
+    prepared = Prepared(vectors, codes, tokenizer, profiles, instructions, report)
     store.save("items", key, prepared.tensors(), prepared.header())
     return prepared
+
+
+def check_models(options: PreparationOptions) -> None:
+    """Refuse models that cannot be used, before anything expensive is done."""
+    check_backbone(options.backbone)
+    encoder, name = encoder_kind(options.grounding.text_encoder)
+    if encoder == "causal-lm":
+        check_causal_model(name, "grounding_text_encoder")
+
+
+def word(
+    material: Material, codes: ItemCodes, options: PreparationOptions
+) -> tuple[Tokenizer, Tensor, Tensor]:
+    """The words of the prompt: a tokenizer with semantic-ID tokens, profiles [n_users, P], instructions [n,
+    I].
+    """
+    sizes, tasks = codes.sizes[: codes.prefix_length], material.tasks
+    kind, _, name = options.backbone.partition(":")
+    if kind == "pretrained":
+        tokenizer = pretrained_tokenizer(name, sizes)
+    else:
+        texts = [*material.sources.texts[1:], *material.profiles, *material.templates]
+        tokenizer = train_bpe([*texts, *(tasks.corpus() if tasks else [])], options.bpe_size, sizes)
+    width = None
+    if tasks:  # every task's instructions share one width
+        longest = encode_left_padded(tokenizer, tasks.texts(), start=False, end=True).shape[1]
+        width = min(longest, material.task_width)
+    instructions = encode_left_padded(tokenizer, material.templates, start=False, end=True, width=width)
+    profiles = encode_left_padded(tokenizer, material.profiles, start=True, end=False)
+    return tokenizer, torch.from_numpy(profiles), torch.from_numpy(instructions)
 
 
 def from_checkpoint(extra: dict[str, Any], item_tokens: list[str], dataset_name: str) -> Prepared:
@@ -325,34 +358,31 @@ def from_checkpoint(extra: dict[str, Any], item_tokens: list[str], dataset_name:
     return prepared
 
 
-def _ground(
-    users: np.ndarray,
-    items: np.ndarray,
-    sources: Sources,
-    options: PreparationOptions,
-    config: Any,
+def ground(
+    material: Material, options: PreparationOptions, config: Any
 ) -> tuple[ItemVectors, dict[str, Any]]:
-    """Stage (a), with the report of what alignment is worth where that is asked for."""
-    how, device = options.grounding, str(config["device"])
-    raw_file = raw_vector_file(sources, how, config)
+    """Stage (a): item vectors, and its report; with ``grounding_report`` what alignment is worth too."""
+    sources, how, device = material.sources, options.grounding, str(config["device"])
+    raw_file = raw_vector_file(sources, how, config["artifact_dir"])
     show = bool(config["show_progress"])
-    text, teacher, report = ground_items(users, items, sources, how, show, raw_file, device)
+    text, teacher, report = ground_items(material.users, material.items, sources, how, show, raw_file, device)
     if config["grounding_report"]:
         report["retrieval"] = alignment_report(
-            users, items, sources, how, each_view=True, raw_file=raw_file, device=device
+            material.users, material.items, sources, how, each_view=True, raw_file=raw_file, device=device
         )
+        _say_retrieval(report)
     image = None if sources.image is None else torch.from_numpy(sources.image)
     return ItemVectors(torch.from_numpy(np.array(text)), torch.from_numpy(teacher), image), report
 
 
-def raw_vector_file(sources: Sources, how: GroundingOptions, config: Any) -> Path:
+def raw_vector_file(sources: Sources, how: GroundingOptions, folder: str) -> Path:
     """Where raw vectors of a language model are kept: they follow from the texts and the model alone."""
     key = fingerprint(
         version=CODE_VERSION,
         texts=list(sources.texts),
         encoder=[how.text_encoder, folder_stamp(how.text_encoder), how.max_tokens],
     )
-    return ArtifactStore(config["artifact_dir"]).folder / f"text-{key[:24]}.npy"
+    return ArtifactStore(folder).folder / f"text-{key[:24]}.npy"
 
 
 def _say_retrieval(report: dict[str, Any]) -> None:
@@ -362,7 +392,7 @@ def _say_retrieval(report: dict[str, Any]) -> None:
         logging.getLogger().info("recall@10 of held-out train partners by text vectors\n%s", table)
 
 
-def tokenize_items(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:
+def tokenize(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:
     """Stage (b): the quantizer (``tokenizer_quantizer``) on the named vectors (``tokenizer_vectors``), row 0
     left at zero.
 
@@ -381,7 +411,7 @@ def tokenize_items(vectors: ItemVectors, options: PreparationOptions) -> ItemCod
     size = options.codebook_size or auto_codebook_size(len(joined))
     sizes = (size,) * options.levels
     if options.quantizer == "rq-vae":
-        codes, _ = rq_vae(joined, sizes, RQVAEOptions(epochs=options.rqvae_epochs, seed=options.seed))
+        codes, _ = rq_vae(joined, sizes, RQVAEOptions(seed=options.seed))
     else:
         quantize = balanced_rq_kmeans if options.quantizer == "rq-kmeans-balanced" else rq_kmeans
         codes, _ = quantize(joined, sizes, options.seed)

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
+from recbole.utils import ModelType
 
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.instructions.fields import Material, gather
 from recbole_sigma.instructions.phrases import normalise_query
 from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.instructions.tasks import GENERAL
+from recbole_sigma.models.contract import contract
 from recbole_sigma.recommend.nearest_task import nearest_task
 from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.settings.reading import nearest
@@ -106,11 +108,11 @@ class Recommender:
     def __init__(self, config: Any, model: Any, dataset: Any, train: Any, loader: Any) -> None:
         self.config, self.model, self.dataset = config, model.eval(), dataset
         self.train, self.loader, self.judge = train, loader, Judge(config)
-        self.labels = getattr(model, "task_labels", None)
-        self.instructed = hasattr(model, "instructions")
+        self.labels = contract(model).task_labels
+        self.instructed = contract(model).reads_instructions
         self.material: Material = self.labels.tasks.material if self.labels else _material(train, config)
         self.titles = Titles(self.material.tokens, self.material.words.titles)
-        self.codes = model.prepared.codes if hasattr(model, "prepared") else None
+        self.codes = contract(model).item_codes
         self.window = int(config["MAX_ITEM_LIST_LENGTH"])
         order = np.argsort(self.material.users, kind="stable")
         self._order = order
@@ -132,7 +134,7 @@ class Recommender:
         config, model, dataset, train, _, test = load_data_and_model(
             path, {"show_progress": False, "state": "WARNING", **(overrides or {})}
         )
-        if not hasattr(train._dataset, "item_id_list_field"):
+        if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
             raise UserError(
                 f"{path} holds {config['model']}, which reads no history: recommend needs a sequential model "
                 "such as SIGMA, TIGER or SASRec"
@@ -266,8 +268,9 @@ class Recommender:
         return given.strip(), task, [*self._not_read(given), f"nearest task: {task}"]
 
     def _without_tasks(self, request: Request) -> tuple[str, str, list[str]]:
-        for name in ("instruction", "task", "slot"):
-            if getattr(request, name) is not None:
+        given = {"instruction": request.instruction, "task": request.task, "slot": request.slot}
+        for name, value in given.items():
+            if value is not None:
                 what = "reads no instructions" if not self.instructed else "was trained on JustForYou alone"
                 raise UserError(
                     f"{name}: this {self.config['model']} {what}; train SIGMA with --tasks=all to use "

@@ -78,9 +78,7 @@ def test_a_variant_alone_trains_what_its_base_trains(planted) -> None:
 
 def test_fusion_that_needs_a_spread_from_training_gets_a_training_that_measured_it(planted, scratch) -> None:
     (scratch / "apf.yaml").write_text("name: APF\nbase: SIGMA\nvalues: {decode_mode: apf}\n")
-    (scratch / "one.yaml").write_text(
-        "name: One\nbase: SIGMA\nvalues: {decode_mode: apf, decode_sigma_reference: 1.0}\n"
-    )
+    (scratch / "one.yaml").write_text("name: One\nbase: SIGMA\nvalues: {decode_mode: apf}\n")
     plan = plan_of(planted, ["SIGMA", "apf.yaml", "one.yaml"], decode_mode="fixed_temp")
     assert [[c.row.name for c in t.cells] for t in plan.trainings] == [["SIGMA", "One"], ["APF"]]
     assert plan.trainings[1].values["decode_mode"] == "apf"
@@ -174,12 +172,12 @@ def test_both_policies_from_one_training_equal_two_trainings(planted) -> None:
 
 def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_again(planted, tiny) -> None:
     values = {**tiny["SIGMA"], "tokenizer_codebook_size": 8, "epochs": 1}
-    shared = bench(planted, ["SIGMA", "SIGMA-top1", "SIGMA-full-head"], values=values, output="shared")
+    shared = bench(planted, ["SIGMA", "SIGMA-top1", "SIGMA-APF"], values=values, output="shared")
     assert len(list(Path("shared/checkpoints").iterdir())) == 1
     base, top1, head = shared["cells"]
     assert [c["weights"]["shared"] for c in shared["cells"]] == [None, "decoding", "decoding"]
-    assert top1["weights"]["trained_and_epoch_picked_with"] == {"decode_mode": "apf"}
-    for reused, mode in ((top1, "top1_prefix"), (head, "id_only")):
+    assert top1["weights"]["trained_and_epoch_picked_with"] == {"decode_mode": None}
+    for reused, mode in ((top1, "top1_prefix"), (head, "apf")):
         alone = quick_start.run_sigma(
             "SIGMA", "planted", config_dict={**planted, **values, "decode_mode": mode, "seed": 2020}
         )

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from recbole_sigma.decoding.beam import beam_search
-from recbole_sigma.decoding.causal import CausalDecoder
+from recbole_sigma.decoding.causal import read_prompts
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.tokenization.trie import build_trie, contiguous_tokens, deduplicate
 
@@ -82,7 +82,7 @@ class Shop:
 
     @staticmethod
     def decoder(model, ids, mask, **options):
-        kind = T5Decoder if model.config.is_encoder_decoder else CausalDecoder
+        kind = T5Decoder if model.config.is_encoder_decoder else read_prompts
         return kind(model, ids, mask, **options)
 
     def search(self, model, ids, mask, k, beam, dense=False, **options):

@@ -100,8 +100,7 @@ def test_history_runs_once_and_the_last_code_is_never_fed(shop, model, lengths):
         hook = feed_forward.register_forward_hook(lambda _, args, __: encoder_calls.append(args[0].shape))
         expected = [1]
     else:
-        # Prompts of differing length are packed into fewer rows, then each prompt's last token follows.
-        expected = [12] if len(set(lengths)) == 1 else [11, 1]
+        expected = []  # the prompts were run once, before the decoder stood behind them
     decoder = shop.decoder(model, ids, mask)
     beam_search(decoder, shop.trie, shop.tokens, 10, 20)
     if model.config.is_encoder_decoder:

@@ -47,10 +47,9 @@ def other_targets(user, step, item):
     return f"i{(user + 1) % GROUPS}_{(user + step) % CYCLE}" if step >= LENGTH - 2 else item
 
 
-@pytest.mark.parametrize("way", ["adjacency", "swing"])
-def test_held_out_events_change_no_view_and_no_report(prepared, way):
-    before, _ = prepared("a", grounding_pairs=way)
-    after, _ = prepared("b", other_targets, grounding_pairs=way)
+def test_held_out_events_change_no_view_and_no_report(prepared):
+    before, _ = prepared("a")
+    after, _ = prepared("b", other_targets)
     pairs = before.report["views"]
     assert list(pairs) == VIEWS and all(pairs[view] for view in VIEWS if view != "semantic")
     rows = [row["variant"] for row in before.report["retrieval"]]
@@ -61,12 +60,9 @@ def test_held_out_events_change_no_view_and_no_report(prepared, way):
     assert json.dumps(before.header(), sort_keys=True) == json.dumps(after.header(), sort_keys=True)
 
 
-@pytest.mark.parametrize("way", ["adjacency", "swing"])
-def test_the_comparison_notices_train_events(prepared, way):
-    before, _ = prepared("a", grounding_pairs=way)
-    after, _ = prepared(
-        "b", lambda u, s, i: other_targets(u, LENGTH, i) if s < LENGTH - 2 else i, grounding_pairs=way
-    )
+def test_the_comparison_notices_train_events(prepared):
+    before, _ = prepared("a")
+    after, _ = prepared("b", lambda u, s, i: other_targets(u, LENGTH, i) if s < LENGTH - 2 else i)
     assert not before.vectors.text.equal(after.vectors.text)
     assert json.dumps(before.report["retrieval"]) != json.dumps(after.report["retrieval"])
 

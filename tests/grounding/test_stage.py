@@ -1,4 +1,4 @@
-"""Views, swing, vector files and the retrieval report, against brute force and planted answers."""
+"""Views, vector files and the retrieval report, against brute force and planted answers."""
 
 from dataclasses import replace
 
@@ -16,43 +16,10 @@ from recbole_sigma.grounding.ground import (
     raw_text_vectors,
 )
 from recbole_sigma.grounding.retrieval import hold_out, partner_recall
-from recbole_sigma.grounding.swing import swing
 from recbole_sigma.grounding.vector_file import read_image_vectors, store_vectors, stored_vectors
 from recbole_sigma.grounding.views import semantic_view, visual_view
 from recbole_sigma.values import UserError
 from tests.language.conftest import saved  # noqa: F401  a fixture
-
-
-def test_swing_equals_the_formula_as_loops():
-    rng = np.random.default_rng(0)
-    sets = [set(rng.integers(1, 9, 5).tolist()) for _ in range(7)]
-    users = np.concatenate([[u] * len(s) for u, s in enumerate(sets)])
-    items = np.concatenate([sorted(s) for s in sets])
-    found = swing(users, items, 9, alpha=2.0).toarray()
-    expected = np.zeros((9, 9))
-    for i in range(1, 9):
-        for j in range(1, 9):
-            both = [u for u, s in enumerate(sets) if i in s and j in s]
-            if i != j:
-                expected[i, j] = sum(
-                    (len(sets[u]) * len(sets[v])) ** -0.5 / (2.0 + len(sets[u] & sets[v]))
-                    for a, u in enumerate(both)
-                    for v in both[a + 1 :]
-                )
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-
-
-def test_swing_bounds_its_work_and_tolerates_repeats_and_nothing():
-    rng = np.random.default_rng(1)
-    users, items = rng.integers(0, 300, 6000), rng.integers(1, 21, 6000)
-    found = swing(users, items, 21, neighbours=3, max_users=20, max_history=5)
-    assert (
-        np.diff(found.indptr).max() <= 2 * 20 and (found != found.T).nnz == 0 and found.diagonal().sum() == 0
-    )
-    ticks = []
-    swing(np.array([1, 1, 2, 2]), np.array([1, 1, 2, 3]), 4, on_item=lambda: ticks.append(1))
-    assert len(ticks) == 3
-    assert swing(np.zeros(0, int), np.zeros(0, int), 4).nnz == 0
 
 
 def test_semantic_pairs_share_a_phrase_and_a_category():
@@ -210,7 +177,7 @@ def test_each_view_can_be_switched_off_and_named(tmp_path):
         found = mine_views(users, items, whole, replace(every, views=rest))
         assert [view.name for view in found] == list(rest)
     assert [v.name for v in mine_views(users, items, sources, every)] == ["collaborative", "semantic"]
-    pairs = mine_views(users, items, sources, replace(OPTIONS, pairs="swing"))[0]
+    pairs = mine_views(users, items, sources, OPTIONS)[0]
     same = group[pairs.left] == group[pairs.right]
     assert len(pairs) and same.all()
 
@@ -229,9 +196,6 @@ def test_ablations_of_the_stage_differ_as_they_say():
     no_kd = ground_items(
         users, items, sources, replace(short, alignment=replace(short.alignment, kd_weight=0.0))
     )
-    corrected = ground_items(
-        users, items, sources, replace(short, alignment=replace(short.alignment, correction=1.0))
-    )
-    for other in (frozen, no_kd, corrected):
+    for other in (frozen, no_kd):
         assert not np.allclose(other[0], full[0], atol=1e-4)
         np.testing.assert_array_equal(other[1], teacher)

@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
                 "epochs": 1,
                 "grounding_steps": 2,
                 "backbone": f"pretrained:{base}",
-                "backbone_lora_rank": 3,
+                "lora_rank": 3,
                 "MAX_ITEM_LIST_LENGTH": 6,
             }
             made[shape] = run_sigma("SIGMA", "planted", config_dict=values)["checkpoint"], base

@@ -26,7 +26,7 @@ def settings(root, tmp_path, folder, **more):
         "epochs": 2,
         "grounding_steps": 5,
         "backbone": f"pretrained:{folder}",
-        "backbone_lora_rank": 4,
+        "lora_rank": 4,
         "MAX_ITEM_LIST_LENGTH": 10,
         **more,
     }
@@ -97,7 +97,7 @@ def test_accumulating_4_times_8_rows_is_a_batch_of_32(tmp_path, saved):
             "grounding_steps": 2,
         }
         values |= {"train_schedule": "constant", "train_batch_size": 32, "train_accumulation": pieces}
-        values |= {"backbone_lora_dropout": 0.0, "task_labels_per_row": 0, "fusion_dropout": 0.0}
+        values |= {"lora_dropout": 0.0, "task_labels_per_row": 0}
         config = SigmaConfig("SIGMA", "planted", None, values)
         data = load_data(config, config.model_class)
         trainer = build_trainer(config, build_model(config, config.model_class, data.train))

@@ -5,15 +5,12 @@ import torch.nn.functional as F
 from recbole_sigma.models import losses
 from recbole_sigma.models.losses import (
     catalogue_cross_entropy,
-    catalogue_logits,
     hide,
-    pooled_log_scores,
-    random_negative_loss,
-    same_prefix_loss,
     seen_pairs,
 )
 from recbole_sigma.models.sigma.item_tokens import ItemFusion
-from recbole_sigma.tokenization.catalogue import build_buckets
+from recbole_sigma.models.sigma.paper import same_prefix_loss
+from recbole_sigma.tokenization.catalogue import group_by_prefix
 
 
 def catalogue_loss(queries, targets, items, scale, seen=None):
@@ -27,7 +24,7 @@ def setup(n=12, d=5, prefixes=4):
         [torch.zeros(1, dtype=torch.int64), torch.randint(prefixes - 1, (n - 1,))]
     )  # the last code is unused
     items = F.normalize(torch.randn(n, d), dim=1)
-    return prefix, items, build_buckets(prefix, prefixes), torch.randn(7, d), torch.randint(1, n, (7,))
+    return prefix, items, group_by_prefix(prefix, prefixes), torch.randn(7, d), torch.randint(1, n, (7,))
 
 
 def test_same_prefix_loss_equals_a_loop_over_positions():
@@ -39,15 +36,6 @@ def test_same_prefix_loss_equals_a_loop_over_positions():
         each.append(F.cross_entropy(logits, torch.tensor(members.index(int(y)))))
     got = same_prefix_loss(3.0 * F.normalize(queries, dim=1), targets, items, buckets)
     torch.testing.assert_close(got, torch.stack(each))
-
-
-def test_sampled_negatives_keep_the_target_and_bound_the_loss():
-    _, items, buckets, queries, targets = setup(n=200, prefixes=3)
-    torch.manual_seed(1)
-    scaled = 3.0 * F.normalize(queries, dim=1)
-    few = same_prefix_loss(scaled, targets, items, buckets, negatives=4)
-    everything = same_prefix_loss(scaled, targets, items, buckets)
-    assert 0 < few.mean() < everything.mean()
 
 
 def test_catalogue_loss_leaves_the_padding_item_out():
@@ -64,7 +52,7 @@ def test_fusion_of_some_items_equals_rows_of_the_whole(hidden):
     torch.manual_seed(0)
     frozen = {"id": torch.randn(6, 3), "text": torch.randn(6, 4)}
     frozen["text"][2] = 0
-    fusion = ItemFusion(frozen, 5, hidden, 0.0)
+    fusion = ItemFusion(frozen, 5, hidden)
     some = torch.tensor([[1, 2], [5, 2]])
     torch.testing.assert_close(fusion(some), fusion()[some])
     before = fusion(torch.tensor([2])).detach()
@@ -79,17 +67,17 @@ def test_without_the_norm_a_token_is_as_long_as_its_frozen_vectors():
     frozen = torch.randn(50, 8) * 7.0
     frozen[3] *= 10.0
     frozen[4] = 0.0
-    plain = ItemFusion({"id": frozen}, 64, 0, 0.0, id_residual=False, norm=False)
+    plain = ItemFusion({"id": frozen}, 64, 0, id_residual=False, norm=False)
     length = plain().norm(dim=1).detach()
     assert length[3] / length[5] == pytest.approx(float(frozen[3].norm() / frozen[5].norm()), rel=0.3)
     assert length[5] < 1.0  # as small as words, however long the frozen vectors are
     read = plain.read(plain())[5]
     assert float(read.square().mean()) == pytest.approx(1.0, rel=0.2)
-    assert ItemFusion({"id": frozen}, 64, 0, 0.0).read(frozen) is frozen
+    assert ItemFusion({"id": frozen}, 64, 0).read(frozen) is frozen
 
 
 def test_frozen_vectors_take_no_gradient_and_do_not_travel_in_the_state():
-    fusion = ItemFusion({"id": torch.randn(4, 3)}, 5, 0, 0.0)
+    fusion = ItemFusion({"id": torch.randn(4, 3)}, 5, 0)
     assert not any("frozen" in name for name in fusion.state_dict())
     assert not fusion.frozen_id.requires_grad
 
@@ -121,34 +109,7 @@ def test_seen_items_are_no_negatives():
     scale = torch.tensor(3.0)
     torch.testing.assert_close(catalogue_loss(queries, targets, items, scale, pairs).mean(), whole)
     scaled = 3.0 * F.normalize(queries, dim=1)
-    torch.testing.assert_close(same_prefix_loss(scaled, targets, items, buckets, 0, pairs).mean(), local)
-
-
-def test_pooled_scores_are_the_sums_under_each_prefix():
-    prefix, items, buckets, queries, _ = setup()
-    seen = (torch.tensor([0, 0, 4]), torch.tensor([3, 7, 1]))
-    logits = catalogue_logits(3.0 * F.normalize(queries, dim=1), items, seen)
-    assert torch.isinf(logits[:, 0]).all() and torch.isinf(logits[0, [3, 7]]).all()
-    pooled = pooled_log_scores(logits, buckets.order, buckets.start)
-    for m in range(7):
-        for c in range(4):
-            members = [i for i in range(1, 12) if prefix[i] == c]
-            expected = logits[m, members].exp().sum()
-            assert pooled[m, c].exp().item() == pytest.approx(float(expected), rel=1e-4, abs=1e-9)
-
-
-def test_with_gates_shut_the_hybrid_distribution_is_the_catalogue_softmax():
-    """Pooling makes the factorised distribution a refinement of the full softmax, equal at the start."""
-    from recbole_sigma.decoding.fusion import fused_scores, prefix_beam
-
-    _, items, buckets, queries, _ = setup()
-    logits = catalogue_logits(3.0 * F.normalize(queries, dim=1), items)
-    beam, score = prefix_beam(
-        pooled_log_scores(logits, buckets.order, buckets.start).log_softmax(1), buckets, 0
-    )
-    unit = F.normalize(queries, dim=1)[:, None].expand(-1, beam.shape[1], -1)
-    fused = fused_scores(unit * 3.0, beam, score, items, buckets, torch.ones(7))
-    torch.testing.assert_close(fused, logits.log_softmax(1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(same_prefix_loss(scaled, targets, items, buckets, pairs).mean(), local)
 
 
 def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeypatch):
@@ -166,17 +127,3 @@ def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeyp
     torch.testing.assert_close(total, (expected * weights).sum())
     for mine, true in zip(got, torch.autograd.grad(3.0 * (expected * weights).sum(), [queries, items])):
         torch.testing.assert_close(mine, true, atol=1e-5, rtol=1e-4)
-
-
-def test_random_negatives_leave_out_the_target_and_seen_items():
-    _, items, _, queries, targets = setup()
-    seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
-    torch.manual_seed(5)
-    got = random_negative_loss(2.0 * F.normalize(queries, dim=1), targets, items, 9, seen)
-    torch.manual_seed(5)
-    drawn = torch.randint(1, len(items), (9,)).tolist()
-    for m, (q, y) in enumerate(zip(queries, targets)):
-        banned = {int(i) for r, i in zip(*seen) if r == m} | {int(y)}
-        others = [i for i in drawn if i not in banned]
-        logits = torch.stack([F.normalize(q, dim=0) @ items[i] * 2.0 for i in [int(y), *others]])
-        torch.testing.assert_close(got[m], F.cross_entropy(logits, torch.tensor(0)))

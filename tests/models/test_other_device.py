@@ -39,10 +39,10 @@ def test_the_pretended_device_refuses_what_a_real_one_would():
     "changes",
     [
         {},
-        {"tasks": "all", "decode_mode": "fixed_temp", "sigma_negatives": 2},
+        {"tasks": "all", "sigma_history": "long"},
         {"tokenizer_prefix_length": 0},
-        {"sigma_objective": "global", "sigma_slot": "sum"},
-        {"sigma_negatives_from": "catalogue", "decode_mode": "top1_prefix", "decode_beam": 2},
+        {"sigma_objective": "paper"},
+        {"decode_mode": "top1_prefix", "decode_beam": 2},
         {"backbone": "pretrained"},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())) or "default",
@@ -67,7 +67,7 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
     seen = (torch.arange(len(test)), test["item_id_list"][:, 0])
 
     def run(device):
-        """Spread of the beam, losses and gradients without dropout, lists, the whole distribution."""
+        """Losses and gradients without dropout, lists, the whole distribution."""
         model.train()
         model.on_epoch_start(0, data.train)
         model.eval()
@@ -78,7 +78,6 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
         away = tuple(part.to(device) for part in seen)
         ranked = model.rank(test.to(device), 5, away)
         found = [
-            model.mean_spread,
             *losses,
             *gradients.values(),
             ranked.scores,

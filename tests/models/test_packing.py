@@ -29,8 +29,8 @@ def test_attention_equals_the_definition(prefix):
     instruction = torch.tensor([[[0, 8, 9, 9], [8, 8, 9, 9]], [[8, 9, 9, 9], [0, 0, 9, 9]]])
     length, after = torch.tensor([4, 2]), torch.tensor([[0, 2], [0, 0]])
     tail = prefix
-    history = history_allowed(profile, PAD, length, 4, layout)
-    allowed = branch_allowed(history, profile, instruction, PAD, after, layout, tail)
+    history = history_allowed(profile != PAD, length, 4, layout)
+    allowed = branch_allowed(history, profile != PAD, instruction != PAD, after, layout, tail)
     for b in range(2):
         columns = describe(
             layout, profile[b].tolist(), 4, length[b], after[b].tolist(), instruction[b].tolist(), tail
@@ -64,16 +64,18 @@ def test_states_of_a_branch_equal_those_of_a_prompt_that_stops_there():
     slots = embed(torch.randint(3, 40, (1, 5 * layout.slot)))
     profile, text = torch.tensor([[3, 4]]), torch.tensor([[[0, 6, 7], [8, 9, 7]]])
     after = torch.tensor([[1, 3]])
-    history = history_allowed(profile, PAD, torch.tensor([5]), 5, layout)
-    allowed = branch_allowed(history, profile, text, PAD, after, layout, 0)
+    history = history_allowed(profile != PAD, torch.tensor([5]), 5, layout)
+    allowed = branch_allowed(history, profile != PAD, text != PAD, after, layout, 0)
     rows = torch.cat([embed(profile), slots, embed(text).flatten(1, 2)], dim=1)
     width = layout.history_end(5)
     positions = torch.cat([torch.arange(width)[None], branch_positions(after, layout, 0).flatten(1)], dim=1)
     packed = hidden_states(model, rows, positions, allowed)[0, width:].reshape(2, 3, -1)
     for m in range(2):
         items = int(after[0, m]) + 1
-        single = history_allowed(profile, PAD, torch.tensor([items]), items, layout)
-        single = branch_allowed(single, profile, text[:, m : m + 1], PAD, after[:, m : m + 1], layout, 0)
+        single = history_allowed(profile != PAD, torch.tensor([items]), items, layout)
+        single = branch_allowed(
+            single, profile != PAD, text[:, m : m + 1] != PAD, after[:, m : m + 1], layout, 0
+        )
         prompt = torch.cat([embed(profile), slots[:, : items * layout.slot], embed(text[:, m])], dim=1)
         place = torch.cat(
             [

@@ -7,13 +7,18 @@ import pytest
 import torch
 
 from recbole_sigma.decoding.beam import states_of
+from recbole_sigma.decoding.fusion import MODES
 from recbole_sigma.decoding.top_k import top_k
+from recbole_sigma.models.sigma.trunk import Branches, Histories
 from recbole_sigma.preparation.items import Prepared
 from recbole_sigma.quick_start import build_model, load_data_and_model, run_sigma
 from recbole_sigma.run.config import SigmaConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 from tests.models.conftest import planted_config, write_planted
+
+OBJECTIVES = ("joint", "paper")
+PAPER = {"sigma_objective": "paper"}
 
 
 def build(settings, **changes):
@@ -33,10 +38,12 @@ def test_planted_cycle_is_learned(planted_settings):
     assert result["seconds"]["cpu"] < 60
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("prefix", [0, 1])
-@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "id_only", "top1_prefix"])
-def test_probabilities_over_the_catalogue_sum_to_one(planted_settings, prefix, mode):
-    _, data, model = build(planted_settings, tokenizer_prefix_length=prefix, decode_mode=mode)
+@pytest.mark.parametrize("mode", MODES)
+def test_probabilities_over_the_catalogue_sum_to_one(planted_settings, objective, prefix, mode):
+    changes = {"sigma_objective": objective, "tokenizer_prefix_length": prefix, "decode_mode": mode}
+    _, data, model = build(planted_settings, **changes)
     model.eval()
     batch = one_batch(data.test)
     scores = model.full_sort_predict(batch)
@@ -47,9 +54,10 @@ def test_probabilities_over_the_catalogue_sum_to_one(planted_settings, prefix, m
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "id_only", "top1_prefix"])
-def test_list_equals_the_sorted_distribution(planted_settings, mode):
-    _, data, model = build(planted_settings, decode_mode=mode)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("mode", MODES)
+def test_list_equals_the_sorted_distribution(planted_settings, objective, mode):
+    _, data, model = build(planted_settings, sigma_objective=objective, decode_mode=mode)
     model.eval()
     batch = one_batch(data.test)
     ranked = model.rank(batch, 10)
@@ -58,9 +66,10 @@ def test_list_equals_the_sorted_distribution(planted_settings, mode):
     torch.testing.assert_close(ranked.scores, expected.scores)
 
 
-@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "id_only", "top1_prefix"])
-def test_seen_items_leave_the_list_and_the_distribution(planted_settings, mode):
-    _, data, model = build(planted_settings, decode_mode=mode)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("mode", MODES)
+def test_seen_items_leave_the_list_and_the_distribution(planted_settings, objective, mode):
+    _, data, model = build(planted_settings, sigma_objective=objective, decode_mode=mode)
     model.eval()
     batch = one_batch(data.test)
     seen = (torch.tensor([0, 0, 3, 3]), torch.tensor([1, 2, 5, 0]))
@@ -70,12 +79,13 @@ def test_seen_items_leave_the_list_and_the_distribution(planted_settings, mode):
     assert torch.equal(ranked.items[1], free.items[1])
     if mode != "top1_prefix":
         assert listed[0] == set(range(1, model.n_items)) - {1, 2}
-    if mode not in ("top1_prefix", "id_only"):
+    if mode != "top1_prefix":
         torch.testing.assert_close(ranked.scores.exp().sum(1), torch.ones(len(batch)), atol=1e-4, rtol=0)
 
 
-def test_one_user_alone_gets_the_list_of_the_batch(planted_settings):
-    _, data, model = build(planted_settings)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_one_user_alone_gets_the_list_of_the_batch(planted_settings, objective):
+    _, data, model = build(planted_settings, sigma_objective=objective)
     model.eval()
     batch = one_batch(data.test)
     whole = model.rank(batch, 5)
@@ -85,41 +95,47 @@ def test_one_user_alone_gets_the_list_of_the_batch(planted_settings):
         torch.testing.assert_close(alone.scores[0], whole.scores[row], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("length, interest", [(1, False), (1, True), (2, True), ("all", False)])
-def test_cached_prefix_states_equal_a_full_pass(planted_settings, length, interest):
+def label_states(model, batch, label):
+    """Context float [B, d] and prefix states [B, l, d] of one item as every row's label, by a packed row."""
+    items, length = batch["item_id_list"], batch["item_length"]
+    rows = torch.cat([items, torch.zeros(len(items), 1, dtype=torch.int64)], dim=1)
+    rows[torch.arange(len(items)), length] = label
+    text = model.branches.instructions[:1].expand(len(items), 1, -1)
+    branches = Branches((length - 1)[:, None], text, torch.full((len(items), 1), label))
+    tokens = model.item_tokens()
+    vectors = model.objective.similarity.items(tokens)
+    slots, read, start = model.trunk.packed(Histories(batch["user_id"], rows, length + 1), tokens, branches)
+    states = slots[:, :, -1] + model.paths(rows, tokens, vectors)
+    base, added = model.branches._contexts(branches.after, states, read, start, text.shape[2])
+    return base + added, read[:, 0, text.shape[2] :]
+
+
+def prompt_of(model, batch):
+    tokens = model.item_tokens()
+    vectors = model.objective.similarity.items(tokens)
+    return model._prompt(batch, tokens, vectors), vectors
+
+
+@pytest.mark.parametrize("length, paths", [(1, []), (1, ["interest"]), (2, ["recency"]), ("all", [])])
+def test_cached_prefix_states_equal_a_full_pass(planted_settings, length, paths):
     """The item query of every prefix from the shared cache equals the one of a packed row that ends in that
     label.
     """
-    _, data, model = build(planted_settings, tokenizer_prefix_length=length, sigma_interest=interest)
+    _, data, model = build(planted_settings, **PAPER, tokenizer_prefix_length=length, sigma_paths=paths)
     model.eval()
     batch = one_batch(data.test)[:4]
-    buckets, gate = model.prefixes.buckets, model.objective.prefix_gate
+    catalogue = model.objective.catalogue
     with torch.no_grad():
-        gate.normal_()
-        model.instruction_gate.normal_()
-        prompt, context, unit = model._prompt(batch)
-        decoder, beams = model._search(prompt, context, unit, None, 0)
+        model.objective.prefix_gate.normal_()
+        model.branches.gate.normal_()
+        prompt, _ = prompt_of(model, batch)
+        decoder, beams = model.objective._search(prompt, 0, None)
         fast = states_of(decoder, beams)
-        items, length = batch["item_id_list"], batch["item_length"]
-        assert beams.nodes.shape[1] == buckets.n_prefixes
-        for node in range(buckets.n_prefixes):
-            label = int(buckets.order[buckets.start[node]])
-            rows = torch.cat([items, torch.zeros(4, 1, dtype=torch.int64)], dim=1)
-            rows[torch.arange(4), length] = label
-            after = (length - 1)[:, None]
-            history, branches, start = model.trunk.packed(
-                batch["user_id"],
-                rows,
-                length + 1,
-                model.fusion(),
-                after,
-                model.instructions[:1].expand(4, 1, -1),
-                torch.full((4, 1), label),
-            )
-            base, added, path = model._label_states(
-                model._history_contexts(history, rows, unit), branches, after, start
-            )
-            torch.testing.assert_close(base + added, context, atol=1e-4, rtol=1e-4)
+        assert beams.nodes.shape[1] == catalogue.n_prefixes
+        for node in range(catalogue.n_prefixes):
+            label = int(catalogue.order[catalogue.start[node]])
+            context, path = label_states(model, batch, label)
+            torch.testing.assert_close(context, prompt.context, atol=1e-4, rtol=1e-4)
             place = (beams.nodes == node).int().argmax(1)
             torch.testing.assert_close(path[:, -1], fast[torch.arange(4), place], atol=1e-4, rtol=1e-4)
 
@@ -128,30 +144,20 @@ def brute_force(model, batch, seen):
     """log P(item) of every item by teacher forcing: chain rule over codes, then the item inside its
     prefix.
     """
-    prefixes, objective, trunk = model.prefixes, model.objective, model.trunk
-    trie, codes = prefixes.trie, prefixes.codes
-    items, length = batch["item_id_list"], batch["item_length"]
-    n = len(items)
+    objective = model.objective
+    catalogue = objective.catalogue
+    trie, codes = catalogue.trie, catalogue.codes
+    heads = objective.language.heads()
+    n = len(batch)
     banned = [{int(i) for r, i in zip(*seen, strict=True) if r == b} for b in range(n)]
     out = torch.full((n, model.n_items), -torch.inf)
-    _, context, unit = model._prompt(batch)
-    pairs = (
-        torch.tensor([b for b in range(n) for _ in banned[b]]),
-        torch.tensor([i for b in banned for i in b]),
-    )
-    pooled = objective.priors(context, unit, pairs if len(pairs[0]) else None)
+    prompt, unit = prompt_of(model, batch)
+    context = prompt.context
     for label in range(1, model.n_items):
-        rows = torch.cat([items, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
-        rows[torch.arange(n), length] = label
-        after = (length - 1)[:, None]
-        text = model.instructions[:1].expand(n, 1, -1)
-        history, branches, start = trunk.packed(
-            batch["user_id"], rows, length + 1, model.fusion(), after, text, torch.full((n, 1), label)
-        )
-        *_, path = model._label_states(model._history_contexts(history, rows, unit), branches, after, start)
+        _, path = label_states(model, batch, label)
         for b in range(n):
             total = 0.0
-            for level in range(prefixes.length):
+            for level in range(catalogue.length):
                 state = context[b] if not level else context[b] + objective.prefix_gate * path[b, level - 1]
                 followers = sorted(
                     {
@@ -160,16 +166,10 @@ def brute_force(model, batch, seen):
                         if torch.equal(codes[i, :level], codes[label, :level])
                     }
                 )
-                logits = []
-                for code in followers:
-                    node = trie.find([*codes[label, :level].tolist(), code])
-                    head = trunk.output_rows(model.level_tokens[level])[code]
-                    logits.append(float(state @ head) + float(pooled[level][b, node]))
-                share = torch.tensor(logits).log_softmax(0)
+                share = torch.stack([state @ heads[level][code] for code in followers]).log_softmax(0)
                 total += float(share[followers.index(int(codes[label, level]))])
-            query = context[b] + objective.prefix_gate * path[b, -1]
-            if objective.similarity.cosine:
-                query = torch.nn.functional.normalize(query, dim=0)
+            assert trie.find(codes[label].tolist()) == int(catalogue.prefix[label])
+            query = torch.nn.functional.normalize(context[b] + objective.prefix_gate * path[b, -1], dim=0)
             query = query * objective.similarity.log_scale[0].exp()
             mates = [i for i in range(1, model.n_items) if torch.equal(codes[i], codes[label])]
             mates = [i for i in mates if i not in banned[b]]
@@ -181,24 +181,16 @@ def brute_force(model, batch, seen):
     return out
 
 
-@pytest.mark.parametrize("score", ["cosine", "dot"])
-@pytest.mark.parametrize("pooling", [False, True])
 @pytest.mark.parametrize("length", [1, 2, "all"])
-def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length, pooling, score):
-    _, data, model = build(
-        planted_settings,
-        tokenizer_prefix_length=length,
-        decode_mode="fixed_temp",
-        sigma_prefix_pooling=pooling,
-        sigma_score=score,
-        fusion_norm=score == "cosine",
-    )
+def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length):
+    changes = {**PAPER, "tokenizer_prefix_length": length, "decode_mode": "fixed_temp"}
+    _, data, model = build(planted_settings, **changes)
     model.eval()
     batch = one_batch(data.test)[:3]
     seen = (torch.tensor([0, 0, 0, 2]), torch.tensor([1, 2, 5, 7]))
     with torch.no_grad():
         model.objective.prefix_gate.normal_()
-        model.instruction_gate.normal_()
+        model.branches.gate.normal_()
         model.objective.similarity.log_scale.add_(0.5)
         expected = brute_force(model, batch, seen)
     got = model.score_all(batch, seen)
@@ -209,34 +201,20 @@ def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length, 
 
 
 @pytest.mark.parametrize(
-    "length, objective, slot",
-    [
-        (0, "paper", "tokens"),
-        (2, "paper", "tokens"),
-        ("all", "paper", "tokens"),
-        (1, "global", "sum"),
-        (2, "global", "tokens"),
-        (3, "global", "sum"),
-        (1, "paper dot", "tokens"),
-        (1, "global dot", "sum"),
-    ],
+    "length, objective", [(0, "paper"), (2, "paper"), ("all", "paper"), (2, "joint"), (3, "joint")]
 )
-def test_every_prefix_length_learns_the_cycle(planted_settings, length, objective, slot):
-    objective, *dot = objective.split()
-    change = {"tokenizer_prefix_length": length, "sigma_objective": objective, "sigma_slot": slot}
-    if dot:
-        change.update(sigma_score="dot", fusion_norm=False)
+def test_every_prefix_length_learns_the_cycle(planted_settings, length, objective):
+    change = {"tokenizer_prefix_length": length, "sigma_objective": objective, "fusion_id_residual": True}
     if length == "all":  # pure semantic IDs cannot tell colliding items of the history apart
         change["tokenizer_codebook_size"] = 12
     result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, **change}, saved=False)
     assert result["test_result"]["hit@1"] >= (0.7 if length == "all" else 0.85)
 
 
-@pytest.mark.parametrize("mode", ["apf", "fixed_temp", "top1_prefix", "id_only"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("length", [0, 1, 2, "all"])
-def test_global_distribution_is_one_softmax_read_in_three_steps(planted_settings, mode, length):
-    change = {"sigma_objective": "global", "sigma_slot": "sum", "decode_mode": mode}
-    _, data, model = build(planted_settings, tokenizer_prefix_length=length, **change)
+def test_joint_distribution_is_one_softmax_read_in_three_steps(planted_settings, mode, length):
+    _, data, model = build(planted_settings, tokenizer_prefix_length=length, decode_mode=mode)
     model.eval()
     batch = one_batch(data.test)
     seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
@@ -245,11 +223,26 @@ def test_global_distribution_is_one_softmax_read_in_three_steps(planted_settings
     torch.testing.assert_close(
         scores.exp().sum(1), torch.ones(len(batch), dtype=torch.float64), atol=1e-5, rtol=0
     )
-    if mode in ("fixed_temp", "id_only") or not length:
-        _, context, unit = model._prompt(batch)
-        plain = model.objective.catalogue(context, unit, 1.0).double()
+    if mode == "fixed_temp" or not length:
+        prompt, vectors = prompt_of(model, batch)
+        plain = model.objective.logits(prompt.context, vectors).double()
         plain[seen] = -torch.inf
         torch.testing.assert_close(scores, plain.log_softmax(1), atol=1e-5, rtol=1e-5)
+
+
+def test_history_settles_what_the_user_left_open(planted_settings, caplog):
+    def settled(**changes):
+        config, *_ = build(planted_settings, **{"train_batch_size": None, "learning_rate": None, **changes})
+        keys = ("sigma_paths", "fusion_inputs", "train_batch_size", "learning_rate", "sigma_mask_seen")
+        return [config[key] for key in keys]
+
+    caplog.set_level("INFO")
+    short, long = [[], ["text"], 128, 0.001, True], [["recency", "interest"], ["id", "text"], 32, 0.002, True]
+    assert settled() == settled(sigma_history="short") == short  # 14 train events per user
+    assert "auto chose short: 14.0 train events per user" in caplog.text
+    assert settled(sigma_history="long") == long
+    assert settled(sigma_history="long", sigma_paths=[], learning_rate=0.5) == [[], *long[1:3], 0.5, True]
+    assert settled(**PAPER) == [[], ["id", "text"], 32, 0.002, False]
 
 
 def test_same_seed_same_metrics_other_seed_others(planted_settings, tmp_path):
@@ -353,22 +346,16 @@ def test_ablations_by_one_key_train(planted_settings):
         {"grounding_views": ["taxonomy"]},
         {"fusion_inputs": ["id"]},
         {"fusion_inputs": ["text"], "fusion_id_residual": False},
-        {"fusion_hidden": 0},
+        {"fusion_hidden": 8},
         {"tokenizer_prefix_length": 0},
-        {"sigma_catalogue_weight": 0.0},
-        {"sigma_id_weight": 0.0},
-        {"sigma_negatives": 1},
-        {"sigma_recency": 0},
-        {"sigma_interest": True},
-        {"sigma_interest": True, "sigma_objective": "global", "sigma_slot": "sum", "sigma_score": "dot"},
-        {"sigma_negatives_from": "catalogue"},
-        {"sigma_objective": "global", "sigma_slot": "sum"},
-        {"sigma_objective": "global", "sigma_slot": "sum", "sigma_conditioned": False},
-        {"sigma_prefix_pooling": False},
-        {"sigma_prefix_pooling": False, "sigma_catalogue_weight": 0.0},
+        {"sigma_history": "long"},
+        {"sigma_paths": ["interest"]},
         {"sigma_mask_seen": False, "filter_seen": True},
         {"task_labels_per_row": 0},
         {"decode_beam": 3, "topk": [1], "valid_metric": "NDCG@1"},
+        PAPER,
+        {**PAPER, "sigma_id_weight": 0.0},
+        {**PAPER, "sigma_mask_seen": True, "filter_seen": True},
     ):
         result = run_sigma(
             "SIGMA", "planted", config_dict={**planted_settings, "epochs": 1, **change}, saved=False
@@ -385,10 +372,10 @@ def test_ablations_by_one_key_train(planted_settings):
         ({"profile_fields": ["height"]}, "height"),
         ({"backbone": "scratch:gigantic"}, "scratch:tiny"),
         ({"decode_mode": "best"}, "decode_mode"),
-        ({"decode_space": "log"}, "decode_space"),
         ({"grounding_views": ["visual"]}, "grounding_views"),
         ({"grounding_text_encoder": "bert"}, "grounding_text_encoder"),
-        ({"sigma_slot": "sum"}, "sigma_slot"),
+        ({"sigma_history": "middle"}, "sigma_history"),
+        ({"sigma_paths": ["shortcut"]}, "sigma_paths"),
         ({"tokenizer_prefix_length": "some"}, "tokenizer_prefix_length"),
         ({"tokenizer_prefix_length": 9}, "tokenizer_prefix_length"),
         ({"tokenizer_codebook_size": 5000}, "tokenizer_codebook_size"),
@@ -399,19 +386,3 @@ def test_ablations_by_one_key_train(planted_settings):
 def test_bad_settings_get_one_sentence_before_training(planted_settings, change, message):
     with pytest.raises(UserError, match=message):
         build(planted_settings, **change)
-
-
-def test_faiss_inside_prefixes_is_an_option(planted_settings):
-    """Above every size it changes nothing; below, the lists stay valid and close to the exact ones."""
-    settings = {**planted_settings, "tokenizer_codebook_size": 2, "tokenizer_levels": 1}
-    _, data, exact = build(settings)
-    batch = one_batch(data.test)
-    expected = exact.eval().rank(batch, 5)
-    for above, share in ((1000, 1.0), (4, 0.9)):
-        model = build(settings, decode_faiss_above=above)[2]
-        model.load_state_dict(exact.state_dict())
-        got = model.eval().rank(batch, 5)
-        assert (got.items > 0).all()
-        assert all(len(set(row.tolist())) == 5 for row in got.items)
-        same = (got.items[:, :, None] == expected.items[:, None, :]).any(2).float().mean()
-        assert same >= share

@@ -254,12 +254,12 @@ def damaged_artifact(folder: Path) -> list[str]:
         "--checkpoint_dir=good",
     ]
     extra = ["--artifact_dir=kept", "--tokenizer_bpe_size=120", "--grounding_text_dim=8", "--grounding_dim=8"]
-    assert main([*run, *extra, "--grounding_teacher_dim=8", "--grounding_hidden=8"]) == 0
+    assert main([*run, *extra, "--grounding_teacher_dim=8"]) == 0
     (path,) = (folder / "kept").glob("*.safetensors")
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     path.write_bytes(content)
-    return [*run[:-2], "--seed=2020", *extra, "--grounding_teacher_dim=8", "--grounding_hidden=8"]
+    return [*run[:-2], "--seed=2020", *extra, "--grounding_teacher_dim=8"]
 
 
 ROWS.append(("artifact damaged", damaged_artifact, "is damaged .* delete the file and run again"))

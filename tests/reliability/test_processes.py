@@ -157,7 +157,6 @@ def test_the_gradient_of_two_processes_is_that_of_one(model, tiny, write_dataset
         "train_batch_size": 64,
         "hidden_dropout_prob": 0.0,
         "attn_dropout_prob": 0.0,
-        "fusion_dropout": 0.0,
         "backbone_dropout": 0.0,
         "task_labels_per_row": 0,
     }

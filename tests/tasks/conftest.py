@@ -46,7 +46,6 @@ def chosen(tmp_path_factory):
         "profile_fields": [],
         "tasks": ["Category"],
         "task_labels_per_row": 4,
-        "sigma_label_weight": 5.0,
         "checkpoint_dir": str(root / "saved"),
         "artifact_dir": str(root / "artifacts"),
         "log_dir": str(root / "log"),

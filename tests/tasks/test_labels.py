@@ -11,6 +11,7 @@ from recbole_sigma.data.windows import FIRST_EVENT, packed_sequences
 from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.instructions.samples import tasks_of
 from recbole_sigma.models.sigma.labels import INSTRUCTION, build_task_labels
+from recbole_sigma.models.sigma.trunk import Histories
 from recbole_sigma.quick_start import build_model, load_data_and_model
 from recbole_sigma.run.config import SigmaConfig
 from recbole_sigma.run.loaders import load_data
@@ -111,24 +112,6 @@ def test_known_words_are_those_of_training_instructions(valid_chosen):
     assert known - set(labels.wordless) <= trained and len(known) > 10
 
 
-def test_hidden_words_leave_the_rest_of_the_instruction(valid_chosen):
-    _, data, model = build(valid_chosen)
-    _, hiding, hidden_model = build(valid_chosen, task_word_dropout=0.3)
-    _, first, length = rows_of(data)
-    assert torch.equal(first, rows_of(hiding)[1])
-    draws = []
-    for labels in (model.task_labels, hidden_model.task_labels):
-        torch.manual_seed(3)
-        draws.append(labels.draw(first, length, 20))
-    whole, part = (draw.text for draw in draws)
-    assert torch.equal(draws[0].task, draws[1].task)
-    pad = model.task_labels.pad
-    words = whole[..., :-1] != pad
-    gone = (part[..., :-1] == pad)[words].double().mean()
-    assert 0.2 < float(gone) < 0.4 and torch.equal(part[..., -1], whole[..., -1])
-    assert torch.equal(part[part != pad], whole[part != pad])
-
-
 def test_rows_of_single_events_are_made_only_on_request(valid_chosen):
     _, warm, _ = build(valid_chosen)
     _, cold, model = build(valid_chosen, task_empty_history=True)
@@ -148,31 +131,26 @@ def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen
     _, data, model = build(valid_chosen, task_empty_history=True)
     model.eval()
     with torch.no_grad():
-        model.instruction_gate.fill_(0.7)
+        model.branches.gate.fill_(0.7)
         rows = data.test._dataset.inter_feat
         batch = rows[torch.nonzero(rows["item_length"] == 0)[:3, 0]]
-        batch.update(Interaction({INSTRUCTION: model.instructions[:1].expand(3, -1)}))
-        _, context, unit = model._prompt(batch)
+        wording = model.branches.instructions[:1]
+        batch.update(Interaction({INSTRUCTION: wording.expand(3, -1)}))
+        tokens = model.item_tokens()
+        vectors = model.objective.similarity.items(tokens)
+        context = model._prompt(batch, tokens, vectors).context
         items = batch["item_id"][:, None]
-        draw = LabelDraw(torch.full((3, 1), -1), model.instructions[:1].expand(3, 1, -1))
-        history, branches, start = model.trunk.packed(
-            batch["user_id"],
-            items,
-            torch.ones(3, dtype=torch.int64),
-            model.fusion(),
-            draw.after,
-            draw.text,
-            items,
-        )
-        states = model._history_contexts(history, items, unit)
-        base, added, _ = model._label_states(states, branches, draw.after, start)
+        draw = LabelDraw(torch.full((3, 1), -1), wording.expand(3, 1, -1))
+        histories = Histories(batch["user_id"], items, torch.ones(3, dtype=torch.int64))
+        slots, branches, start = model.trunk.packed(histories, tokens, model.branches.of(draw, items))
+        states = slots[:, :, -1] + model.paths(items, tokens, vectors)
+        base, added = model.branches._contexts(draw.after, states, branches, start, wording.shape[1])
         trained = base + added
     torch.testing.assert_close(trained, context, atol=1e-5, rtol=1e-4)
 
 
 def test_general_labels_train_the_history_alone(valid_chosen):
     """What a general instruction adds is no part of its labels' loss, only of the pull to zero."""
-    from recbole_sigma.models.sigma.model import _Catalogue
     from recbole_sigma.models.sigma.paths import covariance
 
     _, data, model = build(valid_chosen)
@@ -182,44 +160,44 @@ def test_general_labels_train_the_history_alone(valid_chosen):
     draw = labels.draw(batch[FIRST_EVENT], length, 2)
     general = torch.full_like(draw.task, labels.general)
     items, _ = packed_sequences(batch, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
-    tokens = model.fusion()
+    tokens = model.item_tokens()
+    histories = Histories(batch["user_id"], items, length)
     vectors = model.objective.similarity.items(tokens)
 
     def label_loss(task):
         own = replace(draw, task=task)
-        catalogue = _Catalogue(tokens, vectors, covariance(vectors))
-        return model._group_losses(batch["user_id"], items, length, catalogue, own, 1.0)[-1]
+        return model._group_losses(histories, tokens, (vectors, covariance(vectors)), own, 1.0)[-1]
 
     with torch.no_grad():
-        model.instruction_gate.fill_(0.5)
-        model.word_path.words.weight.normal_()
+        model.branches.gate.fill_(0.5)
+        model.branches.word_path.words.weight.normal_()
         opened, other = label_loss(general), label_loss((general + 1) % len(labels.names))
-        model.instruction_gate.zero_()
-        model.word_path.words.weight.zero_()
+        model.branches.gate.zero_()
+        model.branches.word_path.words.weight.zero_()
         shut = label_loss(general)
     assert opened > shut + 1.0  # the pull
     assert other != opened
     torch.testing.assert_close(label_loss((general + 1) % len(labels.names)), shut)  # nothing added, no pull
     label_loss(general).backward()
-    assert not model.word_path.words.weight.grad.any() and not model.instruction_gate.grad.any()
+    assert not model.branches.word_path.words.weight.grad.any() and not model.branches.gate.grad.any()
 
 
-@pytest.mark.parametrize("objective", ["paper", "global"])
+@pytest.mark.parametrize("objective", ["paper", "joint"])
 def test_without_an_instruction_the_history_answers_alone(valid_chosen, objective):
     _, data, model = build(valid_chosen, sigma_objective=objective)
     model.eval()
     rows = data.test._dataset.inter_feat
     batch = rows[torch.nonzero(rows["item_length"] > 0)[:4, 0]]
     with torch.no_grad():
-        model.instruction_gate.fill_(0.7)
-        model.word_path.words.weight[model.trunk.pad + 1 :].normal_(std=0.3)
+        model.branches.gate.fill_(0.7)
+        model.branches.word_path.words.weight[model.trunk.pad + 1 :].normal_(std=0.3)
         plain = model.score_all(batch)
         batch.update(Interaction({INSTRUCTION: model.task_labels.encode(TEXTS)}))
         instructed = model.score_all(batch)
         batch.update(Interaction({INSTRUCTION: model.task_labels.encode([""] * 4)}))
         empty = model.score_all(batch)
-        model.instruction_gate.zero_()
-        model.word_path.words.weight.zero_()
+        model.branches.gate.zero_()
+        model.branches.word_path.words.weight.zero_()
         alone = model.score_all(batch)
         assert torch.equal(plain, empty) and torch.equal(plain, alone)
         # the padding of an empty instruction is read by nothing
@@ -243,7 +221,7 @@ def test_divergence_is_half_the_variance_of_the_change_in_the_logits():
 def test_single_task_has_no_component_and_no_tables(valid_chosen):
     config, data, model = build(valid_chosen, tasks=["JustForYou"])
     assert model.task_labels is None and tasks_of(data.train._dataset, config) is None
-    assert model.word_path is None
+    assert model.branches.word_path is None
     assert not any("task_labels" in name or "word_path" in name for name in model.state_dict())
 
 
@@ -261,14 +239,11 @@ def test_words_start_as_nothing_and_add_one_term_to_every_logit(valid_chosen):
     """P(item | history, words) is proportional to P(item | history) exp(<words, item>)."""
     _, data, model = build(
         valid_chosen,
-        sigma_objective="global",
-        sigma_slot="sum",
-        decode_mode="id_only",
-        sigma_conditioned=False,
+        tokenizer_prefix_length=0,
     )
     model.eval()
     batch = instructed_rows(data, model, TEXTS)
-    path = model.word_path
+    path = model.branches.word_path
     with torch.no_grad():
         without = model.score_all(batch)
         table = torch.randn_like(path.words.weight)
@@ -276,21 +251,19 @@ def test_words_start_as_nothing_and_add_one_term_to_every_logit(valid_chosen):
         path.words.weight.copy_(table)
         got = model.score_all(batch)
         words = torch.stack([table[row[row != path.words.padding_idx]].sum(0) for row in batch[INSTRUCTION]])
-        unit = torch.nn.functional.normalize(model.fusion(), dim=-1)
-        tower = model.objective.tower(unit)
-        wanted = (without + path.scale * words @ tower.T).log_softmax(-1)
+        wanted = (without + path.scale * words @ model.item_tokens().T).log_softmax(-1)
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(got[:, 1:], without[:, 1:], atol=1.0)
 
 
-@pytest.mark.parametrize("values", [{}, {"sigma_objective": "global"}, {"sigma_prefix_pooling": False}])
+@pytest.mark.parametrize("values", [{}, {"sigma_objective": "paper", "decode_mode": "fixed_temp"}])
 def test_words_leave_one_distribution_over_the_catalogue(valid_chosen, values):
     """Lists and scores of both objectives agree, and the probabilities of all items sum to one."""
     _, data, model = build(valid_chosen, **values)
     model.eval()
     batch = instructed_rows(data, model, TEXTS)
     with torch.no_grad():
-        model.word_path.words.weight.normal_(std=0.3)
+        model.branches.word_path.words.weight.normal_(std=0.3)
         scores = model.score_all(batch)
         ranked = model.rank(batch, 5)
     torch.testing.assert_close(scores[:, 1:].exp().sum(1), torch.ones(4), atol=1e-4, rtol=0)
@@ -303,19 +276,17 @@ def test_training_meets_the_words_that_generation_reads(valid_chosen):
     """The loss of a label is minus the log probability that its instruction gives its item."""
     from recbole_sigma.models.sigma.labels import LabelDraw
 
-    _, data, model = build(
-        valid_chosen, sigma_objective="global", sigma_slot="sum", decode_mode="id_only", task_labels_per_row=1
-    )
+    _, data, model = build(valid_chosen, task_labels_per_row=1)
     model.eval()
     batch = instructed_rows(data, model, TEXTS)
     with torch.no_grad():
-        model.word_path.words.weight.normal_(std=0.3)
+        model.branches.word_path.words.weight.normal_(std=0.3)
         wanted = -model.predict(batch)
         noted = []
         model.task_labels.note = lambda task, each: noted.append(each)
         after, text = (batch["item_length"] - 1)[:, None], batch[INSTRUCTION][:, None]
         draw = LabelDraw(after, text, torch.ones_like(after))  # 0 is JustForYou
-        model._draw_branches = lambda interaction, length: draw
+        model.branches.draw = lambda first, length: draw
         model.calculate_loss(batch)
     # rows of similar length are computed together, in an order of their own
     torch.testing.assert_close(torch.cat(noted).sort()[0], wanted.sort()[0], atol=1e-4, rtol=1e-4)

@@ -54,8 +54,10 @@ def test_a_limit_draws_the_same_rows_every_time(loaded):
 
 def test_the_whole_report(loaded):
     config, model, _, train, _, test = loaded
-    before = model.mode
-    report = full_report(TaskBench(model, test, config), train._dataset, {"Other": model}, ["apf", "id_only"])
+    before = model.decoding.mode
+    report = full_report(
+        TaskBench(model, test, config), train._dataset, {"Other": model}, ["apf", "fixed_temp"]
+    )
     entry = report["tasks"]["Category"]
     figures = entry["figures"]
     assert set(figures) == {
@@ -66,9 +68,9 @@ def test_the_whole_report(loaded):
     assert figures["popularity, masked"]["in_slot@10"] == pytest.approx(0.4)  # a kind has 4 items
     assert figures["popularity, masked"]["hit@4"] == figures["Other, masked"]["hit@4"] == 1.0
     assert entry["lifts"]["wrong slot"]["low"] > 0
-    assert set(entry["modes"]) == {"apf", "id_only"} and entry["modes"][before] == figures["task"]
+    assert set(entry["modes"]) == {"apf", "fixed_temp"} and entry["modes"][before] == figures["task"]
     assert entry["matching items, mean"] == 4.0
-    assert model.mode == before
+    assert model.decoding.mode == before
     n = report["tasks"]["JustForYou"]["rows"]
     assert n == entry["rows"] and report["generalrec"]["hit@10[generalrec macro]"] > 0
     rows = quick_rows(TaskBench(model, test, config))

@@ -24,7 +24,6 @@ def one_step(root, tmp_path, model_name="SIGMA", **more):
     settings = planted_config(root, tmp_path) | {
         "train_batch_size": 128,
         "task_labels_per_row": 0,
-        "fusion_dropout": 0.0,
         "MAX_ITEM_LIST_LENGTH": 6,
         "grounding_steps": 2,
         "hidden_dropout_prob": 0.0,

@@ -176,11 +176,11 @@ def _seen_and_unseen(found: TaskRows, rows: Selected, hits: dict[str, np.ndarray
 
 def _modes(bench: TaskBench, name: str, rows: Selected, modes: Sequence[str]) -> dict[str, Any]:
     """Figures of the task's instruction under each fusion mode."""
-    before, out = bench.model.mode, {}
+    before, out = bench.model.decoding, {}
     try:
         for mode in modes:
-            bench.model.mode = mode
+            bench.model.decoding = dataclasses.replace(before, mode=mode)
             out[mode] = bench.figures(name, rows, bench.instructed(rows, bench.texts(name, rows)))
     finally:
-        bench.model.mode = before
+        bench.model.decoding = before
     return out

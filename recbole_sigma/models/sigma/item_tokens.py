@@ -1,6 +1,4 @@
-"""One continuous token per item: frozen vectors, trained projections, a small fusion MLP (paper: 'Proj &
-Fuse').
-"""
+"""One continuous token per item (arXiv 2602.22913, "Proj & Fuse"), and how close a state is to it."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 # against unit variance per modality: small enough to start from content, large enough to move slowly
 RESIDUAL_STD = 0.3
 PLAIN_STD = 0.02  # without the layer norm everything starts as small as a word of the backbone
+TAU = 0.07  # of the cosine, where training starts
 
 
 class ItemFusion(nn.Module):
@@ -28,7 +27,6 @@ class ItemFusion(nn.Module):
         modalities: name -> float32 [N, d_m] frozen vectors; zero rows mean 'absent'.
         d_model: width of the fused token.
         hidden: width of the MLP's hidden layer; 0 sums the projections instead (no MLP).
-        dropout: dropout on the fused vectors, in training only.
         id_residual: add a trained vector per item.
         norm: layer-normalise the projections; without it, `read` normalises tokens where they are read.
 
@@ -41,7 +39,6 @@ class ItemFusion(nn.Module):
         modalities: dict[str, Tensor],
         d_model: int,
         hidden: int,
-        dropout: float,
         id_residual: bool = True,
         norm: bool = True,
     ) -> None:
@@ -71,7 +68,6 @@ class ItemFusion(nn.Module):
         self.residual = nn.Embedding(n_items, d_model) if id_residual else None
         if self.residual is not None:
             nn.init.normal_(self.residual.weight, std=RESIDUAL_STD if norm else PLAIN_STD)
-        self.dropout = nn.Dropout(dropout)
         self.read = nn.Identity() if norm else nn.LayerNorm(d_model)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
@@ -85,7 +81,7 @@ class ItemFusion(nn.Module):
         """
         parts = []
         for name in self.names:
-            frozen = getattr(self, f"frozen_{name}")
+            frozen = self.get_buffer(f"frozen_{name}")
             vectors = frozen if items is None else frozen[items]
             missing = vectors.abs().sum(dim=-1, keepdim=True) == 0
             parts.append(torch.where(missing, self.absent[name], self.projections[name](vectors)))
@@ -93,10 +89,7 @@ class ItemFusion(nn.Module):
             parts = [self.mlp(torch.cat(parts, dim=-1))]
         if self.residual is not None:
             parts.append(self.residual.weight if items is None else self.residual(items))
-        return self.dropout(torch.stack(parts).sum(dim=0))
-
-
-SCORES = ("cosine", "dot")
+        return torch.stack(parts).sum(dim=0)
 
 
 class Similarity(nn.Module):
@@ -106,26 +99,23 @@ class Similarity(nn.Module):
     rare ones; on sparse data that is worth more than the even ground of the cosine (ours).
 
     Args:
-        score: ``cosine`` or ``dot``.
-        temperature: initial tau of the cosine; the inner product starts at scale 1.
-        count: scales that are learned apart, one per softmax.
+        cosine: the paper's cosine, tau starting at `TAU`; otherwise the inner product, starting at scale 1.
     """
 
-    def __init__(self, score: str, temperature: float, count: int) -> None:
+    def __init__(self, cosine: bool) -> None:
         super().__init__()
-        self.cosine = score == "cosine"
-        start = math.log(1.0 / temperature) if self.cosine else 0.0
-        self.log_scale = nn.Parameter(torch.full((count,), start))
+        self.cosine = cosine
+        self.log_scale = nn.Parameter(torch.full((1,), math.log(1.0 / TAU) if cosine else 0.0))
 
     def items(self, tokens: Tensor) -> Tensor:
         """Item vectors [N, d] from item tokens [N, d]."""
         return F.normalize(tokens, dim=-1) if self.cosine else tokens
 
-    def queries(self, states: Tensor, which: int = 0, words: Tensor | None = None) -> Tensor:
-        """Scaled queries from states [..., d], and what the words of an instruction add to them (`WordPath`):
-        their inner products with the item vectors are logits.
+    def queries(self, states: Tensor, words: Tensor | None = None) -> Tensor:
+        """Scaled queries from states [..., d], and what the words of an instruction add to them
+        (`paths.WordPath`): their inner products with the item vectors are logits.
         """
         if self.cosine:
             states = F.normalize(states, dim=-1)
-        queries = states * self.log_scale[which].exp()
+        queries = states * self.log_scale[0].exp()
         return queries if words is None else queries + words

@@ -1,84 +1,91 @@
-"""The default objective: one softmax over the catalogue, read as prefix times item."""
+"""The default objective: one softmax over the catalogue, read as prefix times item (ours)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from recbole_sigma.models.losses import (
-    Seen,
-    catalogue_cross_entropy,
-)
+from recbole_sigma.decoding.fusion import fuse_dense
+from recbole_sigma.decoding.top_k import top_k
+from recbole_sigma.models.losses import catalogue_cross_entropy, hide
 from recbole_sigma.models.sigma.item_tokens import Similarity
-from recbole_sigma.tokenization.catalogue import PrefixSpace
+from recbole_sigma.models.sigma.objective import Decoding, Objective, Predictions
+from recbole_sigma.models.sigma.trunk import Prompt
+from recbole_sigma.tokenization.catalogue import Catalogue
+from recbole_sigma.values import RankedItems, SeenPairs
 
 
-class GlobalObjective(nn.Module):
-    """One softmax over the whole catalogue, read as prefix times item (ours).
+class JointObjective(Objective):
+    """Item logits that know the item's prefix, under one softmax over all items.
 
-    logit(i | h) = <q, v_i + sum_j w_j[c_j(i)]> + <U q, v_i * sum_j e_j[c_j(i)]>,  q = h / (|h| tau) or s h:
+        logit(i | h) = <q, v_i + sum_j w_j[c_j(i)]> + <U q, v_i * sum_j e_j[c_j(i)]>,    q = s h
 
-    an item competes with all others by its own vector, by what its codes add to it, and by a query that is
-    conditioned on its prefix. P(prefix) is the sum over the prefix's items and P(item | prefix) the softmax
-    inside it, so the generative reading and every fusion mode stay, without two locally normalised softmaxes
-    whose errors multiply. Both sums over codes are folded into the item vectors: one matrix product.
+    An item competes with all others by its own vector, by what its codes add to it (w_j), and by a query
+    that is conditioned on its prefix (U, e_j). P(prefix) is the sum over the prefix's items and P(item |
+    prefix) the softmax inside it, so the generative reading of the paper and every fusion mode stay, without
+    two locally normalised softmaxes whose errors multiply.
 
     Args:
-        space: the prefixes; with length 0 only <q, v_i> is left.
-        d_model: d.
+        catalogue: the items by prefix; with prefixes of length 0 only <q, v_i> is left.
         similarity: of states and items.
-        conditioned: keep the second term.
+        d_model: d.
     """
 
     names = ("next_item",)
 
-    def __init__(self, space: PrefixSpace, d_model: int, similarity: Similarity, conditioned: bool) -> None:
-        super().__init__()
-        self.space, self.similarity = space, similarity
-        self.codes = nn.ModuleList(nn.Embedding(size, d_model) for size in space.sizes)
-        for table in self.codes:
+    def __init__(self, catalogue: Catalogue, similarity: Similarity, d_model: int) -> None:
+        super().__init__(catalogue, similarity)
+        self.code_vectors = nn.ModuleList(nn.Embedding(size, d_model) for size in catalogue.code_sizes)
+        for table in self.code_vectors:
             nn.init.zeros_(table.weight)
-        self.conditioned = conditioned and bool(space.length)
-        if self.conditioned:
+        if catalogue.length:
             self.condition = nn.Linear(d_model, d_model, bias=False)
-            self.conditions = nn.ModuleList(nn.Embedding(size, d_model) for size in space.sizes)
+            self.conditions = nn.ModuleList(nn.Embedding(size, d_model) for size in catalogue.code_sizes)
             for table in self.conditions:
                 nn.init.normal_(table.weight, std=0.1)
 
-    def losses(
-        self,
-        context: Tensor,
-        targets: Tensor,
-        weights: Tensor,
-        vectors: Tensor,
-        seen: Seen | None,
-        words: Tensor | None = None,
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """See `PaperObjective.losses`."""
-        queries = self.queries(context, words)
-        total, each = catalogue_cross_entropy(queries, self.tower(vectors), targets, weights, seen)
+    def losses(self, predictions: Predictions, vectors: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Cross-entropy over the catalogue; see `Objective.losses`."""
+        queries = self.queries(predictions.context, predictions.words)
+        total, each = catalogue_cross_entropy(
+            queries, self.tower(vectors), predictions.targets, predictions.weights, predictions.seen
+        )
         return (total,), each
+
+    # Both sums over codes are folded into two vectors of e = 2d numbers, [q, U q] and [v + w, v * e], so
+    # that the logits of all items are one matrix product.
 
     def queries(self, context: Tensor, words: Tensor | None = None) -> Tensor:
         """float [M, d] -> [M, e]."""
-        query = self.similarity.queries(context, words=words)
-        return torch.cat([query, self.condition(query)], dim=1) if self.conditioned else query
+        query = self.similarity.queries(context, words)
+        return torch.cat([query, self.condition(query)], dim=1) if self.catalogue.length else query
 
     def tower(self, vectors: Tensor) -> Tensor:
         """float [N, d] item vectors -> [N, e]."""
-        codes = self.space.codes
+        codes = self.catalogue.codes
         own = vectors
-        for level, table in enumerate(self.codes):
+        for level, table in enumerate(self.code_vectors):
             own = own + table(codes[:, level])
-        if not self.conditioned:
+        if not self.catalogue.length:
             return own
         condition = torch.stack([table(codes[:, j]) for j, table in enumerate(self.conditions)]).sum(dim=0)
         return torch.cat([own, vectors * condition], dim=1)
 
-    def catalogue(
-        self, context: Tensor, vectors: Tensor, sharpness: float, words: Tensor | None = None
-    ) -> Tensor:
+    def logits(self, context: Tensor, vectors: Tensor, words: Tensor | None = None) -> Tensor:
         """Logits of all items, float [B, N], -inf for the padding item."""
-        logits = self.queries(context, words) @ self.tower(vectors).T * sharpness
+        logits = self.queries(context, words) @ self.tower(vectors).T
         logits[:, 0] = -torch.inf
         return logits
+
+    def log_probs(self, prompt: Prompt, vectors: Tensor, how: Decoding, seen: SeenPairs | None) -> Tensor:
+        """Step 1 to 3 in one: prefixes by the sum of their items, then fusion; see `Objective.log_probs`."""
+        logits = hide(self.logits(prompt.context, vectors, prompt.words), seen)
+        if not self.catalogue.length:
+            return logits.log_softmax(dim=-1)
+        return fuse_dense(logits, self.catalogue, how.mode, how.width)[0]
+
+    def rank(
+        self, prompt: Prompt, vectors: Tensor, k: int, how: Decoding, seen: SeenPairs | None
+    ) -> RankedItems:
+        """See `Objective.rank`."""
+        return top_k(self.log_probs(prompt, vectors, how, seen), k, seen)

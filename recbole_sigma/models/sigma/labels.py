@@ -59,7 +59,6 @@ class TaskLabels(nn.Module):
         packer: the training rows' ``WindowPacker``: its event positions are the keys of the tables.
         tokenizer: the prompt's tokenizer.
         width: I, tokens of an instruction.
-        word_dropout: share of an instruction's tokens that a label hides, so that no single word decides.
         reads_all: the trunk knew its tokens before (it is pretrained). Otherwise tokens that stand in no
             training instruction are noise to it, and `encode` leaves them out.
     """
@@ -70,11 +69,10 @@ class TaskLabels(nn.Module):
         packer: Any,
         tokenizer: Tokenizer,
         width: int,
-        word_dropout: float = 0.0,
         reads_all: bool = False,
     ) -> None:
         super().__init__()
-        self.word_dropout, self.pad = word_dropout, tokenizer.token_to_id(PAD)
+        self.pad = tokenizer.token_to_id(PAD)
         self.tasks, self.tokenizer, self.width = tasks, tokenizer, width
         self.names = tuple(tasks.rows)
         self.general = self.names.index(GENERAL) if GENERAL in self.names else -1
@@ -144,10 +142,6 @@ class TaskLabels(nn.Module):
         slot = slot.gather(-1, column[..., None])[..., 0].long()
         wording = (torch.rand(task.shape, device=task.device) * self.wordings[task]).long()
         text = self.texts[self.text_base[task] + slot * self.wordings[task] + wording].long()
-        if self.word_dropout:
-            hidden = torch.rand(text.shape, device=text.device) < self.word_dropout
-            hidden[..., -1] = False  # the end token is no word
-            text = text.masked_fill(hidden, self.pad)
         return LabelDraw(self.events[row] - first[:, None] - 1, text, task)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -214,10 +208,10 @@ def build_task_labels(config: Any, dataset: Any, prepared: Any) -> TaskLabels | 
     tasks = tasks_of(dataset, config)
     if tasks is None:
         return None
-    if not int(config["task_labels_per_row"]) or not float(config["sigma_label_weight"]):
+    if not config["task_labels_per_row"]:
         raise UserError(
-            f"tasks: {list(tasks.rows)} need labels, but task_labels_per_row or sigma_label_weight is 0: set "
-            f"both above 0, or tasks: [{GENERAL}] and task_empty_history: False"
+            f"tasks: {list(tasks.rows)} need labels, but task_labels_per_row is 0: set it above 0, or tasks: "
+            f"[{GENERAL}] and task_empty_history: False"
         )
     stored = prepared.report.get("tasks")
     if stored != task_report(tasks):
@@ -225,6 +219,5 @@ def build_task_labels(config: Any, dataset: Any, prepared: Any) -> TaskLabels | 
             f"the prompts were prepared for the tasks {stored and stored['versions']}, the dataset and task "
             f"files now give {tasks.versions()} in other words: restore them or train again"
         )
-    width, dropout = prepared.instructions.shape[1], float(config["task_word_dropout"])
-    reads_all = str(config["backbone"]).startswith("pretrained:")
-    return TaskLabels(tasks, dataset.packer, prepared.tokenizer, width, dropout, reads_all)
+    width, reads_all = prepared.instructions.shape[1], config["backbone"].startswith("pretrained:")
+    return TaskLabels(tasks, dataset.packer, prepared.tokenizer, width, reads_all)

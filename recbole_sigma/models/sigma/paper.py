@@ -1,163 +1,346 @@
-"""How SIGMA scores items from the states of its trunk: the paper's two softmaxes, or one global one."""
+"""The paper's objective and its three-step generation (arXiv 2602.22913).
+
+    L = L_NTP + gamma L_ID
+
+L_NTP predicts the l prefix tokens one after the other, L_ID the item among the items of its prefix. A list
+is made in three steps: the best prefixes by beam search, the items inside each of them, and one sort over all
+candidates, whose item logits adaptive probabilistic fusion may scale.
+"""
 
 from __future__ import annotations
+
+import logging
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_sigma.models.losses import (
-    Seen,
-    catalogue_cross_entropy,
-    catalogue_logits,
-    pooled_log_scores,
-    random_negative_loss,
-    same_prefix_loss,
-)
+from recbole_sigma.decoding.beam import Beams, SeenItems, search_prefixes, states_of
+from recbole_sigma.decoding.causal import CausalDecoder
+from recbole_sigma.decoding.fusion import fuse_beam, fused_scores
+from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.decoding.kv import Step
+from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
+from recbole_sigma.language.backbone import hidden_states
+from recbole_sigma.models.losses import catalogue_cross_entropy, catalogue_logits
 from recbole_sigma.models.sigma.item_tokens import Similarity
-from recbole_sigma.tokenization.catalogue import PrefixSpace, child_log_probs
+from recbole_sigma.models.sigma.objective import Decoding, Objective, Predictions
+from recbole_sigma.models.sigma.trunk import PackedTrunk, Prompt
+from recbole_sigma.tokenization.catalogue import Catalogue, ItemsByPrefix
+from recbole_sigma.tokenization.trie import Trie
+from recbole_sigma.values import RankedItems, SeenPairs
+
+WIDEST = 1024
+"""Prefixes per inner level that a search for all keeps; memory and time grow with their square."""
+_CELLS = 1 << 26  # pairs of query and key positions of one pass
+_DENSE_CELLS = 1 << 25  # [row, item] scores held at once
+_BEAMS = 128  # prefixes per row whose states are read at once
 
 
-class PaperObjective(nn.Module):
-    """L_NTP + gamma L_ID (paper eq. for training), plus a full-catalogue softmax of ours.
+class PrefixLanguage:
+    """The trunk as a language over prefix tokens: output vectors of codes, and decoding behind prompts.
 
-    L_NTP predicts the l prefix tokens one after the other, each under the softmax over the codes that can
-    follow; L_ID the item among the items of its prefix. The state behind code j is added, through a gate, to
-    the state that precedes the prefix.
+    It is no module, so that the trunk's weights are not counted twice.
 
     Args:
-        space: the prefixes.
-        d_model: d.
-        similarity: of states and items, with a scale for L_ID and one for the whole catalogue.
-        id_weight: gamma.
-        catalogue_weight: weight of the full-catalogue softmax.
-        pooling: add the log of the pooled catalogue scores to the prefix logits.
-        negatives: same-prefix negatives per step and prefix; 0 = all.
-        random_negatives: draw the negatives of L_ID from the whole catalogue instead: ``negatives`` of them,
-            or as many as an average prefix has items.
+        trunk: the language model.
+        first: per level, vocabulary id of code 0.
+        sizes: per level, codes.
     """
 
-    names = ("prefix", "item", "catalogue")
+    def __init__(self, trunk: PackedTrunk, first: list[int], sizes: tuple[int, ...]) -> None:
+        self.trunk, self.first, self.sizes = trunk, first, sizes
+
+    def tokens(self) -> list[Tensor]:
+        """Per level, int64 [K] vocabulary ids of its codes."""
+        device = self.trunk.profiles.device
+        return [
+            torch.arange(first, first + size, device=device)
+            for first, size in zip(self.first, self.sizes, strict=True)
+        ]
+
+    def heads(self) -> list[Tensor]:
+        """Per level, float [K, d] output vectors of its codes."""
+        return [self.trunk.output_rows(tokens) for tokens in self.tokens()]
+
+    def decoder(self, prompt: Prompt, gate: Tensor) -> CausalDecoder:
+        """Stand behind prompts that were run once: beams are fed prefix tokens.
+
+        The state behind a code is added, through the gate, to the state that precedes the prefix, as in
+        training.
+        """
+        context, trunk = prompt.context, self.trunk
+
+        def head(step: Step, ids: Tensor | None) -> Tensor:
+            if step.logits is not None:
+                return step.logits
+            return (context[:, None] + gate * step.hidden) @ trunk.output_rows(ids).T
+
+        root = context @ trunk.output_rows(self.tokens()[0]).T  # the first code has no state behind it yet
+        return CausalDecoder(
+            partial(hidden_states, trunk.backbone),
+            trunk.embed,
+            head,
+            prompt.cache,
+            prompt.readable,
+            prompt.position,
+            Step(context[:, None], root[:, None]),
+        )
+
+
+class PaperObjective(Objective):
+    """L_NTP + gamma L_ID with the paper's cosine and a position for every prefix token.
+
+    Args:
+        catalogue: the items by prefix.
+        similarity: of states and items.
+        d_model: d.
+        language: the trunk as a language over prefix tokens.
+        id_weight: gamma.
+    """
+
+    names = ("prefix", "item")
 
     def __init__(
         self,
-        space: PrefixSpace,
-        d_model: int,
+        catalogue: Catalogue,
         similarity: Similarity,
+        d_model: int,
+        language: PrefixLanguage,
         id_weight: float,
-        catalogue_weight: float,
-        pooling: bool,
-        negatives: int,
-        random_negatives: bool = False,
     ) -> None:
-        super().__init__()
-        self.space, self.similarity = space, similarity
-        self.random_negatives = random_negatives
-        self.id_weight, self.catalogue_weight = id_weight, catalogue_weight
-        self.pooling, self.negatives = pooling, negatives
+        super().__init__(catalogue, similarity)
+        self.language, self.id_weight = language, id_weight
         self.prefix_gate = nn.Parameter(torch.zeros(d_model))
 
-    def losses(
-        self,
-        context: Tensor,
-        path: Tensor,
-        heads: tuple[Tensor, ...],
-        targets: Tensor,
-        weights: Tensor,
-        vectors: Tensor,
-        seen: Seen | None,
-        words: Tensor | None = None,
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Losses of M predictions.
+    # --- training -------------------------------------------------------------------------------------------
 
-        Args:
-            context: float [M, d] states that precede the prefix; also the query over the whole catalogue.
-            path: float [M, l, d] states behind each prefix token of the target.
-            heads: per level, float [K, d] output vectors of its codes.
-            targets: int64 [M].
-            weights: float [M], how much each prediction counts.
-            vectors: float [N, d] item vectors.
-            seen: (prediction, item) pairs left out of the softmaxes over items, or None.
-            words: float [M, d] what the words of the instruction add to the query, or None.
-
-        Returns:
-            (the weighted sums of ``names``, the loss of each prediction [M] without gradient).
+    def losses(self, predictions: Predictions, vectors: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """L_NTP and gamma L_ID; without a prefix L_ID is a softmax over the catalogue. See
+        `Objective.losses`.
         """
-        weight = self.catalogue_weight if self.space.length else 1.0
-        nothing = vectors.new_zeros(())
-        logits, total, each = None, nothing, vectors.new_zeros(len(targets))
-        if self.pooling and self.space.length:
-            logits = catalogue_logits(self.similarity.queries(context, 1, words), vectors, seen, targets)
-            if weight:
-                whole = F.cross_entropy(logits, targets, reduction="none")
-                total, each = (whole * weights).sum(), whole.detach()
-        elif weight:
-            queries = self.similarity.queries(context, 1, words)
-            total, each = catalogue_cross_entropy(queries, vectors, targets, weights, seen)
-        if not self.space.length:
-            return (nothing, nothing, total), each
-        parts, factored = self._factored(context, path, heads, targets, weights, vectors, seen, logits, words)
-        return (*parts, weight * total), factored + weight * each
-
-    def _factored(
-        self,
-        context: Tensor,
-        path: Tensor,
-        heads: tuple[Tensor, ...],
-        targets: Tensor,
-        weights: Tensor,
-        vectors: Tensor,
-        seen: Seen | None,
-        logits: Tensor | None,
-        words: Tensor | None,
-    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """L_NTP and gamma L_ID."""
-        space = self.space
-        prefix = vectors.new_zeros(len(targets))
-        parents = torch.zeros_like(targets)
-        for level in range(space.length):
-            state = context if not level else context + self.prefix_gate * path[:, level - 1]
-            own = space.nodes[level][targets]
-            prior = None if logits is None else self._pooled(logits, level)
-            log_probs = child_log_probs(state @ heads[level].T, space.trie, level, parents, own, prior)
-            prefix, parents = prefix - log_probs, own
+        context, targets, weights = predictions.context, predictions.targets, predictions.weights
+        if not self.catalogue.length:
+            query = self.similarity.queries(context, predictions.words)
+            total, each = catalogue_cross_entropy(query, vectors, targets, weights, predictions.seen)
+            return (vectors.new_zeros(()), total), each
+        prefix = self._next_token_loss(context, predictions.path, targets)
         item = torch.zeros_like(prefix)
-        query = self.similarity.queries(context + self.prefix_gate * path[:, -1], words=words)
-        if self.id_weight and self.random_negatives:
-            count = self.negatives or max(1, round(len(vectors) / space.buckets.n_prefixes))
-            item = self.id_weight * random_negative_loss(query, targets, vectors, count, seen)
-        elif self.id_weight:
+        if self.id_weight:
+            query = self.similarity.queries(
+                context + self.prefix_gate * predictions.path[:, -1], predictions.words
+            )
             item = self.id_weight * same_prefix_loss(
-                query, targets, vectors, space.buckets, self.negatives, seen
+                query, targets, vectors, self.catalogue, predictions.seen
             )
         return ((prefix * weights).sum(), (item * weights).sum()), (prefix + item).detach()
 
-    def _pooled(self, logits: Tensor, level: int) -> Tensor:
-        """log of the catalogue scores summed under each node of depth level + 1: float [M, nodes]."""
-        trie = self.space.trie
-        first = trie.first_leaf[level + 1] if level + 1 < trie.depth else None
-        assert first is not None  # the last level of the trie numbers items, it is no level of codes
-        return pooled_log_scores(logits, trie.item_of_leaf.long(), first.long())
+    def _next_token_loss(self, context: Tensor, path: Tensor, targets: Tensor) -> Tensor:
+        """L_NTP: float [M], the sum over the levels of -log P(code | codes before it)."""
+        loss = context.new_zeros(len(targets))
+        parents = torch.zeros_like(targets)
+        for level, head in enumerate(self.language.heads()):
+            state = context if not level else context + self.prefix_gate * path[:, level - 1]
+            node = self.catalogue.nodes[level][targets]
+            loss = loss - child_log_probs(state @ head.T, self.catalogue.trie, level, parents, node)
+            parents = node
+        return loss
 
-    def priors(
-        self, context: Tensor, vectors: Tensor, seen: Seen | None, words: Tensor | None = None
-    ) -> list[Tensor]:
-        """What is added to the logits of the children, per level float [B, nodes]: zeros without pooling."""
-        trie, levels = self.space.trie, range(self.space.length)
-        if not self.pooling:
-            return [context.new_zeros(len(context), trie.n_nodes(level + 1)) for level in levels]
-        logits = catalogue_logits(self.similarity.queries(context, 1, words), vectors, seen)
-        return [self._pooled(logits, level) for level in levels]
+    # --- generation -----------------------------------------------------------------------------------------
 
-    def catalogue(
-        self, context: Tensor, vectors: Tensor, sharpness: float, words: Tensor | None = None
-    ) -> Tensor:
-        """Logits of the full-catalogue head, float [B, N]."""
-        return catalogue_logits(self.similarity.queries(context, 1, words) * sharpness, vectors)
+    def rank(
+        self, prompt: Prompt, vectors: Tensor, k: int, how: Decoding, seen: SeenPairs | None
+    ) -> RankedItems:
+        """Prefix beam, search inside the prefixes, fusion; see `Objective.rank`.
 
-    def item_query(
-        self, context: Tensor, states: Tensor, sharpness: float, words: Tensor | None = None
-    ) -> Tensor:
-        """Scaled item queries [B, W, d] from the states behind each prefix."""
-        words = None if words is None else words[:, None]
-        return self.similarity.queries(context[:, None] + self.prefix_gate * states, words=words) * sharpness
+        The items of a prefix are scored only while the next prefix can still enter the list, which is exact.
+        """
+        if not self.catalogue.length:
+            return top_k(self.log_probs(prompt, vectors, how, seen), k, seen)
+        decoder, beams = self._search(prompt, how.width, seen)
+        nodes, weights, scale = fuse_beam(beams.nodes, beams.scores, how.mode)
+        ranked, _ = search_in_prefixes(
+            lambda columns, _: self._item_queries(prompt, states_of(decoder, beams, columns)),
+            nodes,
+            weights,
+            self.catalogue,
+            vectors[self.catalogue.order],
+            k,
+            scale,
+            seen,
+            seen_keep_mass=False,
+        )
+        return ranked
+
+    def log_probs(self, prompt: Prompt, vectors: Tensor, how: Decoding, seen: SeenPairs | None) -> Tensor:
+        """See `Objective.log_probs`."""
+        if not self.catalogue.length:
+            queries = self.similarity.queries(prompt.context, prompt.words)
+            return catalogue_logits(queries, vectors, seen).log_softmax(dim=-1)
+        decoder, beams = self._search(prompt, how.width, seen)
+        fused = fuse_beam(beams.nodes, beams.scores, how.mode)
+        columns = torch.arange(fused[0].shape[1], device=vectors.device).split(_BEAMS)
+        states = torch.cat([states_of(decoder, beams, part) for part in columns], dim=1)
+        queries = self._item_queries(prompt, states)
+        parts = []
+        for rows in torch.arange(len(queries), device=vectors.device).split(
+            max(1, _DENSE_CELLS // len(vectors))
+        ):
+            beam = (fused[0][rows], fused[1][rows], fused[2][rows])
+            own = pairs_of_rows(seen, rows, len(queries))
+            parts.append(fused_scores(queries[rows], beam, vectors, self.catalogue, own))
+        return torch.cat(parts)
+
+    def _search(self, prompt: Prompt, width: int, seen: SeenPairs | None) -> tuple[CausalDecoder, Beams]:
+        """Step 1: the best prefixes, behind a prompt that is run once."""
+        trie, depth = self.catalogue.trie, self.catalogue.length
+        decoder = self.language.decoder(prompt, self.prefix_gate)
+        hidden = None if seen is None else SeenItems(trie, *seen, len(prompt.context))
+        inner, last = search_widths(trie, depth, width)
+        tokens = self.language.tokens()
+        return decoder, search_prefixes(
+            decoder, trie, tokens, inner, depth, hidden, score="children", last=last
+        )
+
+    def _item_queries(self, prompt: Prompt, states: Tensor) -> Tensor:
+        """Step 2: scaled item queries [B, W, d] from the states [B, W, d] behind each prefix."""
+        words = None if prompt.words is None else prompt.words[:, None]
+        return self.similarity.queries(prompt.context[:, None] + self.prefix_gate * states, words)
+
+    def rows_at_once(self, prompt: int, width: int) -> int | None:
+        """See `Objective.rows_at_once`; a search of depth 1 reads no inner prefixes."""
+        if self.catalogue.length <= 1:
+            return None
+        inner, _ = search_widths(self.catalogue.trie, self.catalogue.length, width)
+        return rows_of_width(inner, prompt)
+
+
+# --- losses -------------------------------------------------------------------------------------------------
+
+
+def child_log_probs(logits: Tensor, trie: Trie, level: int, parents: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of one child each, under the softmax over all children of its parent.
+
+    Args:
+        logits: float [M, K] over the level's codes.
+        trie: the tree.
+        level: 0-based level of the code.
+        parents: int64 [M], nodes of depth ``level``.
+        targets: int64 [M], children (nodes of depth ``level + 1``) of the parents.
+
+    Returns:
+        float [M].
+    """
+    start, degree = trie.children(level, parents)
+    offset = torch.arange(int(degree.max()), device=logits.device)
+    child = (start[:, None] + offset).clamp_max(trie.n_nodes(level + 1) - 1)
+    values = logits.gather(1, trie.tokens[level][child].long())
+    values = values.masked_fill(offset >= degree[:, None], float("-inf"))
+    return values.log_softmax(dim=1).gather(1, (targets - start)[:, None])[:, 0]
+
+
+def same_prefix_loss(
+    queries: Tensor,
+    targets: Tensor,
+    items: Tensor,
+    catalogue: ItemsByPrefix,
+    seen: SeenPairs | None = None,
+) -> Tensor:
+    """L_ID: softmax of the target against items that share its prefix (paper: hard negatives N_c).
+
+    Predictions are grouped by prefix, so that each prefix costs one matrix product with its own items.
+
+    Args:
+        queries: float [M, d], scaled: logits are inner products with ``items``.
+        targets: int64 [M] item ids.
+        items: float [N, d].
+        catalogue: the items by prefix.
+        seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is
+            ignored.
+
+    Returns:
+        float [M], one loss per prediction.
+    """
+    prefix = catalogue.prefix[targets]
+    by_prefix = torch.argsort(prefix, stable=True)
+    counts = torch.bincount(prefix, minlength=catalogue.n_prefixes).tolist()
+    queries = queries[by_prefix]
+    places = catalogue.place[targets][by_prefix]
+    sorted_items = items[catalogue.order]
+    starts = catalogue.start.tolist()
+    slot_of = torch.empty_like(by_prefix)
+    slot_of[by_prefix] = torch.arange(len(by_prefix), device=by_prefix.device)
+    hidden = None if seen is None else _seen_by_prefix(seen, targets, slot_of, catalogue)
+    parts = []
+    begin = 0
+    for index, count in enumerate(counts):
+        if count and starts[index + 1] - starts[index] == 1:
+            parts.append(queries.new_zeros(count))  # the prefix names the item
+        elif count:
+            members = sorted_items[starts[index] : starts[index + 1]]
+            place = places[begin : begin + count]
+            blocked = None
+            if hidden is not None:
+                slot, member = hidden[index]
+                blocked = torch.zeros(count, len(members), dtype=torch.bool, device=items.device)
+                blocked[slot - begin, member] = True
+            logits = queries[begin : begin + count] @ members.T
+            if blocked is not None:
+                logits = logits.masked_fill(blocked, float("-inf"))
+            parts.append(F.cross_entropy(logits, place, reduction="none"))
+        begin += count
+    return torch.cat(parts)[slot_of]
+
+
+def _seen_by_prefix(
+    seen: SeenPairs, targets: Tensor, slot_of: Tensor, catalogue: ItemsByPrefix
+) -> list[tuple[Tensor, Tensor]]:
+    """For each prefix, the (slot in the sorted predictions, place in the bucket) pairs to hide."""
+    prediction, item = seen
+    prefix = catalogue.prefix[item]
+    keep = (prefix == catalogue.prefix[targets[prediction]]) & (item != targets[prediction]) & (item > 0)
+    prefix, slot, member = prefix[keep], slot_of[prediction[keep]], catalogue.place[item[keep]]
+    order = torch.argsort(prefix, stable=True)
+    sizes = torch.bincount(prefix, minlength=catalogue.n_prefixes).tolist()
+    return list(zip(slot[order].split(sizes), member[order].split(sizes), strict=True))
+
+
+# --- how wide a search may be -------------------------------------------------------------------------------
+
+
+def search_widths(trie: Trie, depth: int, asked: int) -> tuple[int, int]:
+    """Prefixes to keep at each inner level and at the last one.
+
+    Args:
+        trie: the catalogue.
+        depth: levels of the prefix.
+        asked: ``decode_beam``; 0 = all, at inner levels at most `WIDEST`.
+
+    Returns:
+        (inner width, last width); with depth 1, which has no inner level, both are the last.
+    """
+    inner, last = _most_inner(trie, depth), trie.n_nodes(depth)
+    if asked:
+        return min(asked, max(inner, last)), min(asked, last)
+    return min(inner, WIDEST) or last, last
+
+
+def _most_inner(trie: Trie, depth: int) -> int:
+    """Nodes of the fullest level above the last; 0 without one."""
+    return max((trie.n_nodes(level) for level in range(1, depth)), default=0)
+
+
+def rows_of_width(inner: int, prompt: int) -> int:
+    """Rows of a batch whose inner prefixes one pass can hold, each ``prompt`` positions long."""
+    return max(1, _CELLS // (inner * (inner + prompt)))
+
+
+def warn_of_width(catalogue: Catalogue) -> None:
+    """Say that a search for all prefixes keeps `WIDEST` of a level that has more."""
+    most = _most_inner(catalogue.trie, catalogue.length)
+    if most > WIDEST:
+        logging.getLogger().warning(
+            f"decode_beam: 0 would keep {most} prefixes of one level in the beam; the search keeps the best "
+            f"{WIDEST}. Name a width: fewer are faster (200 is plenty), more are nearer to exact"
+        )

@@ -1,12 +1,59 @@
-"""A straight path from the newest items of a history to the query that the catalogue is searched with."""
+"""Paths around the trunk, all of them ours: what a small network would spend its capacity on finding.
+
+Each adds to the query that the catalogue is searched with: the newest items (`RecencyPath`), all items of the
+window (`InterestPath`), the words of an instruction (`WordPath`). The last part of the file keeps the general
+instruction from changing anything.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+PATHS = ("recency", "interest")
+NEWEST = 20  # items that the recency path reads
 DECAY = 0.8  # initial weight per step of age, that of the training-free WindowItemKNN
 SHARE = 0.3  # initial size against a state of the trunk
+STEP = (
+    2.0  # a word is in few labels, and its gradient is noisy: at 1 its vector grows several times too slowly
+)
+PULL = 4.0  # weight of the pull beside the labels' losses, both in nats per label
+
+
+class StraightPaths(nn.Module):
+    """What the histories' items add to the state at every position, beside the trunk.
+
+    Args:
+        names: of `PATHS`; none leaves the states as they are.
+        d_model: d.
+        dropout: of the interest path.
+    """
+
+    def __init__(self, names: Sequence[str], d_model: int, dropout: float) -> None:
+        super().__init__()
+        self.recency = RecencyPath(d_model, NEWEST) if "recency" in names else None
+        self.interest = InterestPath(d_model, dropout) if "interest" in names else None
+
+    def forward(self, items: Tensor, tokens: Tensor, vectors: Tensor) -> Tensor:
+        """The paths' sum.
+
+        Args:
+            items: int64 [B, T] histories, oldest first.
+            tokens: float [N, d] item tokens, as the trunk reads them.
+            vectors: float [N, d] item vectors, as queries are compared with them.
+
+        Returns:
+            float [B, T, d], zeros without a path.
+        """
+        added = tokens.new_zeros((*items.shape, tokens.shape[1]))
+        if self.recency is not None:
+            added = added + self.recency(F.normalize(tokens[items], dim=-1))
+        if self.interest is not None:
+            added = added + self.interest(vectors[items])
+        return added
 
 
 def identity_projection(d_model: int) -> nn.Linear:
@@ -18,7 +65,7 @@ def identity_projection(d_model: int) -> nn.Linear:
 
 
 class RecencyPath(nn.Module):
-    """Weighted sum of the newest item vectors, projected: what item-to-item similarity does, learned (ours).
+    """Weighted sum of the newest item vectors, projected: what item-to-item similarity does, learned.
 
     A small trunk on small data spends its capacity on finding that the next item resembles the last ones.
     Here that is where it starts: weights decay with age, the projection is the identity, and the trunk adds
@@ -52,7 +99,7 @@ class RecencyPath(nn.Module):
 
 
 class InterestPath(nn.Module):
-    """Sum of all item vectors of the window over the root of their number, projected (ours).
+    """Sum of all item vectors of the window over the root of their number, projected.
 
     What a linear autoencoder over the history would say: no order, no attention, hence hard to overfit. The
     projection starts as the identity; dropout keeps the trunk from leaning on it.
@@ -80,12 +127,8 @@ class InterestPath(nn.Module):
         return self.dropout(self.project(items.cumsum(dim=1) / count.sqrt()[:, None]))
 
 
-# A word is in few labels, and its gradient is noisy: at 1 its vector grows several times too slowly.
-STEP = 2.0
-
-
 class WordPath(nn.Module):
-    """Every word of an instruction adds a vector of its own to the scaled query (ours).
+    """Every word of an instruction adds a vector of its own to the scaled query.
 
     P(item | history, words) is proportional to P(item | history) exp(<words, item>): the history says what
     the user likes, the words what is asked for. Without this path a trunk that is trained from scratch on
@@ -118,8 +161,12 @@ class WordPath(nn.Module):
         return self.scale * self.words(text).sum(dim=-2)
 
 
-PULL = 4.0
-"""Weight of the pull beside the labels' losses, both in nats per label."""
+# --- the general instruction asks for nothing ---------------------------------------------------------------
+#
+# "Recommend the next item" says no more than the history does, yet a branch and words that learn from the
+# labels of seven tasks change the list under it. Its labels therefore train the state of the history alone,
+# and what the instruction would add is a loss of its own: the list under any general wording stays that of
+# the history.
 
 
 def covariance(vectors: Tensor) -> Tensor:

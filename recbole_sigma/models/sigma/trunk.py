@@ -1,8 +1,19 @@
-"""Packed rows and prompts through SIGMA's causal language model."""
+"""The language model of SIGMA: how histories and instructions become rows, and who may attend to whom.
+
+A row is: profile text [P] | T item slots of S positions | branches. A slot holds the l prefix tokens of an
+    item
+and then its item token; or the item token alone (l = 0); or the prefix tokens alone (pure semantic IDs); or,
+with the joint objective, their sum in one position. A branch hangs off the history after item t: the
+instruction's text [I], then the prefix tokens of the label. It sees the profile, items 0..t and itself;
+nothing sees it, so any number of labels shares one pass over the history.
+
+A branch's label tokens take the position ids that the next item's slot has in the history. The trunk then
+meets the same situation in a label as at every history position, and both train one function.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,24 +23,95 @@ from recbole_sigma.language.backbone import hidden_states, output_rows
 
 
 @dataclass(frozen=True)
+class Histories:
+    """Histories of a batch.
+
+    Attributes:
+        users: int64 [B].
+        items: int64 [B, T], oldest first, right-padded.
+        length: int64 [B].
+    """
+
+    users: Tensor
+    items: Tensor
+    length: Tensor
+
+    def rows(self, rows: Tensor) -> Histories:
+        """Some rows of the batch, cut to the longest of them."""
+        length = self.length[rows]
+        return Histories(self.users[rows], self.items[rows, : int(length.max())], length)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Instructions that hang off the histories of a batch.
+
+    Attributes:
+        after: int64 [B, M], 0-based history item that the branch follows; -1 hangs it off the profile.
+        text: int64 [B, M, I], instruction tokens, left-padded.
+        label: int64 [B, M], items whose prefix tokens end the branches, or None.
+    """
+
+    after: Tensor
+    text: Tensor
+    label: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """Encoded prompts of a batch.
 
     Attributes:
-        last: float [B, d], state at the last history item.
-        end: float [B, d], state at the end of the instruction.
+        context: float [B, d], the state that the next item is predicted from.
+        instruction: float [B, d], state at the end of the instruction.
+        asked: bool [B], whether there is an instruction.
         cache: the prompt's keys and values.
         readable: bool [B, S], cached positions that what follows may attend to.
         position: int64 [B], position id of the next token.
-        words: float [B, d], what the instruction's words add to the query (`WordPath`), or None.
+        words: float [B, d], what the instruction's words add to the query (`paths.WordPath`), or None.
     """
 
-    last: Tensor
-    end: Tensor
+    context: Tensor
+    instruction: Tensor
+    asked: Tensor
     cache: Any
     readable: Tensor
     position: Tensor
     words: Tensor | None = None
+
+    def at(self, context: Tensor, words: Tensor | None) -> Prompt:
+        """The same prompt with what the paths around the trunk add."""
+        return replace(self, context=context, words=words)
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Widths that fix the columns of a row.
+
+    Attributes:
+        profile: P, tokens before the history.
+        prefix: prefix tokens per item: l, or 0 where they are summed into the item's position.
+        instruction: I, tokens of an instruction.
+        item_token: whether a slot ends in the item token (not for pure semantic IDs).
+    """
+
+    profile: int
+    prefix: int
+    instruction: int
+    item_token: bool = True
+
+    @property
+    def slot(self) -> int:
+        """S, positions per item."""
+        return self.prefix + self.item_token
+
+    def history_end(self, items: int) -> int:
+        """Columns up to and including item number ``items``."""
+        return self.profile + items * self.slot
+
+    def longest_position(self, window: int) -> int:
+        """Number of position ids that rows with ``window`` history items need."""
+        return self.history_end(window + 1) + max(self.instruction, self.prefix)
 
 
 class PackedTrunk(nn.Module):
@@ -70,109 +152,88 @@ class PackedTrunk(nn.Module):
         return output_rows(self.backbone, ids)
 
     def packed(
-        self,
-        users: Tensor,
-        items: Tensor,
-        length: Tensor,
-        tokens: Tensor,
-        after: Tensor | None,
-        text: Tensor | None,
-        label: Tensor | None,
+        self, histories: Histories, tokens: Tensor, branches: Branches | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """States of packed rows.
 
         Args:
-            users: int64 [B].
-            items: int64 [B, T], right-padded histories.
-            length: int64 [B].
-            tokens: float [N, d] fused item tokens.
-            after: int64 [B, M], the item that each branch follows, or None for rows without branches.
-            text: int64 [B, M, I], instruction tokens of the branches.
-            label: int64 [B, M], items whose prefix tokens end the branches.
+            histories: B rows of T items.
+            tokens: float [N, d] item tokens.
+            branches: M per row, or None.
 
         Returns:
             (states of the item slots [B, T, S, d], states of the branches [B, M, I + l, d], state at the end
             of the profile [B, d]).
         """
         layout = self.layout
-        rows, positions, allowed, width = self._assemble(users, items, length, tokens, after, text, label)
+        rows, positions, allowed, width = self._assemble(histories, tokens, branches)
         states = hidden_states(self.backbone, rows, positions, allowed)
-        history = states[:, layout.profile : width].reshape(*items.shape, layout.slot, -1)
+        history = states[:, layout.profile : width].reshape(*histories.items.shape, layout.slot, -1)
         start = states[:, layout.profile - 1]
-        if after is None:
+        if branches is None:
             return history, states[:, :0], start
-        shape = (*after.shape, layout.instruction + layout.prefix, -1)
+        shape = (*branches.after.shape, layout.instruction + layout.prefix, -1)
         return history, states[:, width:].reshape(shape), start
 
-    def prompt(self, users: Tensor, items: Tensor, length: Tensor, tokens: Tensor, text: Tensor) -> Prompt:
+    def prompt(self, histories: Histories, tokens: Tensor, text: Tensor) -> Prompt:
         """Encode each user's prompt once.
 
         Args:
-            users: see `packed`.
-            items: see `packed`.
-            length: see `packed`.
-            tokens: see `packed`.
+            histories: B rows of T items.
+            tokens: float [N, d] item tokens.
             text: int64 [B, I], the instruction; all padding where nothing is asked, and then nothing of it is
                 read later.
         """
         from transformers import DynamicCache
 
-        layout = self.layout
-        after = (length - 1)[:, None]
-        rows, positions, allowed, _ = self._assemble(users, items, length, tokens, after, text[:, None], None)
+        layout, length = self.layout, histories.length
+        branch = Branches((length - 1)[:, None], text[:, None])
+        rows, positions, allowed, _ = self._assemble(histories, tokens, branch)
         cache = DynamicCache(config=self.backbone.config)
         states = hidden_states(self.backbone, rows, positions, allowed, cache)
         end_of_history = layout.profile + length * layout.slot
-        last = states[torch.arange(len(items), device=items.device), end_of_history - 1]
+        context = states[torch.arange(len(length), device=length.device), end_of_history - 1]
+        asked = (text != self.pad).any(dim=1)
         readable = allowed[:, -1].clone()
-        readable[:, -1] &= (text != self.pad).any(dim=1)  # every query sees itself, padding too
-        return Prompt(last, states[:, -1], cache, readable, end_of_history)
+        readable[:, -1] &= asked  # every query sees itself, padding too
+        return Prompt(context, states[:, -1], asked, cache, readable, end_of_history)
 
     def _assemble(
-        self,
-        users: Tensor,
-        items: Tensor,
-        length: Tensor,
-        tokens: Tensor,
-        after: Tensor | None,
-        text: Tensor | None,
-        label: Tensor | None,
+        self, histories: Histories, tokens: Tensor, branches: Branches | None
     ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Rows as the language model reads them: profile, history, and a branch per label.
+        """Rows as the language model reads them: profile, history, and the branches.
 
         Returns:
             (embeddings [B, Q, d], position ids [B, Q], attention bool [B, Q, Q], columns before branches).
         """
-        batch, slots = items.shape
+        batch, slots = histories.items.shape
         layout = self.layout
-        profile = self.profiles[users]
-        rows = torch.cat([self.embed(profile), self._item_slots(items, tokens)], dim=1)
+        profile = self.profiles[histories.users]
+        rows = torch.cat([self.embed(profile), self._item_slots(histories.items, tokens)], dim=1)
         width = rows.shape[1]
-        positions = torch.arange(width, device=items.device).expand(batch, -1)
-        allowed = history_allowed(profile, self.pad, length, slots, layout)
-        if after is None or text is None:
+        positions = torch.arange(width, device=rows.device).expand(batch, -1)
+        real = profile != self.pad
+        allowed = history_allowed(real, histories.length, slots, layout)
+        if branches is None:
             return rows, positions, allowed, width
-        parts, tail = [self.embed(text)], 0
-        if label is not None and layout.prefix:
-            parts.append(self.embed(self.prefix_tokens[label]))
+        parts, tail = [self.embed(branches.text)], 0
+        if branches.label is not None and layout.prefix:
+            parts.append(self.embed(self.prefix_tokens[branches.label]))
             tail = layout.prefix
-        block = torch.cat(parts, dim=2)
+        block = torch.cat(parts, dim=2)  # [B, M, I + l, d]
         rows = torch.cat([rows, block.reshape(batch, -1, rows.shape[2])], dim=1)
-        positions = torch.cat([positions, branch_positions(after, layout, tail).reshape(batch, -1)], dim=1)
-        allowed = branch_allowed(allowed, profile, text, self.pad, after, layout, tail)
+        own = branch_positions(branches.after, layout, tail).reshape(batch, -1)
+        positions = torch.cat([positions, own], dim=1)
+        allowed = branch_allowed(allowed, real, branches.text != self.pad, branches.after, layout, tail)
         return rows, positions, allowed, width
 
     def _item_slots(self, items: Tensor, tokens: Tensor) -> Tensor:
-        """Input embeddings of items [B, T]: float [B, T * S, d].
-
-        A slot is the prefix tokens and then the item token; or their sum in one position; or, for pure
-        semantic IDs, the prefix tokens alone.
-        """
+        """Input embeddings of items [B, T]: float [B, T * S, d]."""
         layout = self.layout
         own = self.item_scale * self.read(tokens[items])
         if not self.prefix_tokens.shape[1]:
             return own
-        prefix = self.embed(self.prefix_tokens[items])
+        prefix = self.embed(self.prefix_tokens[items])  # [B, T, l, d]
         if not layout.prefix:
             return own + prefix.sum(dim=2)
         if layout.item_token:
@@ -180,44 +241,11 @@ class PackedTrunk(nn.Module):
         return prefix.flatten(1, 2)
 
 
-@dataclass(frozen=True)
-class RowLayout:
-    """Widths that fix the columns of a row.
-
-    Attributes:
-        profile: P, tokens before the history.
-        prefix: prefix tokens per item: l, or 0 where they are summed into the item's position.
-        instruction: I, tokens of an instruction.
-        item_token: whether a slot ends in the item token (not for pure semantic IDs).
-    """
-
-    profile: int
-    prefix: int
-    instruction: int
-    item_token: bool = True
-
-    @property
-    def slot(self) -> int:
-        """S, tokens per item."""
-        return self.prefix + self.item_token
-
-    def history_end(self, items: int) -> int:
-        """Columns up to and including item number ``items``."""
-        return self.profile + items * self.slot
-
-    def longest_position(self, window: int) -> int:
-        """Number of position ids that rows with ``window`` history items need."""
-        return self.history_end(window + 1) + max(self.instruction, self.prefix)
-
-
-def history_allowed(
-    profile_tokens: Tensor, pad: int, length: Tensor, items: int, layout: RowLayout
-) -> Tensor:
+def history_allowed(profile: Tensor, length: Tensor, items: int, layout: RowLayout) -> Tensor:
     """Causal attention inside profile and history, padding hidden.
 
     Args:
-        profile_tokens: int64 [B, P], left-padded.
-        pad: pad token id.
+        profile: bool [B, P], real tokens of the left-padded profile.
         length: int64 [B], items of each row.
         items: T, item slots in the row.
         layout: the row's widths.
@@ -228,7 +256,7 @@ def history_allowed(
     width = layout.history_end(items)
     column = torch.arange(width, device=length.device)
     real = column[None, :] < (layout.profile + length * layout.slot)[:, None]
-    real[:, : layout.profile] = profile_tokens != pad
+    real[:, : layout.profile] = profile
     causal = column[:, None] >= column[None, :]
     allowed = causal[None] & real[:, None, :]
     allowed[:, column, column] = True
@@ -236,21 +264,14 @@ def history_allowed(
 
 
 def branch_allowed(
-    history: Tensor,
-    profile_tokens: Tensor,
-    instruction_tokens: Tensor,
-    pad: int,
-    after: Tensor,
-    layout: RowLayout,
-    tail: int,
+    history: Tensor, profile: Tensor, instruction: Tensor, after: Tensor, layout: RowLayout, tail: int
 ) -> Tensor:
     """Extend a history table by branches.
 
     Args:
         history: bool [B, H, H] from ``history_allowed``.
-        profile_tokens: int64 [B, P], left-padded.
-        instruction_tokens: int64 [B, M, I], left-padded.
-        pad: pad token id.
+        profile: bool [B, P], real tokens of the left-padded profile.
+        instruction: bool [B, M, I], real tokens of the left-padded instructions.
         after: int64 [B, M], the item that each branch follows (0-based).
         layout: the row's widths.
         tail: label tokens in each branch (l in training).
@@ -266,14 +287,15 @@ def branch_allowed(
     column = torch.arange(width, device=history.device)
     end = layout.profile + (after + 1) * layout.slot
     sees = column[None, None, :] < end[:, :, None]
-    sees[:, :, : layout.profile] &= (profile_tokens != pad)[:, None, :]
+    sees[:, :, : layout.profile] &= profile[:, None, :]
     allowed[:, width:, :width] = sees.repeat_interleave(block, dim=1)
     inside = torch.ones(block, block, dtype=torch.bool, device=history.device).tril()
     real = torch.ones(batch, branches, block, dtype=torch.bool, device=history.device)
-    real[:, :, : layout.instruction] = instruction_tokens != pad
+    real[:, :, : layout.instruction] = instruction
     own = inside[None, None] & real[:, :, None, :]
     step = torch.arange(block, device=history.device)
     own[:, :, step, step] = True
+    # the branches' own blocks lie on the diagonal of the last M * (I + tail) rows and columns
     view = allowed[:, width:, width:].view(batch, branches, block, branches, block)
     index = torch.arange(branches, device=history.device)
     view[:, index, :, index, :] = own.transpose(0, 1)

@@ -10,15 +10,15 @@ import torch
 from transformers import DynamicCache
 
 from recbole_sigma.decoding.beam import SeenItems, search_prefixes, states_of
-from recbole_sigma.decoding.causal import PooledCache
+from recbole_sigma.decoding.causal import CausalDecoder, PooledCache
 from recbole_sigma.decoding.exact import exact_prefixes
-from recbole_sigma.decoding.prompted import PromptedDecoder
+from recbole_sigma.decoding.kv import Step
 from recbole_sigma.language.backbone import hidden_states
 
 FAMILIES = ("gpt2", "llama")
 
 
-def prompted(model, ids, mask, cache=None, **options):
+def prompted(model, ids, mask, cache=None, root_logits=None):
     """Right-padded prompts run by the test itself, with its own mask and positions."""
     embed = model.get_input_embeddings()
     batch, length = ids.shape
@@ -30,14 +30,15 @@ def prompted(model, ids, mask, cache=None, **options):
         states = hidden_states(model, embed(ids), places, allowed, cache)
     count = mask.sum(dim=1)
 
-    def head(hidden, tokens):
-        logits = model.get_output_embeddings()(hidden)
+    def head(step, tokens):
+        if step.logits is not None:
+            return step.logits
+        logits = model.get_output_embeddings()(step.hidden)
         return logits if tokens is None else logits[..., tokens]
 
-    return PromptedDecoder(
-        partial(hidden_states, model), embed, head, cache, mask.bool(), count,
-        states[torch.arange(batch), count - 1], **options,
-    )  # fmt: skip
+    start = states[torch.arange(batch), count - 1][:, None]
+    start = Step(start, None if root_logits is None else root_logits[:, None])
+    return CausalDecoder(partial(hidden_states, model), embed, head, cache, mask.bool(), count, start)
 
 
 @torch.no_grad()
@@ -149,18 +150,12 @@ def test_root_logits_replace_the_head_at_the_first_level(shop, models):
     beams = search_prefixes(decoder, shop.trie, shop.tokens, 8, 1, score="level")
     codes = shop.trie.tokens[0][beams.nodes].long()
     assert torch.allclose(beams.scores, raw.log_softmax(1).gather(1, codes))
-    with pytest.raises(ValueError, match='score="level"'):
-        search_prefixes(prompted(models["gpt2"], ids, mask, root_logits=raw), shop.trie, shop.tokens, 8, 1)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_prior_per_node_enters_the_softmax_over_the_children(shop, models, depth):
+def test_the_softmax_may_run_over_the_codes_that_can_follow(shop, models, depth):
     model, (ids, mask) = models["gpt2"], shop.prompts(batch=2)
-    prior = [torch.randn(2, shop.trie.n_nodes(d), generator=shop.generator) for d in (1, 2, 3)]
-    prior[-1][:, 5] = -torch.inf
-    beams = search_prefixes(
-        prompted(model, ids, mask), shop.trie, shop.tokens, 600, depth, score="level", prior=prior
-    )
+    beams = search_prefixes(prompted(model, ids, mask), shop.trie, shop.tokens, 600, depth, score="children")
     for row in range(2):
         want = {0: 0.0}
         prompt = ids[row][mask[row].bool()]
@@ -174,7 +169,7 @@ def test_a_prior_per_node_enters_the_softmax_over_the_children(shop, models, dep
                     ]
                 low, high = shop.trie.pointers[level][node : node + 2].tolist()
                 tokens = shop.tokens[level][shop.trie.tokens[level][low:high].long()]
-                steps = (logits[tokens] + prior[level][row, low:high]).log_softmax(0)
+                steps = logits[tokens].log_softmax(0)
                 grown.update(zip(range(low, high), (score + steps).tolist()))
             want = grown
         want = {node: score for node, score in want.items() if score > -torch.inf}

@@ -7,16 +7,15 @@ import torch.nn.functional as F
 
 from recbole_sigma.decoding.fusion import (
     beam_spread,
+    fuse_beam,
     fuse_dense,
     fused_scores,
-    item_scale,
     prefix_beam,
     prefix_log_weights,
-    step_one,
 )
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.top_k import top_k
-from recbole_sigma.tokenization.catalogue import build_buckets, sort_items
+from recbole_sigma.tokenization.catalogue import group_by_prefix
 
 N, C, D, B = 30, 6, 4, 5
 
@@ -32,11 +31,15 @@ def case(seed=0):
     return (
         prefix,
         items,
-        build_buckets(prefix, C),
+        group_by_prefix(prefix, C),
         log_probs,
         lambda beam: table[torch.arange(B)[:, None], beam],
         table,
     )
+
+
+def fused_beam(log_probs, buckets, mode, width):
+    return fuse_beam(*prefix_beam(log_probs, buckets, width), mode)
 
 
 def without_exhausted(log_probs, buckets, seen):
@@ -54,18 +57,16 @@ def search(path, log_probs, table, items, buckets, k, tau, mode, width=0, seen=(
     """The two production paths: dense scores, or a certified search inside the prefixes."""
     pairs = tuple(torch.tensor(column) for column in zip(*seen)) if seen else None
     closed = without_exhausted(log_probs, buckets, seen)
-    beam, score, scale = step_one(closed, buckets, mode, width, "logprob", 1.0)
-    weights = prefix_log_weights(score)
+    fused = beam, weights, scale = fused_beam(closed, buckets, mode, width)
     rows = torch.arange(B)[:, None]
     if path == "dense":
-        return top_k(
-            fused_scores(table[rows, beam] / tau, beam, weights, items, buckets, scale, pairs), k, pairs
-        )
+        return top_k(fused_scores(table[rows, beam] / tau, fused, items, buckets, pairs), k, pairs)
     return search_in_prefixes(
         lambda columns, part: table[rows, part] / tau,
         beam,
         weights,
-        sort_items(items, buckets.order, buckets.start),
+        buckets,
+        items[buckets.order],
         k,
         scale,
         pairs,
@@ -101,8 +102,8 @@ def brute_force(prefix, items, log_probs, table, mode, width, tau, seen=()):
 @pytest.mark.parametrize("width", [0, 1, 3])
 def test_scores_equal_the_formulas(mode, width):
     prefix, items, buckets, log_probs, query_of, table = case()
-    beam, score, scale = step_one(log_probs, buckets, mode, width, "logprob", 1.0)
-    got = fused_scores(query_of(beam) / 0.3, beam, prefix_log_weights(score), items, buckets, scale)
+    fused = fused_beam(log_probs, buckets, mode, width)
+    got = fused_scores(query_of(fused[0]) / 0.3, fused, items, buckets)
     torch.testing.assert_close(
         got, brute_force(prefix, items, log_probs, table, mode, width, 0.3), atol=1e-5, rtol=1e-5
     )
@@ -112,9 +113,8 @@ def test_scores_equal_the_formulas(mode, width):
 @pytest.mark.parametrize("width", [0, 2])
 def test_probabilities_sum_to_one(mode, width):
     _, items, buckets, log_probs, query_of, _ = case(1)
-    beam, score, scale = step_one(log_probs, buckets, mode, width, "logprob", 1.0)
-    weights = prefix_log_weights(score)
-    total = fused_scores(query_of(beam) / 0.2, beam, weights, items, buckets, scale).exp().sum(1)
+    fused = fused_beam(log_probs, buckets, mode, width)
+    total = fused_scores(query_of(fused[0]) / 0.2, fused, items, buckets).exp().sum(1)
     torch.testing.assert_close(total, torch.ones(B), atol=1e-5, rtol=0)
 
 
@@ -166,7 +166,7 @@ def test_one_softmax_read_in_three_steps_equals_the_formulas(mode, width):
 
 
 def test_a_prefix_far_below_the_best_item_keeps_its_probability():
-    buckets = build_buckets(torch.tensor([0, 0, 1, 1]), 2)
+    buckets = group_by_prefix(torch.tensor([0, 0, 1, 1]), 2)
     logits = torch.tensor([[-torch.inf, 300.0, 0.0, 1.0]])
     got, _, score = fuse_dense(logits, buckets, "fixed_temp")
     torch.testing.assert_close(got, logits.log_softmax(1))
@@ -186,9 +186,10 @@ def test_spread():
     assert beam_spread(phi)[0].item() == pytest.approx(expected, rel=1e-5)
     assert beam_spread(phi)[1].item() == pytest.approx(0.05)  # equal scores: the floor, not zero
     assert beam_spread(phi[:, :1])[0].item() == 1.0  # one beam
-    assert beam_spread(phi, "prob")[0].item() == pytest.approx(np.std([0.7, 0.2, 0.1]), rel=1e-5)
-    assert beam_spread(phi, reference=2.0)[0].item() == pytest.approx(expected / 2, rel=1e-5)
     padded = torch.cat([phi, torch.full((2, 1), float("-inf"))], dim=1)
     torch.testing.assert_close(beam_spread(padded), beam_spread(phi))
-    assert torch.equal(item_scale(phi, "fixed_temp"), torch.ones(2))
+    beam = torch.arange(3).expand(2, -1)
+    assert torch.equal(fuse_beam(beam, phi, "fixed_temp")[2], torch.ones(2))
+    torch.testing.assert_close(fuse_beam(beam, phi, "apf")[2], beam_spread(phi))
+    assert fuse_beam(beam, phi, "top1_prefix")[0].tolist() == [[0], [0]]
     torch.testing.assert_close(prefix_log_weights(padded).exp().sum(1), torch.ones(2))

@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from recbole_sigma.decoding import inside_prefix as local
 from recbole_sigma.decoding.beam import SeenItems, search_prefixes
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
-from recbole_sigma.tokenization.catalogue import sort_items
+from recbole_sigma.tokenization.catalogue import group_by_prefix, leaves_by_prefix
 from recbole_sigma.values import UserError
 
 
 def catalogue(prefix, vectors):
-    """SortedItems from the prefix of every item id (row 0 is padding)."""
-    order = torch.argsort(prefix[1:], stable=True) + 1
-    counts = torch.bincount(prefix[1:], minlength=int(prefix.max()) + 1)
-    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return sort_items(vectors, order, start)
+    """The items by prefix of every item id (row 0 is padding), and their vectors in that order."""
+    items = group_by_prefix(prefix, int(prefix.max()) + 1)
+    return items, vectors[items.order]
 
 
 def brute_force(queries, prefix, vectors, log_p, scale, seen, keep_mass=True):
@@ -72,7 +70,7 @@ def test_lists_equal_brute_force_whatever_the_rounds(case, k, chunk, keep_mass):
         lambda columns, part: queries[rows, part],
         beam,
         scores,
-        catalogue(prefix, vectors),
+        *catalogue(prefix, vectors),
         k,
         scale,
         seen,
@@ -107,8 +105,8 @@ def test_the_certificate_stops_early_and_changes_nothing():
         calls.append(len(columns))
         return queries[rows, part]
 
-    whole, all_used = search_in_prefixes(query_of, beam, scores, items, 5, chunk=60)
-    early, used = search_in_prefixes(query_of, beam, scores, items, 5, chunk=4)
+    whole, all_used = search_in_prefixes(query_of, beam, scores, *items, 5, chunk=60)
+    early, used = search_in_prefixes(query_of, beam, scores, *items, 5, chunk=4)
     assert all_used == 60 and used < 40
     assert sum(calls) == 60 + used
     assert torch.equal(whole.items, early.items)
@@ -121,7 +119,7 @@ def test_prefixes_of_any_length_end_in_the_exact_distribution(shop, models, dept
     a time."""
     model, (ids, mask) = models["llama"], shop.prompts(batch=2)
     vectors = torch.randn(301, 32, generator=shop.generator)
-    items = sort_items(vectors, shop.trie.item_of_leaf, shop.trie.first_leaf[depth])
+    items = leaves_by_prefix(shop.trie, depth)
     seen = shop.seen(batch=2, number=60)
     decoder = shop.decoder(model, ids, mask)
     beams = search_prefixes(decoder, shop.trie, shop.tokens, 600, depth, SeenItems(shop.trie, *seen, 2))
@@ -129,7 +127,9 @@ def test_prefixes_of_any_length_end_in_the_exact_distribution(shop, models, dept
     def query_of(columns, _):
         return decoder.advance(beams.tokens[:, columns], beams.parents[:, columns], keep=False).hidden
 
-    got, _ = search_in_prefixes(query_of, beams.nodes, beams.scores, items, 20, seen=seen, chunk=33)
+    got, _ = search_in_prefixes(
+        query_of, beams.nodes, beams.scores, items, vectors[items.order], 20, seen=seen, chunk=33
+    )
     truth = torch.full((2, 301), -torch.inf)
     for row in range(2):
         prompt = ids[row][mask[row].bool()]
@@ -163,7 +163,13 @@ def test_blocks_of_any_size_give_the_same_lists(monkeypatch):
 
     def run():
         return search_in_prefixes(
-            lambda columns, part: queries[rows, part], beam, scores, catalogue(prefix, vectors), 9, None, seen
+            lambda columns, part: queries[rows, part],
+            beam,
+            scores,
+            *catalogue(prefix, vectors),
+            9,
+            None,
+            seen,
         )[0]
 
     usual = run()
@@ -180,9 +186,9 @@ def test_empty_beams_and_everything_seen_give_empty_lists():
     beam, scores = torch.tensor([[1, 0], [-1, -1]]), torch.tensor([[-0.5, -1.0], [-torch.inf, -torch.inf]])
     seen = (torch.tensor([0, 0, 0]), torch.tensor([1, 2, 3]))
     ones = lambda columns, part: torch.ones(2, len(columns), 2)  # noqa: E731
-    got, _ = search_in_prefixes(ones, beam, scores, items, 3, None, seen)
+    got, _ = search_in_prefixes(ones, beam, scores, *items, 3, None, seen)
     assert got.short.tolist() == [3, 3]
-    got, _ = search_in_prefixes(ones, beam, scores, items, 3, None, None)
+    got, _ = search_in_prefixes(ones, beam, scores, *items, 3, None, None)
     assert got.items.tolist() == [[1, 2, 3], [0, 0, 0]]
     assert got.short.tolist() == [0, 3]
 
@@ -193,7 +199,7 @@ def test_a_prefix_without_items_in_the_beam_does_no_harm():
         lambda c, p: torch.ones(1, len(c), 2),
         torch.tensor([[1, 0, 2]]),
         torch.tensor([[-0.1, -0.5, -2.0]]),
-        items,
+        *items,
         3,
     )
     assert got.items.tolist() == [[1, 2, 0]]
@@ -203,4 +209,6 @@ def test_a_prefix_without_items_in_the_beam_does_no_harm():
 def test_nan_is_refused():
     items = catalogue(torch.tensor([0, 0, 0]), torch.full((3, 2), torch.nan))
     with pytest.raises(UserError, match="NaN"):
-        search_in_prefixes(lambda c, p: torch.ones(1, 1, 2), torch.tensor([[0]]), torch.zeros(1, 1), items, 1)
+        search_in_prefixes(
+            lambda c, p: torch.ones(1, 1, 2), torch.tensor([[0]]), torch.zeros(1, 1), *items, 1
+        )

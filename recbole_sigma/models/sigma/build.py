@@ -1,0 +1,105 @@
+"""The parts of SIGMA from its options and its prepared items; `model.SIGMA.__init__` puts them together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_sigma.language.backbone import build_backbone, embedding_scale
+from recbole_sigma.language.vocabulary import END, PAD, START, code_offsets
+from recbole_sigma.models.sigma.item_tokens import ItemFusion, Similarity
+from recbole_sigma.models.sigma.joint import JointObjective
+from recbole_sigma.models.sigma.objective import Objective
+from recbole_sigma.models.sigma.options import SigmaOptions
+from recbole_sigma.models.sigma.paper import PaperObjective, PrefixLanguage, warn_of_width
+from recbole_sigma.models.sigma.trunk import PackedTrunk, RowLayout
+from recbole_sigma.preparation.items import Prepared
+from recbole_sigma.tokenization.catalogue import build_catalogue
+from recbole_sigma.values import UserError
+
+
+def build_language(options: SigmaOptions, prepared: Prepared) -> Any:
+    """The causal language model, long enough for packed rows."""
+    tokenizer = prepared.tokenizer
+    return build_backbone(
+        options.backbone,
+        tokenizer.get_vocab_size(),
+        _layout(options, prepared).longest_position(options.window),
+        options.dropout,
+        tokenizer.token_to_id(PAD),
+        tokenizer.token_to_id(START),
+        tokenizer.token_to_id(END),
+        tokenizer=tokenizer,
+        lora=options.lora,
+        checkpointing=options.checkpointing,
+    )
+
+
+def build_item_tokens(options: SigmaOptions, prepared: Prepared, width: int) -> ItemFusion:
+    """One continuous token per item from the frozen vectors that ``fusion_inputs`` names.
+
+    Raises:
+        UserError: an input that the prepared items lack.
+    """
+    vectors = prepared.vectors
+    modalities = {"id": vectors.collaborative, "text": vectors.text}
+    if vectors.image is not None:
+        modalities["image"] = vectors.image
+    unknown = [name for name in options.inputs if name not in modalities]
+    if unknown:
+        raise UserError(f"fusion_inputs: {unknown} unknown; choose from {list(modalities)}")
+    return ItemFusion(
+        {name: vectors for name, vectors in modalities.items() if name in options.inputs},
+        width,
+        options.fusion_hidden,
+        options.id_residual,
+        norm=options.paper,
+    )
+
+
+def build_trunk(options: SigmaOptions, prepared: Prepared, backbone: Any, read: nn.Module) -> PackedTrunk:
+    """The language model with the columns of its rows; ``read`` is applied to the tokens of history items."""
+    tokenizer, codes = prepared.tokenizer, prepared.codes.codes
+    columns = [first + codes[:, level] for level, first in enumerate(_first_tokens(prepared))]
+    prefix_tokens: Tensor = torch.stack(columns, dim=1) if columns else codes[:, :0]
+    return PackedTrunk(
+        backbone,
+        _layout(options, prepared),
+        prepared.profiles,
+        prefix_tokens,
+        tokenizer.token_to_id(PAD),
+        embedding_scale(backbone) if options.pretrained else 1.0,
+        read,
+    )
+
+
+def build_objective(options: SigmaOptions, prepared: Prepared, trunk: PackedTrunk, width: int) -> Objective:
+    """The objective that ``sigma_objective`` names."""
+    codes = prepared.codes
+    catalogue = build_catalogue(codes.codes, codes.sizes, codes.prefix_length)
+    if not options.paper:
+        return JointObjective(catalogue, Similarity(cosine=False), width)
+    if not options.beam and catalogue.length:
+        warn_of_width(catalogue)
+    language = PrefixLanguage(trunk, _first_tokens(prepared), codes.sizes[: codes.prefix_length])
+    return PaperObjective(catalogue, Similarity(cosine=True), width, language, options.id_weight)
+
+
+def _first_tokens(prepared: Prepared) -> list[int]:
+    """Vocabulary id of code 0 of each prefix level."""
+    codes = prepared.codes
+    return code_offsets(prepared.tokenizer, codes.sizes[: codes.prefix_length])
+
+
+def _layout(options: SigmaOptions, prepared: Prepared) -> RowLayout:
+    """With the paper's objective a position per prefix token and one for the item; else one for both."""
+    length = prepared.codes.prefix_length
+    pure = length == len(prepared.codes.sizes)  # semantic IDs alone: their slots hold no item token
+    return RowLayout(
+        prepared.profiles.shape[1],
+        length if options.paper else 0,
+        prepared.instructions.shape[1],
+        item_token=not options.paper or not pure,
+    )

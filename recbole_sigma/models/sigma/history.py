@@ -1,0 +1,100 @@
+"""What SIGMA sets by the data: long histories and short ones want other paths, inputs and batches.
+
+A key that the user leaves at ``~`` is filled in here, once the events are split and before anything is
+built; a key that the user sets stays. results/README.md says what was measured.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from recbole_sigma.data.dataset import PackedDataset
+from recbole_sigma.instructions.samples import wants_tasks
+
+LONG = 20
+"""Mean number of train events per user from which histories are long."""
+
+HISTORIES: dict[str, dict[str, Any]] = {
+    # Co-occurrence is dense: the newest items and the sum of the window say much, and so do vectors made of
+    # it.
+    "long": {
+        "sigma_paths": ["recency", "interest"],
+        "fusion_inputs": ["id", "text"],
+        "train_batch_size": 32,
+        "learning_rate": 0.002,
+    },
+    # Vectors of train co-occurrence know the train pairs that they meet, so paths and inputs made of them
+    # overfit; the memory adds them at decoding.
+    "short": {
+        "sigma_paths": [],
+        "fusion_inputs": ["text"],
+        "train_batch_size": 128,
+        "learning_rate": 0.001,
+    },
+    # The paper's own: nothing by history.
+    "paper": {
+        "sigma_paths": [],
+        "fusion_inputs": ["id", "text"],
+        "train_batch_size": 32,
+        "learning_rate": 0.002,
+    },
+}
+
+# (labels of a row, share of the batches that carry labels) for JustForYou alone and for several tasks. Short
+# rows hold few events: one label is as long as the row itself.
+LABELS = {
+    "long": ((1, 1.0), (4, 1.0)),
+    "short": ((1, 0.2), (1, 0.5)),
+    "paper": ((1, 1.0), (4, 1.0)),
+}
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "joint": {"sigma_mask_seen": True, "fusion_id_residual": True, "decode_mode": "fixed_temp"},
+    # nothing of ours
+    "paper": {"sigma_mask_seen": False, "fusion_id_residual": False, "decode_mode": "apf"},
+}
+
+
+class SIGMADataset(PackedDataset):
+    """The dataset RecBole picks for the model named SIGMA."""
+
+    cold_rows = True
+
+    def build(self) -> list[Any]:
+        """Split the events and settle the keys that the data decides; see `PackedDataset.build`."""
+        datasets = super().build()
+        users = datasets[0].packer.users
+        events = len(users) / max(len(np.unique(users)), 1)
+        settle(self.config, events, wants_tasks(self, self.config))
+        return datasets
+
+
+def settle(config: Any, events: float, several: bool) -> None:
+    """Fill in the keys that were left at ``~``, in place, and say why.
+
+    Args:
+        config: RecBole config with SIGMA's keys.
+        events: mean number of train events per user.
+        several: instruction tasks beside JustForYou are trained.
+    """
+    objective, history = str(config["sigma_objective"]), str(config["sigma_history"])
+    chosen = ("long" if events >= LONG else "short") if history == "auto" else history
+    preset = "paper" if objective == "paper" else chosen
+    labels, share = LABELS[preset][several]
+    values = {
+        **HISTORIES[preset],
+        **OBJECTIVES[objective],
+        "task_labels_per_row": labels,
+        "task_label_share": share,
+    }
+    for key, value in values.items():
+        if config[key] is None:
+            config[key] = value
+    if objective == "joint":
+        why = f"{events:.1f} train events per user on average, {LONG} or more are long"
+        how = f"auto chose {chosen}: {why}" if history == "auto" else f"{chosen} ({why})"
+        shown = ", ".join(f"{key} {config[key]}" for key in HISTORIES[chosen])
+        logging.getLogger().info(f"sigma_history: {how}; {shown}")
