@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -269,58 +268,13 @@ def protocol_line(protocol: dict[str, Any]) -> str:
     return f"{split}, full catalogue, {policy}, history {protocol['history']}"
 
 
-_KEY_LINE = re.compile(r"^(?P<key>[A-Za-z_]\w*):\s*(?P<default>.*?)\s*(?:#\s*(?P<help>.*))?$")
-
-
-def described_keys(path: Path) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Keys of a property file with default and help, grouped under the comment lines above them."""
-    groups: list[tuple[str, list[tuple[str, str, str]]]] = [("", [])]
-    comments: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            comments.append(line.lstrip("# ").rstrip())
-            continue
-        if len(comments) == 1:  # a longer block is prose about the file
-            groups.append((comments[0], []))
-        comments = []
-        found = _KEY_LINE.match(line)
-        if found:
-            groups[-1][1].append((found["key"], found["default"], found["help"] or ""))
-    return [(title, keys) for title, keys in groups if keys]
-
-
 def help_text(model: str | None = None) -> str:
     """The text of ``--help``, with the keys of every model and of one model."""
-    from recbole_sigma.settings.reading import nearest
-    from recbole_sigma.settings.recipes import properties_dir, recbole_properties
+    from recbole_sigma.settings.describe import help_of_model
 
     program = Path(sys.argv[0]).name or "recbole-sigma"
     program = f"python {program}" if program.endswith(".py") else program
-    parts = [USAGE.format(program=program)]
-    files = [("keys of every model", properties_dir() / "overall.yaml")]
-    if model:
-        own = [root / "model" / f"{model}.yaml" for root in (properties_dir(), recbole_properties())]
-        found = [path for path in own if path.is_file()]
-        if not found:
-            names = [path.stem for root in own for path in root.parent.glob("*.yaml")]
-            raise UserError(f"no property file for model {model!r}{nearest(model, names)}")
-        files += [(f"keys of {model}", path) for path in found]
-    for title, path in files:
-        parts.append(title)
-        for group, keys in described_keys(path):
-            if group:
-                parts.append(f"  {group}")
-            width = max(len(f"{key}={default}") for key, default, _ in keys)
-            parts += [
-                f"    --{f'{key}={default}':<{min(width, 44)}}  {help_}".rstrip()
-                for key, default, help_ in keys
-            ]
-        parts.append("")
-    models = ", ".join(sorted(path.stem for path in (properties_dir() / "model").glob("*.yaml")))
-    parts.append(
-        f"models of this package with their own keys (--help --model=NAME): {models}; and every RecBole model"
-    )
-    return "\n".join(parts)
+    return "\n".join((USAGE.format(program=program), help_of_model(model)))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import without_beam
-from recbole_sigma.settings import keys as settings
-from recbole_sigma.settings import reading, recipes
+from recbole_sigma.settings import reader, reading, recipes
 from recbole_sigma.values import UserError
 
 PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "filter_seen", "metric_decimal_place")
@@ -123,7 +122,7 @@ class SigmaConfig(Config):
             dataset = None
         if model is None or dataset is None:
             for source, values in self._given:
-                self._problems.extend(settings.unknown_keys(values, source))
+                self._problems.extend(recipes.unknown_keys(values, source))
             reading.raise_all(self._problems)
         return super()._get_model_and_dataset(model, str(dataset))
 
@@ -189,9 +188,9 @@ class SigmaConfig(Config):
     def _check(self, final: dict[str, Any]) -> None:
         say = self._problems.append
         for source, values in self._given:
-            self._problems.extend(settings.unknown_keys(values, source, self.internal_config_dict))
+            self._problems.extend(recipes.unknown_keys(values, source, self.internal_config_dict))
             for key, value in values.items():
-                problem = settings.wrong_value(key, value, self._shipped.get(key))
+                problem = reader.wrong_value(key, value, self._shipped.get(key))
                 if problem:
                     say(f"{problem} (in {source})")
         metrics = [str(name) for name in final["metrics"]]
@@ -296,7 +295,7 @@ def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = No
     """
     merged = {**values, **(overrides or {})}
     model, dataset = merged.pop("model"), merged.pop("dataset")
-    known = settings.declared_keys()
+    known = recipes.declared_keys()
     return SigmaConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
 
 

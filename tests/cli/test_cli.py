@@ -62,22 +62,12 @@ def test_help_teaches(capsys) -> None:
         "demo",
         "examples",
         "--filter_seen=true",
-        "never recommend what the user met",
+        "Never recommend what the user met",
         "PackedSASRec",
     ):
         assert part in text
     assert main(["-h", "--model=WindowItemKNN"]) == 0
     assert "--knn_decay=0.8" in capsys.readouterr().out
-
-
-def test_every_shipped_key_has_help() -> None:
-    from recbole_sigma.settings.reading import load_yaml
-    from recbole_sigma.settings.recipes import properties_dir
-
-    for path in [properties_dir() / "overall.yaml", *(properties_dir() / "model").glob("*.yaml")]:
-        described = {key: text for _, keys in cli.described_keys(path) for key, _, text in keys}
-        assert set(described) == set(load_yaml(path)), path
-        assert all(described.values()), path
 
 
 def test_version(capsys) -> None:
