@@ -16,6 +16,8 @@ from recbole_sigma.language.grown import build_pretrained, check_empty, export_m
 from recbole_sigma.language.lora import lora_options
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import rebuild_config
+from recbole_sigma.settings.keys import BackboneKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 OPTIONS = ("checkpoint", "backbone", "dtype")
@@ -61,7 +63,7 @@ def trained_backbone(path: str, backbone: str | None = None) -> tuple[Any, Token
     """
     saved = files.read(path)
     config = rebuild_config(saved.meta["config"], {} if backbone is None else {"backbone": backbone})
-    kind, _, name = str(config["backbone"]).partition(":")
+    kind, _, name = read(BackboneKeys, config).backbone.partition(":")
     if kind != "pretrained":
         has = f"the backbone {config['backbone']}" if config["backbone"] else "no language model"
         raise UserError(

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from recbole_sigma.settings.keys import BackboneKeys, GroundingKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 
@@ -29,13 +31,8 @@ class LoraOptions:
 
 def lora_options(config: Any, prefix: str) -> LoraOptions:
     """``<prefix>_rank``, ``_alpha``, ``_dropout`` and ``_targets`` of a config."""
-    targets = config[f"{prefix}_targets"]
-    return LoraOptions(
-        rank=int(config[f"{prefix}_rank"]),
-        alpha=float(config[f"{prefix}_alpha"]),
-        dropout=float(config[f"{prefix}_dropout"]),
-        targets=(targets,) if isinstance(targets, str) else tuple(targets),
-    )
+    keys = vars(read(GroundingKeys if prefix == "grounding_lora" else BackboneKeys, config))
+    return LoraOptions(*(keys[f"{prefix}_{name}"] for name in ("rank", "alpha", "dropout", "targets")))
 
 
 def add_lora(model: nn.Module, options: LoraOptions, key: str) -> list[nn.Parameter]:

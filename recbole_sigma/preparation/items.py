@@ -43,6 +43,9 @@ from recbole_sigma.language.vocabulary import (
 )
 from recbole_sigma.machine.files import ArtifactStore, fingerprint
 from recbole_sigma.preparation.fields import field_strings, item_texts, user_profiles
+from recbole_sigma.settings.keys import ArtifactKeys, BackboneKeys, GroundingKeys, TaskKeys, TokenizerKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
@@ -56,7 +59,7 @@ QUANTIZERS = ("rq-kmeans", "rq-kmeans-balanced", "rq-vae")
 
 @dataclass(frozen=True)
 class PreparationOptions:
-    """Options of stages (a) and (b) and of the prompt, named as in ``properties/model/SIGMA.yaml``."""
+    """Options of stages (a) and (b) and of the prompt, named as in `settings.keys`."""
 
     grounding: GroundingOptions
     quantizer: str
@@ -76,67 +79,65 @@ class PreparationOptions:
         Raises:
             UserError: an unknown view, or a prefix longer than the semantic ID.
         """
-        unknown = [view for view in config["grounding_views"] or [] if view not in VIEWS]
+        ground, tokens = read(GroundingKeys, config), read(TokenizerKeys, config)
+        unknown = [view for view in ground.grounding_views if view not in VIEWS]
         if unknown:
             raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
-        levels = int(config["tokenizer_levels"])
-        wanted = config["tokenizer_prefix_length"]
-        prefix = levels if str(wanted) == "all" else int(wanted)
+        levels, wanted = tokens.tokenizer_levels, tokens.tokenizer_prefix_length
+        prefix = levels if wanted == "all" else int(wanted)
         if not 0 <= prefix <= levels:
             raise UserError(
                 f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})"
             )
-        if config["grounding_teacher"] != "ppmi-svd":
-            raise UserError(f"grounding_teacher: '{config['grounding_teacher']}' is unknown; use ppmi-svd")
-        if config["tokenizer_quantizer"] not in QUANTIZERS:
+        if tokens.tokenizer_quantizer not in QUANTIZERS:
             raise UserError(
-                f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use one of "
+                f"tokenizer_quantizer: '{tokens.tokenizer_quantizer}' is unknown; use one of "
                 f"{', '.join(QUANTIZERS)}"
             )
-        if "visual" in (config["grounding_views"] or ()) and not config["grounding_visual_file"]:
+        if "visual" in ground.grounding_views and not ground.grounding_visual_file:
             raise UserError(
                 "grounding_views: visual needs real image vectors: name them in grounding_visual_file, or"
                 " take visual out of the list"
             )
-        encoder_kind(str(config["grounding_text_encoder"]))
-        seed = int(config["seed"])
+        encoder_kind(ground.grounding_text_encoder)
+        seed = read(RecBoleKeys, config).seed
         return cls(
             grounding=GroundingOptions(
-                text_encoder=str(config["grounding_text_encoder"]),
-                text_dim=int(config["grounding_text_dim"]),
-                teacher_dim=int(config["grounding_teacher_dim"]),
-                teacher_window=int(config["grounding_teacher_window"]),
-                views=tuple(config["grounding_views"] or ()),
-                pairs=str(config["grounding_pairs"]),
-                view_window=int(config["grounding_view_window"]),
-                align=bool(config["grounding_align"]),
-                train_encoder=bool(config["grounding_train_encoder"]),
+                text_encoder=ground.grounding_text_encoder,
+                text_dim=ground.grounding_text_dim,
+                teacher_dim=ground.grounding_teacher_dim,
+                teacher_window=ground.grounding_teacher_window,
+                views=ground.grounding_views,
+                pairs=ground.grounding_pairs,
+                view_window=ground.grounding_view_window,
+                align=ground.grounding_align,
+                train_encoder=ground.grounding_train_encoder,
                 alignment=AlignmentOptions(
-                    dim=int(config["grounding_dim"]),
-                    hidden=int(config["grounding_hidden"]),
-                    tau=float(config["grounding_tau"]),
-                    kd_weight=float(config["grounding_kd_weight"]),
-                    steps=int(config["grounding_steps"]),
-                    batch_pairs=int(config["grounding_batch_pairs"]),
-                    learning_rate=float(config["grounding_learning_rate"]),
-                    encoder_rate=float(config["grounding_encoder_rate"]),
-                    dropout=float(config["grounding_dropout"]),
-                    correction=float(config["grounding_correction"]),
-                    chunk=int(config["grounding_chunk"]),
+                    dim=ground.grounding_dim,
+                    hidden=ground.grounding_hidden,
+                    tau=ground.grounding_tau,
+                    kd_weight=ground.grounding_kd_weight,
+                    steps=ground.grounding_steps,
+                    batch_pairs=ground.grounding_batch_pairs,
+                    learning_rate=ground.grounding_learning_rate,
+                    encoder_rate=ground.grounding_encoder_rate,
+                    dropout=ground.grounding_dropout,
+                    correction=ground.grounding_correction,
+                    chunk=ground.grounding_chunk,
                     seed=seed,
                 ),
                 lora=lora_options(config, "grounding_lora"),
-                max_tokens=int(config["grounding_max_tokens"]),
+                max_tokens=ground.grounding_max_tokens,
                 seed=seed,
             ),
-            quantizer=str(config["tokenizer_quantizer"]),
-            codebook_size=int(config["tokenizer_codebook_size"]),
+            quantizer=tokens.tokenizer_quantizer,
+            codebook_size=tokens.tokenizer_codebook_size,
             levels=levels,
             prefix_length=prefix,
-            quantize=tuple(config["tokenizer_vectors"]),
-            rqvae_epochs=int(config["tokenizer_rqvae_epochs"]),
-            backbone=str(config["backbone"]),
-            bpe_size=int(config["tokenizer_bpe_size"]),
+            quantize=tokens.tokenizer_vectors,
+            rqvae_epochs=tokens.tokenizer_rqvae_epochs,
+            backbone=read(BackboneKeys, config).backbone,
+            bpe_size=tokens.tokenizer_bpe_size,
             seed=seed,
         )
 
@@ -204,22 +205,22 @@ def item_sources(dataset: PackedDataset, config: Any, options: PreparationOption
     Raises:
         UserError: no text fields named, or a named column or file missing.
     """
-    fields = config["text_fields"]
-    if not fields:
+    roles, image_file = read(RoleKeys, config), read(GroundingKeys, config).grounding_visual_file
+    if not roles.text_fields:
         raise UserError(
             f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items have no text"
             " to ground; add for example text_fields: [title] and load_col.item: [item_id, title]"
         )
-    texts = item_texts(dataset, fields)
+    texts = item_texts(dataset, roles.text_fields)
     labels = {
-        view: field_strings(dataset, dataset.item_feat, config[key], "item") if config[key] else []
-        for view, key in (("taxonomy", "category_field"), ("brand", "brand_field"))
+        view: field_strings(dataset, dataset.item_feat, field, "item") if field else []
+        for view, field in (("taxonomy", roles.category_field), ("brand", roles.brand_field))
         if view in options.grounding.views or (view == "taxonomy" and "semantic" in options.grounding.views)
     }
     image = None
-    if config["grounding_visual_file"]:
+    if image_file:
         image = read_image_vectors(
-            config["grounding_visual_file"],
+            image_file,
             [str(token) for token in dataset.field2id_token[dataset.iid_field]],
         )
     return Sources(texts, labels, image)
@@ -230,7 +231,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
 
     Args:
         dataset: the train dataset that ``PackedDataset.build`` returned.
-        config: RecBole config with the keys of ``properties/model/SIGMA.yaml`` and the roles of the dataset's
+        config: RecBole config with the keys of SIGMA (`settings.keys`) and the roles of the dataset's
             property file.
 
     Raises:
@@ -242,9 +243,9 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     options = PreparationOptions.from_config(config)
     sources = item_sources(dataset, config, options)
     texts, labels, image = sources.texts, sources.labels, sources.image
-    profiles = user_profiles(dataset, config["profile_fields"] or [])
+    profiles = user_profiles(dataset, read(RoleKeys, config).profile_fields)
     templates = load_tasks(task_folder(config))[GENERAL].templates
-    tasks = tasks_of(dataset, config)
+    tasks, widest = tasks_of(dataset, config), read(TaskKeys, config).task_instruction_tokens
 
     users, items = dataset.train_events().sequences()
     key = fingerprint(
@@ -259,10 +260,10 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         image=np.zeros(0) if image is None else image,
         models=[folder_stamp(options.grounding.text_encoder), folder_stamp(options.backbone)],
         options={**asdict(options), "grounding": asdict(options.grounding)},
-        report="views" if config["grounding_report"] else False,
-        **({"tasks": tasks.corpus(), "width": config["task_instruction_tokens"]} if tasks else {}),
+        report="views" if read(GroundingKeys, config).grounding_report else False,
+        **({"tasks": tasks.corpus(), "width": widest} if tasks else {}),
     )
-    store = ArtifactStore(config["artifact_dir"])
+    store = ArtifactStore(read(ArtifactKeys, config).artifact_dir)
     stored = store.load("items", key)
     logger = logging.getLogger()
     if stored is not None:
@@ -292,7 +293,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     instructions = encode_left_padded(tokenizer, templates, start=False, end=True)
     if tasks:  # every task's instructions share one width
         longest = encode_left_padded(tokenizer, tasks.texts(), start=False, end=True).shape[1]
-        width = min(longest, int(config["task_instruction_tokens"]))
+        width = min(longest, widest)
         instructions = encode_left_padded(tokenizer, templates, start=False, end=True, width=width)
         report["tasks"] = task_report(tasks)
     report = {**report, "health": health.as_dict(), "items_sha256": fingerprint(items=item_tokens)}
@@ -335,9 +336,9 @@ def _ground(
     """Stage (a), with the report of what alignment is worth where that is asked for."""
     how, device = options.grounding, str(config["device"])
     raw_file = raw_vector_file(sources, how, config)
-    show = bool(config["show_progress"])
+    show = read(RecBoleKeys, config).show_progress
     text, teacher, report = ground_items(users, items, sources, how, show, raw_file, device)
-    if config["grounding_report"]:
+    if read(GroundingKeys, config).grounding_report:
         report["retrieval"] = alignment_report(
             users, items, sources, how, each_view=True, raw_file=raw_file, device=device
         )
@@ -352,7 +353,7 @@ def raw_vector_file(sources: Sources, how: GroundingOptions, config: Any) -> Pat
         texts=list(sources.texts),
         encoder=[how.text_encoder, folder_stamp(how.text_encoder), how.max_tokens],
     )
-    return ArtifactStore(config["artifact_dir"]).folder / f"text-{key[:24]}.npy"
+    return ArtifactStore(read(ArtifactKeys, config).artifact_dir).folder / f"text-{key[:24]}.npy"
 
 
 def _say_retrieval(report: dict[str, Any]) -> None:

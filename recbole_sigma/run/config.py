@@ -17,6 +17,8 @@ from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import without_beam
 from recbole_sigma.settings import reader, reading, recipes
+from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "filter_seen", "metric_decimal_place")
@@ -264,7 +266,7 @@ class SigmaConfig(Config):
         """The evaluation protocol as plain values: what a result must carry to be comparable."""
         return {
             "eval_args": self["eval_args"],
-            "filter_seen": bool(self["filter_seen"]),
+            "filter_seen": read(ProtocolKeys, self).filter_seen,
             "metrics": list(self["metrics"]),
             "topk": list(self["topk"]),
             "history": self["MAX_ITEM_LIST_LENGTH"],

@@ -55,6 +55,9 @@ class _Overlay:
     def __init__(self, config: Any, values: dict[str, Any]) -> None:
         self._config, self._values = config, values
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values or key in self._config
+
     def __getitem__(self, key: str) -> Any:
         return self._values[key] if key in self._values else self._config[key]
 
