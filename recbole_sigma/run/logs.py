@@ -9,13 +9,14 @@ import sys
 from datetime import datetime
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recbole_sigma.evaluation.judge import Judgement
-from recbole_sigma.machine import processes as distributed
 from recbole_sigma.settings.keys import FileKeys, ProtocolKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
+
+if TYPE_CHECKING:
+    from recbole_sigma.evaluation.judge import Judgement
 
 
 def start_log(config: Any) -> Path | None:
@@ -23,7 +24,11 @@ def start_log(config: Any) -> Path | None:
 
     Of several processes only rank 0 writes a file, and the others show errors only.
     """
-    if not distributed.current().main:
+    from recbole_sigma.machine import (
+        processes,  # here: it loads torch, and the command line reads this module
+    )
+
+    if not processes.current().main:
         getLogger().setLevel(logging.ERROR)
         return None
     folder = Path(read(FileKeys, config).log_dir) / config["model"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from dataclasses import dataclass
@@ -372,3 +373,29 @@ def test_properties_are_found_inside_an_installed_package(tmp_path: Path, monkey
     os.remove(package / "properties" / "overall.yaml")
     with pytest.raises(UserError, match="reinstall"):
         recipes.properties_dir()
+
+
+def test_nothing_but_the_reader_casts_values_of_a_config() -> None:
+    """``int(config["key"])`` is a second opinion about the type of a key, and about what stands for none."""
+    root = Path(reader.__file__).resolve().parents[1]
+    casts = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in root.rglob("*.py")
+        if path.relative_to(root).parts[:2] not in (("models", "sigma"),)
+        and path.relative_to(root).parts[0] != "benchmark"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("bool", "float", "int", "list", "tuple")
+        and any(map(_reads_config, node.args))
+    ]
+    assert not casts, f"read the key's stage with settings.reader.read: {casts}"
+
+
+def _reads_config(node: ast.AST) -> bool:
+    """Whether an expression is ``config["key"]``, ``self.config["key"]`` or ``config["key"] or default``."""
+    if isinstance(node, ast.BoolOp):
+        return any(map(_reads_config, node.values))
+    if not isinstance(node, ast.Subscript):
+        return False
+    return getattr(node.value, "id", getattr(node.value, "attr", "")) in ("config", "_config")
