@@ -16,7 +16,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import without_beam
-from recbole_sigma.settings import reader, reading, recipes
+from recbole_sigma.settings import reading, recipes
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
@@ -189,12 +189,7 @@ class SigmaConfig(Config):
 
     def _check(self, final: dict[str, Any]) -> None:
         say = self._problems.append
-        for source, values in self._given:
-            self._problems.extend(recipes.unknown_keys(values, source, self.internal_config_dict))
-            for key, value in values.items():
-                problem = reader.wrong_value(key, value, self._shipped.get(key))
-                if problem:
-                    say(f"{problem} (in {source})")
+        self._problems += recipes.key_problems(self._given, self._shipped, self.internal_config_dict)
         metrics = [str(name) for name in final["metrics"]]
         for name in metrics:
             lowered = name.lower()

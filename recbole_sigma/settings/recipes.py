@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.settings.keys import KEYS_OF_EVERY_MODEL, KEYS_OF_MODEL
-from recbole_sigma.settings.reader import all_keys, keys_of
+from recbole_sigma.settings.reader import all_keys, keys_of, wrong_value
 from recbole_sigma.settings.reading import load_yaml, nearest
 from recbole_sigma.values import UserError
 
@@ -175,3 +175,21 @@ def unknown_keys(given: dict[str, Any], source: str, used: Iterable[str] = ()) -
     """
     known = declared_keys() | set(used)
     return [f"unknown key {key!r} in {source}{nearest(key, known)}" for key in given if key not in known]
+
+
+def key_problems(
+    given: Iterable[tuple[str, dict[str, Any]]], shipped: dict[str, Any], used: Iterable[str] = ()
+) -> list[str]:
+    """Sentences about unknown keys and about values that do not fit.
+
+    Args:
+        given: (where, the keys given there), for example a file or the command line.
+        shipped: our defaults for the model and the dataset.
+        used: further names that count as known.
+    """
+    problems = []
+    for source, values in given:
+        problems += unknown_keys(values, source, used)
+        wrong = (wrong_value(key, value, shipped.get(key)) for key, value in values.items())
+        problems += [f"{problem} (in {source})" for problem in wrong if problem]
+    return problems
