@@ -1,7 +1,7 @@
 """Every shim that lets RecBole 1.2.1 live on today's libraries: reason, bound, removal condition.
 
-This module imports neither RecBole nor torch, and must run before RecBole is imported: ``import
-recbole_sigma`` does that. Nothing is overwritten: a name that exists is left alone.
+`recbole_sigma.plugin` calls `apply` when RecBole is about to be imported, or at once where it was imported
+before. Until then nothing heavy is loaded. Nothing is overwritten: a name that exists is left alone.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
-
 TESTED_RECBOLE = "1.2.1"
 
 # Names that RecBole 1.2.1 and ray 2.6.3 read and that NumPy 2 dropped.
-#   reason:  recbole/config/configurator.py `compatibility_settings` reads np.float_, np.complex_,
-# np.unicode_ and            ray/tune/logger/tensorboardx.py (imported by recbole.quick_start) reads np.bool8.
+#   reason:  recbole/config/configurator.py `compatibility_settings` reads np.float_, np.complex_ and
+#            np.unicode_; ray/tune/logger/tensorboardx.py (imported by recbole.quick_start) reads np.bool8.
 #   bound:   numpy >= 2.0 with recbole <= 1.2.1.
 #   remove:  when a RecBole release imports under numpy 2 by itself and no longer needs ray < 2.7.
 NUMPY_ALIASES = {
-    "float_": np.float64,
-    "complex_": np.complex128,
-    "unicode_": np.str_,
-    "bool8": np.bool_,
+    "float_": "float64",
+    "complex_": "complex128",
+    "unicode_": "str_",
+    "bool8": "bool_",
 }
 
 
 def restore_numpy_aliases() -> list[str]:
     """Set the NumPy 1 names that RecBole needs, where absent; returns the names that were set."""
+    import numpy as np
+
     missing = [name for name in NUMPY_ALIASES if name not in vars(np)]
     for name in missing:
-        setattr(np, name, NUMPY_ALIASES[name])
+        setattr(np, name, getattr(np, NUMPY_ALIASES[name]))
     return missing
 
 
@@ -141,7 +141,7 @@ def repaired_model(model_class: type) -> type:
 
 
 def apply() -> None:
-    """Apply all shims; called once by ``recbole_sigma/__init__.py`` before anything imports RecBole."""
+    """Apply all shims, before RecBole's own modules run."""
     restore_numpy_aliases()
     stand_in_for_ray()
     quiet_known_warnings()

@@ -1,8 +1,9 @@
 """The seam: the only module that touches RecBole's registries.
 
-`register()` may run any number of times, before or after RecBole is imported. A hook on a RecBole module
-runs when that module is first imported, so importing this package stays cheap. tests/plugin/test_hooks.py
-holds one test per hook.
+`register()` may run any number of times, before or after RecBole is imported. The hook on RecBole itself, the
+shims of `_compat`, runs right before RecBole is first imported; a hook on one of its modules runs right after
+that module was imported. So importing this package stays cheap. tests/plugin/test_hooks.py holds one test per
+hook.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
+from recbole_sigma import _compat
 from recbole_sigma.models.registry import MODELS, adopt, available_models, dataset_class, find_model, ours
 from recbole_sigma.settings.recipes import merge_internal
 
@@ -26,8 +28,8 @@ def register() -> None:
         alias = f"recbole.model.{entry.family}.{name.lower()}"
         if alias not in sys.modules:
             sys.modules[alias] = _ModelAlias(alias, name, entry.module)
-    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
+    if not any(isinstance(finder, _ImportHooks) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ImportHooks())
     for module_name in HOOKS:
         if module_name in sys.modules:
             _run_hook(sys.modules[module_name])
@@ -162,6 +164,7 @@ def _hook_quick_start(module: types.ModuleType) -> None:
 # --- the mechanism ---
 
 HOOKS: dict[str, Callable[[types.ModuleType], None]] = {
+    "recbole": lambda module: _compat.apply(),
     "recbole.config.configurator": _hook_config,
     "recbole.data.dataset": _hook_dataset,
     "recbole.trainer": _hook_trainer,
@@ -176,8 +179,12 @@ def _run_hook(module: types.ModuleType) -> None:
         HOOKS[module.__name__](module)
 
 
-class _AfterImport:
-    """Import finder that runs a hook right after RecBole's module has been executed."""
+BEFORE = ("recbole",)
+"""Hooks that run before the body of their module; the others run after it."""
+
+
+class _ImportHooks:
+    """Import finder that wraps the loaders of the hooked modules; looking one up runs no hook yet."""
 
     def __init__(self) -> None:
         self._busy: set[str] = set()
@@ -195,8 +202,10 @@ class _AfterImport:
         execute = spec.loader.exec_module
 
         def exec_module(module: types.ModuleType) -> None:
+            if fullname in BEFORE:
+                _run_hook(module)
             execute(module)
-            _run_hook(module)
+            _run_hook(module)  # once per module
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -23,6 +23,8 @@ from recbole_sigma.run.loaders import load_data
 from recbole_sigma.run.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
 from recbole_sigma.run.resume import continue_run, open_run
 from recbole_sigma.run.trainer import make_trainer
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 
 
 def run_sigma(
@@ -65,6 +67,7 @@ def run_sigma(
     logger = getLogger()
     logger.info(config, extra=FILE_ONLY)
     data = load_data(config, model_class)
+    config.keep_settled()
     prepared, cpu_data = time.perf_counter(), time.process_time()
     run = open_run(config, saved)
     network = build_model(config, model_class, data.train)
@@ -75,17 +78,18 @@ def run_sigma(
     say_protocol(config, logger)
     built, cpu_model = time.perf_counter(), time.process_time()
     trainer.judge.collector.data_collect(data.train)
+    stock = read(RecBoleKeys, config)
     best_score, best_result = trainer.fit(
-        data.train, data.valid, saved=saved, show_progress=bool(config["show_progress"])
+        data.train, data.valid, saved=saved, show_progress=stock.show_progress
     )
     trained, cpu_train = time.perf_counter(), time.process_time()
     if saved:
         trainer.load(trainer.saved_model_file)
-    test = trainer.judge.judge(trainer.model, data.test, progress=bool(config["show_progress"]), label="Test")
+    test = trainer.judge.judge(trainer.model, data.test, progress=stock.show_progress, label="Test")
     test = add_task_rows(test, trainer.model, data.test, config)
     if best_result is None and len(data.valid._dataset):  # no validation during training (eval_step: 0)
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
-        best_score = best_result[str(config["valid_metric"]).lower()]
+        best_score = best_result[stock.valid_metric.lower()]
     trainer.finish()
     if run is not None:
         run.close()

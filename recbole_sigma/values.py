@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # the command line reads this module before it knows whether it needs torch
+    from torch import Tensor
 
 
 class UserError(ValueError):
@@ -62,7 +63,7 @@ class RankedItems:
             raise ValueError(
                 f"items {tuple(self.items.shape)} and scores {tuple(self.scores.shape)} must be [B, K]"
             )
-        if self.items.dtype != torch.int64:
+        if str(self.items.dtype) != "torch.int64":
             raise ValueError(f"items must be int64, got {self.items.dtype}")
 
     @property
@@ -71,5 +72,5 @@ class RankedItems:
         return (self.items == 0).sum(dim=1)
 
 
-SeenPairs = tuple[Tensor, Tensor]
+SeenPairs = tuple["Tensor", "Tensor"]
 """(row int64 [nnz], item int64 [nnz]): items that a row's user met, or that may not be recommended to it."""

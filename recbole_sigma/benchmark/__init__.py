@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from recbole_sigma.benchmark.command import rebuild_report, run_benchmark
-from recbole_sigma.benchmark.folder import RunFolder, write_json
-from recbole_sigma.benchmark.plan import make_plan
-from recbole_sigma.benchmark.results import collect, format_table, summarize
-from recbole_sigma.benchmark.run import run_plan
-from recbole_sigma.benchmark.variants import Row, rows_of
+import importlib
+from typing import Any
 
-DEMO_MODELS = ("Pop", "WindowItemKNN", "SIGMA")
+_MODULE_OF = {
+    "Row": "variants",
+    "RunFolder": "folder",
+    "collect": "results",
+    "format_table": "results",
+    "make_plan": "plan",
+    "rebuild_report": "command",
+    "rows_of": "variants",
+    "run_benchmark": "command",
+    "run_plan": "run",
+    "summarize": "results",
+    "write_json": "folder",
+}
+__all__ = list(_MODULE_OF)
 
-__all__ = [
-    "DEMO_MODELS",
-    "Row",
-    "RunFolder",
-    "collect",
-    "format_table",
-    "make_plan",
-    "rebuild_report",
-    "rows_of",
-    "run_benchmark",
-    "run_plan",
-    "summarize",
-    "write_json",
-]
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are asked for: listing the rows needs no torch."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -17,7 +17,7 @@ from typing import IO, Any
 import yaml
 
 from recbole_sigma.machine.files import write_atomically
-from recbole_sigma.settings.keys import declared_keys
+from recbole_sigma.settings.recipes import declared_keys
 from recbole_sigma.values import UserError
 
 FORMAT = 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sigma.settings.keys import wrong_value
+from recbole_sigma.settings.reader import wrong_value
 from recbole_sigma.settings.reading import load_yaml, nearest, raise_all
 from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError

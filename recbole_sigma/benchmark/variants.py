@@ -65,7 +65,7 @@ def rows_of(words: Iterable[str]) -> list[Row]:
     known: dict[str, bool] = {}
     for row in rows:
         if row.base not in known:
-            known[row.base] = registry.find_model(row.base) is not None
+            known[row.base] = registry.is_model(row.base)
             if not known[row.base]:
                 names = (*registry.model_names(), *shipped())
                 problems.append(f"unknown model {row.base!r}{nearest(row.base, names)}")

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from tokenizers import Tokenizer
-
-from recbole_sigma.commands.main import refuse
-from recbole_sigma.commands.recommend import options, single
-from recbole_sigma.language.grown import build_pretrained, check_empty, export_merged
-from recbole_sigma.language.lora import lora_options
-from recbole_sigma.run import checkpoint as files
-from recbole_sigma.run.config import rebuild_config
+from recbole_sigma.commands.words import add_verb, refuse_rest
+from recbole_sigma.settings.keys import BackboneKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
-OPTIONS = ("checkpoint", "backbone", "dtype")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # of torch
 _PART = "trunk.backbone."
 
 
-def export_command(own: dict[str, str], rest: Sequence[str]) -> int:
-    """``export --checkpoint=FILE --output=FOLDER [--backbone=pretrained:FOLDER] [--dtype=fp32|bf16]``."""
-    refuse(own, [name for name in own if name not in ("output", "quiet")])
-    found = options(rest, OPTIONS, "export")
-    path, backbone, dtype = (single(found, name) for name in OPTIONS)
-    if path is None or "output" not in own:
+def add(verbs: Any) -> None:
+    """Declare the verb."""
+    add_verb(
+        verbs,
+        "export",
+        export,
+        "the language model of a checkpoint as a transformers folder, adapters merged",
+        (
+            "export --checkpoint=saved/FILE --output=my-model",
+            "export --checkpoint=saved/FILE --output=my-model --dtype=bf16 --backbone=pretrained:FOLDER",
+        ),
+        {
+            "checkpoint": "FILE  a SIGMA trained with a pretrained backbone",
+            "output": "FOLDER  a new or empty one",
+            "dtype": "TYPE  fp32, or bf16, which halves it",
+            "backbone": "pretrained:FOLDER  where the base lies now",
+        },
+    )
+
+
+def export(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Write the language model of a checkpoint."""
+    refuse_rest("export", rest, ("checkpoint", "output", "dtype", "backbone"))
+    if options.checkpoint is None or options.output is None:
         raise UserError("export needs --checkpoint=FILE and --output=FOLDER, a new or empty one")
-    dtype = "fp32" if dtype is None else dtype
+    dtype = options.dtype or "fp32"
     if dtype not in DTYPES:
         raise UserError(f"--dtype must be fp32 or bf16, not {dtype[:80]!r}")
-    target = Path(own["output"])
+    import torch
+
+    from recbole_sigma.language.grown import check_empty, export_merged
+
+    target = Path(options.output)
     check_empty(target)
-    model, tokenizer = trained_backbone(path, backbone)
-    export_merged(model, tokenizer, target, DTYPES[dtype])
-    if "quiet" not in own:
+    model, tokenizer = trained_backbone(options.checkpoint, options.backbone)
+    export_merged(model, tokenizer, target, getattr(torch, DTYPES[dtype]))
+    if not options.quiet:
         count = sum(parameter.numel() for parameter in model.parameters())
         print(
             f"model: {count:,} parameters in {dtype}, {tokenizer.get_vocab_size()} tokens, adapters merged\n"
@@ -46,7 +62,7 @@ def export_command(own: dict[str, str], rest: Sequence[str]) -> int:
     return 0
 
 
-def trained_backbone(path: str, backbone: str | None = None) -> tuple[Any, Tokenizer]:
+def trained_backbone(path: str, backbone: str | None = None) -> tuple[Any, Any]:
     """The pretrained backbone of a SIGMA checkpoint with its trained parts; no dataset is needed.
 
     Args:
@@ -59,9 +75,16 @@ def trained_backbone(path: str, backbone: str | None = None) -> tuple[Any, Token
     Raises:
         UserError: no checkpoint, one without a pretrained backbone, or another base.
     """
+    from tokenizers import Tokenizer
+
+    from recbole_sigma.language.grown import build_pretrained
+    from recbole_sigma.language.lora import lora_options
+    from recbole_sigma.run import checkpoint as files
+    from recbole_sigma.run.config import rebuild_config
+
     saved = files.read(path)
     config = rebuild_config(saved.meta["config"], {} if backbone is None else {"backbone": backbone})
-    kind, _, name = str(config["backbone"]).partition(":")
+    kind, _, name = read(BackboneKeys, config).backbone.partition(":")
     if kind != "pretrained":
         has = f"the backbone {config['backbone']}" if config["backbone"] else "no language model"
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -9,27 +10,102 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.commands.main import OF_SEARCH, let_words_win, protocol_line, shared_options
+from recbole_sigma.commands.words import FILES_AND_DATA, add_verb, check_words, protocol_line, shared_options
 from recbole_sigma.values import UserError
 
+DEMO_MODELS = ("Pop", "WindowItemKNN", "SIGMA")
+_CELLS = {
+    **FILES_AND_DATA,
+    "seeds": "N,N  a cell per model and seed (2020)",
+    "filter": "POLICY  filtered, unfiltered or both: what happens to seen items",
+    "reference": "ROW  compare with this row, not with the best baseline",
+}
 
-def _table(own: dict[str, str], rest: list[str], models: Sequence[str], dataset: str, folder: Path) -> int:
+
+def add(verbs: Any) -> None:
+    """Declare the verbs."""
+    models = {
+        "models": "A,B,C  models, variants (SIGMA-*), files (SASRec:tuned.yaml, mine.yaml), +memory; or list"
+    }
+    parser = add_verb(
+        verbs,
+        "demo",
+        demo,
+        "Pop, WindowItemKNN and SIGMA on the MovieLens-100K inside RecBole, then a table",
+        ("demo", "demo --seeds=1,2,3"),
+        {
+            "models": "A,B,C  other models",
+            **_CELLS,
+            "output": "FOLDER  where its folder goes (saved/results)",
+        },
+    )
+    _add_force(parser)
+    parser = add_verb(
+        verbs,
+        "benchmark",
+        benchmark,
+        "a table of models and seeds; run it again to continue after an interruption",
+        (
+            "benchmark --models=Pop,WindowItemKNN,PackedSASRec,SIGMA --dataset=ml-100k --seeds=1,2,3",
+            'benchmark --models="SIGMA,SIGMA-*,SASRec-BCE,mine.yaml" --dataset=ml-100k --filter=both',
+        ),
+        {**models, **_CELLS, "output": "FOLDER  where the table goes (saved/benchmark/DATASET)"},
+    )
+    _add_force(parser)
+    add_verb(
+        verbs,
+        "tune",
+        tune,
+        "search models on validation; the best settings become property files",
+        (
+            "tune --models=SIGMA,PackedSASRec --dataset=ml-100k --trials=10",
+            "tune --model=SASRec --dataset=ml-100k --sampler=tpe --space=mine.yaml",
+        ),
+        {
+            "-m model": "NAME  one model",
+            "models": "A,B  several models",
+            **FILES_AND_DATA,
+            "seeds": "N  the seed of every trial (2020)",
+            "trials": "N  trials per model, the shipped settings among them (20)",
+            "budget": "SECONDS  CPU seconds per model after which no new trial starts",
+            "sampler": "NAME  random, or tpe (needs hyperopt)",
+            "space": "FILE  a search space in place of the shipped one",
+            "output": "FOLDER  where the settings go (saved/tune)",
+        },
+    )
+    add_verb(
+        verbs,
+        "report",
+        report,
+        "the tables, plots and report.html of a benchmark's folder, made again",
+        (
+            "report --output=saved/benchmark/ml-100k",
+            "report --output=saved/benchmark/ml-100k --reference=Pop",
+        ),
+        {"output": "FOLDER  of the benchmark", "reference": _CELLS["reference"]},
+    )
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="do finished cells again")
+
+
+def _table(
+    options: argparse.Namespace, rest: list[str], models: Sequence[str], dataset: str, folder: Path
+) -> int:
+    from recbole_sigma.benchmark.variants import rows_of
+
+    shared = shared_options(options, rest, str(folder))
+    seeds = _seeds(options)
+    rows_of(models)  # a model that does not exist is told before torch is loaded
+    check_words(rest, shared["config_file_list"], None, dataset, one_model=False)
     from recbole_sigma.benchmark import format_table, run_benchmark
 
-    shared = shared_options(own, ("model", *OF_SEARCH))
-    shared["config_dict"] = let_words_win(shared["config_dict"], shared["config_file_list"])
     shared["output"] = folder
     record = run_benchmark(
-        models,
-        dataset,
-        _seeds(own),
-        own.get("filter"),
-        arguments=rest,
-        force="force" in own,
-        reference=own.get("reference"),
-        **shared,
+        models, dataset, seeds, options.filter, force=options.force, reference=options.reference, **shared
     )
-    if "json" in own:
+    if options.json:
         kept = {"table": record["table"], "failed": record["outcome"]["failed"]}
         print(json.dumps({**kept, "results": str(folder / "results.json")}))
         return 1 if record["outcome"]["failed"] else 0
@@ -49,66 +125,65 @@ def _table(own: dict[str, str], rest: list[str], models: Sequence[str], dataset:
     return 1 if outcome["failed"] else 0
 
 
-def demo(own: dict[str, str], rest: list[str]) -> int:
+def demo(options: argparse.Namespace, rest: list[str]) -> int:
     """The verb ``demo``."""
-    from recbole_sigma.benchmark import DEMO_MODELS
-
-    models = own["models"].split(",") if "models" in own else DEMO_MODELS
-    dataset = own.get("dataset", "ml-100k")
+    models = options.models.split(",") if options.models else DEMO_MODELS
+    dataset = options.dataset or "ml-100k"
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(own.get("output", "saved/results")) / f"demo-{dataset}-{stamp}"
-    return _table(own, rest, models, dataset, folder)
+    folder = Path(options.output or "saved/results") / f"demo-{dataset}-{stamp}"
+    return _table(options, rest, models, dataset, folder)
 
 
-def benchmark(own: dict[str, str], rest: list[str]) -> int:
+def benchmark(options: argparse.Namespace, rest: list[str]) -> int:
     """The verb ``benchmark``."""
-    if own.get("models") == "list":
+    if options.models == "list":
         from recbole_sigma.benchmark.variants import list_text
 
         print(list_text())
         return 0
-    if "models" not in own or "dataset" not in own:
+    if not options.models or not options.dataset:
         raise UserError("benchmark needs --models=A,B,C and --dataset=NAME")
-    folder = Path(own.get("output") or f"saved/benchmark/{own['dataset']}")
-    return _table(own, rest, own["models"].split(","), own["dataset"], folder)
+    folder = Path(options.output or f"saved/benchmark/{options.dataset}")
+    return _table(options, rest, options.models.split(","), options.dataset, folder)
 
 
-def report(own: dict[str, str], rest: list[str]) -> int:
+def report(options: argparse.Namespace, rest: list[str]) -> int:
     """The verb ``report``."""
+    if not options.output or rest:
+        raise UserError("report needs --output=FOLDER of a benchmark, and takes --reference=ROW besides")
     from recbole_sigma.benchmark import format_table, rebuild_report
 
-    if "output" not in own or rest:
-        raise UserError("report needs --output=FOLDER of a benchmark, and takes --reference=ROW besides")
-    record = rebuild_report(own["output"], own.get("reference"))
+    record = rebuild_report(options.output, options.reference)
     if record["cells"]:
         print(format_table(record["table"]))
     for note in record["notes"]:
         print(f"note: {note}")
-    print(f"report: {Path(own['output']) / 'report.html'}")
+    print(f"report: {Path(options.output) / 'report.html'}")
     return 0
 
 
-def tune(own: dict[str, str], rest: list[str]) -> int:
+def tune(options: argparse.Namespace, rest: list[str]) -> int:
     """The verb ``tune``."""
+    models = options.models or options.model
+    if not models or not options.dataset or (options.models and options.model):
+        raise UserError("tune needs --model=NAME or --models=A,B and --dataset=NAME")
+    trials = int(_number(options.trials, "trials", 20))
+    budget, seed = _number(options.budget, "budget", None), _seeds(options)[0]
+    shared = shared_options(options, rest, "saved/tune")
+    for name in models.split(","):
+        check_words(rest, shared["config_file_list"], name, options.dataset)
     from tabulate import tabulate
 
     from recbole_sigma.benchmark.tune import tune as search
 
-    shared = shared_options(own, ("filter", "force", "reference"))
-    models = own.get("models", own.get("model", ""))
-    if not models or "dataset" not in own or ("models" in own and "model" in own):
-        raise UserError("tune needs --model=NAME or --models=A,B and --dataset=NAME")
-    shared["config_dict"] = let_words_win(shared["config_dict"], shared["config_file_list"])
-    shared["output"] = own.get("output", "saved/tune")
     found = search(
         models.split(","),
-        own["dataset"],
-        int(_number(own, "trials", 20)),
-        _number(own, "budget", None),
-        own.get("sampler", "random"),
-        _seeds(own)[0],
-        own.get("space"),
-        arguments=rest,
+        options.dataset,
+        trials,
+        budget,
+        options.sampler or "random",
+        seed,
+        options.space,
         **shared,
     )
     head = ["model", "trials", "CPU s", "shipped", "best", "settings"]
@@ -127,21 +202,21 @@ def tune(own: dict[str, str], rest: list[str]) -> int:
     return 0
 
 
-def _number(own: dict[str, str], name: str, default: float | None) -> Any:
+def _number(text: str | None, name: str, default: float | None) -> Any:
     """The positive number of an option."""
-    if name not in own:
+    if text is None:
         return default
     try:
-        value = float(own[name])
+        value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 1e12 or (name == "trials" and value != int(value)):
-        raise UserError(f"--{name} must be a positive number, not {own[name]!r}")
+        raise UserError(f"--{name} must be a positive number, not {text!r}")
     return value
 
 
-def _seeds(own: dict[str, str]) -> list[int]:
-    text = own.get("seeds", "2020")
+def _seeds(options: argparse.Namespace) -> list[int]:
+    text = options.seeds or "2020"
     try:
         seeds = [int(word) for word in text.split(",")]
     except ValueError:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import nearest, raise_all
+from recbole_sigma.settings.recbole_keys import RoleKeys
 
 
 def header(path: Path, separator: str, problems: list[str]) -> list[str]:
@@ -59,7 +62,7 @@ def check_files(config: Any, needs_text: bool) -> None:
     suffixes = config["benchmark_filename"]
     files = [folder / f"{name}.{part}.inter" for part in suffixes] if suffixes else [folder / f"{name}.inter"]
     wanted = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
-    if not suffixes and (config["eval_args"]["order"] == "TO" or config["filter_seen"]):
+    if not suffixes and (config["eval_args"]["order"] == "TO" or read(ProtocolKeys, config).filter_seen):
         wanted.append(config["TIME_FIELD"])
     for path in files:
         if not path.is_file():
@@ -95,9 +98,7 @@ def _loaded(config: Any, kind: str) -> bool:
 
 
 def _text_problems(config: Any, path: Path, separator: str) -> list[str]:
-    fields = config["text_fields"]
-    if isinstance(fields, str):
-        fields = [fields]
+    fields = read(RoleKeys, config).text_fields
     if not fields:
         return [
             f"{config['model']} reads item text: set text_fields to the item fields that hold it, best first"

@@ -16,6 +16,8 @@ from recbole.data.interaction import Interaction
 
 from recbole_sigma.data.events import ExactTime
 from recbole_sigma.data.windows import FIRST_EVENT, WindowPacker, split_events
+from recbole_sigma.settings.keys import TaskKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 
@@ -59,7 +61,7 @@ class PackedDataset(ExactTime, SequentialDataset):
         part = split_events(events.users.numpy(), self.config["eval_args"])
         self.event_part = part
         self.event_feat = self.inter_feat[torch.argsort(self.inter_feat[self.time_field])]
-        cold = self.cold_rows and bool(self.config["task_empty_history"])
+        cold = self.cold_rows and read(TaskKeys, self.config).task_empty_history
         order, _ = events.by_user
         order_np = order.numpy()
         users, items, ranks = events.users.numpy()[order_np], events.items.numpy()[order_np], order_np

@@ -21,6 +21,8 @@ from scipy import sparse
 from torch import Tensor
 
 from recbole_sigma.grounding.cooccurrence import recency_weights, window_similarity
+from recbole_sigma.settings.keys import MemoryKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import RankedItems, SeenPairs
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 3.0, 5.0, 8.0)
@@ -178,8 +180,8 @@ class Recall:
     """
 
     def __init__(self, config: Any) -> None:
-        self.config = config
-        self.weight: float | None = float(config["memory_weight"]) if config["memory"] == "fixed" else None
+        self.keys, self.device = read(MemoryKeys, config), config["device"]
+        self.weight: float | None = self.keys.memory_weight if self.keys.memory == "fixed" else None
         self._memory: Memory | None = None
 
     @property
@@ -196,18 +198,18 @@ class Recall:
             rows: rows of the batch.
         """
         if self._memory is None:
-            started, config = time.process_time(), self.config
+            started, keys = time.process_time(), self.keys
             users, items = dataset.train_events().sequences()
             self._memory = build_memory(
                 users,
                 items,
                 dataset.item_num,
-                int(config["memory_window"]),
-                float(config["memory_shrink"]),
-                int(config["memory_last"]),
-                float(config["memory_decay"]),
-                float(config["memory_floor"]),
-                float(config["memory_forward"]),
+                keys.memory_window,
+                keys.memory_shrink,
+                keys.memory_last,
+                keys.memory_decay,
+                keys.memory_floor,
+                keys.memory_forward,
             )
             logging.getLogger().info(
                 "Collaborative memory: %s pairs of train items, %.1f CPU seconds",
@@ -215,5 +217,4 @@ class Recall:
                 time.process_time() - started,
             )
         row, item, value = self._memory.bonus(*histories, rows)
-        device = self.config["device"]
-        return row.to(device), item.to(device), value.to(device)
+        return row.to(self.device), item.to(self.device), value.to(self.device)

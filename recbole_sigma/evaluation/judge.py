@@ -22,6 +22,9 @@ from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.machine.progress import Counted, Progress
 from recbole_sigma.models.contract import contract, without_beam
+from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import RankedItems, SeenPairs, UserError
 
 _PAIRS = 1 << 18  # user-item pairs scored at once for a model that has only ``predict``
@@ -61,7 +64,7 @@ class Judge:
 
     def __init__(self, config: Any, filter_seen: bool | None = None) -> None:
         self.config = config
-        self.filter_seen = bool(config["filter_seen"]) if filter_seen is None else filter_seen
+        self.filter_seen = read(ProtocolKeys, config).filter_seen if filter_seen is None else filter_seen
         self.collector = RankedCollector(config)
         self.evaluator = Evaluator(config)
         self.k = max(config["topk"])
@@ -89,7 +92,11 @@ class Judge:
             problem = without_beam(type(model))
             if problem:
                 raise UserError(problem)
-            sampled = shard.sample(int(self.config["prefix_survival_users"] or 0), int(self.config["seed"]))
+            users, seed = (
+                read(ProtocolKeys, self.config).prefix_survival_users,
+                read(RecBoleKeys, self.config).seed,
+            )
+            sampled = shard.sample(users, seed)
         model.eval()
         started = time.perf_counter()
         device = self.config["device"]

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.instructions.phrases import ItemWords
+from recbole_sigma.settings.keys import TaskKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
 from recbole_sigma.values import UserError
 
 FORBIDDEN = frozenset(
@@ -82,9 +85,15 @@ def gather(dataset: Any, config: Any) -> Material:
     Raises:
         UserError: a named column is not loaded, is no text, or is one that tells the future.
     """
+    names, keys = read(RoleKeys, config), read(TaskKeys, config)
+    single = {
+        "category_field": names.category_field,
+        "brand_field": names.brand_field,
+        "query_field": names.query_field,
+    }
     roles = {
-        "text_fields": [*(config["text_fields"] or [])],
-        **{key: [config[key]] for key in ("category_field", "brand_field", "query_field") if config[key]},
+        "text_fields": names.text_fields,
+        **{key: (column,) for key, column in single.items() if column},
     }
     for key, fields in roles.items():
         for field in fields:
@@ -97,10 +106,10 @@ def gather(dataset: Any, config: Any) -> Material:
     whole = np.zeros(len(events), dtype=np.int8)  # a dataset that is not packed keeps no parts
     n = dataset.item_num
     titles = item_values(dataset, roles["text_fields"][0], "text_fields") if roles["text_fields"] else None
-    categories = _role(dataset, config, "category_field", n)
-    level = int(config["task_category_level"])
+    categories = _role(dataset, names.category_field, "category_field", n)
+    level = keys.task_category_level
     users, items, times = events.users.numpy(), events.items.numpy(), events.times.numpy()
-    lag = config["task_lag_days"]
+    lag = keys.task_lag_days
     return Material(
         users=users,
         items=items,
@@ -112,22 +121,22 @@ def gather(dataset: Any, config: Any) -> Material:
         words=ItemWords(
             [" ".join(parts) for parts in titles] if titles else [""] * n,
             categories,
-            [" ".join(parts) for parts in _role(dataset, config, "brand_field", n)],
+            [" ".join(parts) for parts in _role(dataset, names.brand_field, "brand_field", n)],
         ),
         labels=[nodes(path, level) for path in categories],
         flat=level == 0,
-        queries=event_texts(dataset, config["query_field"])
-        if config["query_field"] and dataset.event_feat is not None
+        queries=event_texts(dataset, names.query_field)
+        if names.query_field and dataset.event_feat is not None
         else None,
-        lag_days=None if lag is None or not len(times) or times[0] < EARLIEST else float(lag),
-        southern=str(config["task_hemisphere"]) == "south",
-        empty_history=bool(config["task_empty_history"]),
-        seed=int(config["seed"]),
+        lag_days=None if lag is None or not len(times) or times[0] < EARLIEST else lag,
+        southern=keys.task_hemisphere == "south",
+        empty_history=keys.task_empty_history,
+        seed=read(RecBoleKeys, config).seed,
     )
 
 
-def _role(dataset: Any, config: Any, key: str, n: int) -> list[tuple[str, ...]]:
-    return item_values(dataset, config[key], key) if config[key] else [()] * n
+def _role(dataset: Any, column: str | None, key: str, n: int) -> list[tuple[str, ...]]:
+    return item_values(dataset, column, key) if column else [()] * n
 
 
 def nodes(path: tuple[str, ...], level: int) -> tuple[str, ...]:

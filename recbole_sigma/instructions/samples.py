@@ -13,6 +13,8 @@ from recbole_sigma.instructions.fields import Material, gather
 from recbole_sigma.instructions.rules import TaskOff, TaskRows, qualify
 from recbole_sigma.instructions.tasks import GENERAL, chosen_tasks
 from recbole_sigma.machine.files import fingerprint
+from recbole_sigma.settings.keys import TaskKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recipes import properties_dir
 
 TEMPLATE_COPIES = 50
@@ -108,7 +110,7 @@ def build_tasks(dataset: Any, config: Any) -> TaskSet:
     Raises:
         UserError: an unknown task, a damaged task file, or a role that names an unusable column.
     """
-    tasks = chosen_tasks(config["tasks"], task_folder(config))
+    tasks = chosen_tasks(read(TaskKeys, config).tasks, task_folder(config))
     material = gather(dataset, config)
     rows: dict[str, TaskRows] = {}
     off: dict[str, str] = {}
@@ -131,16 +133,14 @@ def build_tasks(dataset: Any, config: Any) -> TaskSet:
 
 def task_folder(config: Any) -> Path:
     """Folder of the task files: ``task_dir``, or the shipped one."""
-    return Path(config["task_dir"]) if config["task_dir"] else properties_dir() / "tasks"
+    folder = read(TaskKeys, config).task_dir
+    return Path(folder) if folder else properties_dir() / "tasks"
 
 
 def wants_tasks(dataset: Any, config: Any) -> bool:
     """Whether more than the plain next item is asked for."""
-    asked = config["tasks"]
-    names = [asked] if isinstance(asked, str) else list(asked or [])
-    return any(name != GENERAL for name in names) or (
-        dataset.cold_rows and bool(config["task_empty_history"])
-    )
+    keys = read(TaskKeys, config)
+    return any(name != GENERAL for name in keys.tasks) or (dataset.cold_rows and keys.task_empty_history)
 
 
 def tasks_of(dataset: Any, config: Any) -> TaskSet | None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from recbole_sigma.settings.keys import LoraKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 
@@ -29,13 +31,8 @@ class LoraOptions:
 
 def lora_options(config: Any) -> LoraOptions:
     """The ``lora_*`` keys of a config: one setting for a pretrained backbone and a causal-lm encoder."""
-    targets = config["lora_targets"]
-    return LoraOptions(
-        rank=config["lora_rank"],
-        alpha=config["lora_alpha"],
-        dropout=config["lora_dropout"],
-        targets=(targets,) if isinstance(targets, str) else tuple(targets),
-    )
+    keys = read(LoraKeys, config)
+    return LoraOptions(keys.lora_rank, keys.lora_alpha, keys.lora_dropout, keys.lora_targets)
 
 
 def add_lora(model: nn.Module, options: LoraOptions, key: str) -> list[nn.Parameter]:

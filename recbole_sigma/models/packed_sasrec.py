@@ -18,6 +18,8 @@ from recbole_sigma.data.dataset import PackedDataset
 from recbole_sigma.data.windows import packed_sequences
 from recbole_sigma.models.losses import catalogue_cross_entropy, seen_pairs
 from recbole_sigma.models.packed import PackedModel, length_groups
+from recbole_sigma.settings.keys import ProtocolKeys, SasrecKeys
+from recbole_sigma.settings.reader import read
 
 
 class PackedSASRecDataset(PackedDataset):
@@ -38,11 +40,12 @@ class PackedSASRec(PackedModel, SASRec):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.binary = str(config["sasrec_loss"]).upper() == "BCE"
-        self.cosine = config["sasrec_score"] == "cosine"
-        self.mask_seen = bool(config["sasrec_mask_seen"]) and bool(config["filter_seen"])
+        keys = read(SasrecKeys, config)
+        self.binary = keys.sasrec_loss == "BCE"
+        self.cosine = keys.sasrec_score == "cosine"
+        self.mask_seen = keys.sasrec_mask_seen and read(ProtocolKeys, config).filter_seen
         if self.cosine:
-            self.scale = nn.Parameter(torch.tensor(1.0 / float(config["sasrec_temperature"])))
+            self.scale = nn.Parameter(torch.tensor(1.0 / keys.sasrec_temperature))
 
     def states(self, item_seq: Tensor) -> Tensor:
         """SASRec's hidden states at every position: float [B, T] -> [B, T, d]."""

@@ -9,8 +9,8 @@ import types
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 
+from recbole_sigma.settings.recipes import recbole_folder
 from recbole_sigma.values import UserError
 
 
@@ -22,12 +22,12 @@ class Entry:
         module: module that defines the class of the same name as the model.
         family: RecBole subpackage under which its name is looked up; the first one RecBole asks, so that
             finding our models does not import every model of RecBole.
-        dataset: ``module:class`` of its dataset; None for RecBole's sequential dataset with exact time.
+        dataset: ``module:class`` of its dataset.
     """
 
     module: str
+    dataset: str
     family: str = "general_recommender"
-    dataset: str | None = None
 
 
 MODELS: dict[str, Entry] = {
@@ -66,9 +66,7 @@ def find_model(name: str) -> type | None:
 
     RecBole's own lookup answers an unknown name with "No module named 'lightgbm'".
     """
-    import recbole.model
-
-    root = Path(recbole.model.__path__[0])
+    root = recbole_folder() / "model"
     for family in RECBOLE_FAMILIES:
         path = f"recbole.model.{family}.{name.lower()}"
         # looked up on disk: find_spec() imports the family's package and with it all its models
@@ -80,11 +78,9 @@ def find_model(name: str) -> type | None:
 
 
 def model_names() -> list[str]:
-    """Every model name that works: RecBole's and ours."""
-    import recbole.model
-
+    """Every model name that works, RecBole's and ours; read from disk, RecBole is not imported."""
     names = set(available_models())
-    for path in Path(recbole.model.__path__[0]).glob("*_recommender/*.py"):
+    for path in (recbole_folder() / "model").glob("*_recommender/*.py"):
         text = path.read_text(encoding="utf-8")
         names.update(
             line.split("(")[0].removeprefix("class ").strip()
@@ -92,6 +88,11 @@ def model_names() -> list[str]:
             if line.startswith("class ") and line.split("(")[0][6:].strip().lower() == path.stem
         )
     return sorted(names)
+
+
+def is_model(name: str) -> bool:
+    """Whether a name is a model's; a name on disk is believed without importing anything."""
+    return name in model_names() or find_model(name) is not None
 
 
 def adopt(model_class: type) -> None:
@@ -131,17 +132,7 @@ def ours(model_class: type) -> list[str]:
 
 def dataset_class(model_class: type) -> type | None:
     """Dataset class of a model of ours (or derived from ours), else None."""
-    from recbole.data.dataset import SequentialDataset
-
-    from recbole_sigma.data.events import exact
-
     for name in ours(model_class):
-        where = MODELS[name].dataset
-        if where is None:
-            return exact(SequentialDataset)
-        module, _, attribute = where.partition(":")
-        found = getattr(importlib.import_module(module), attribute, None)
-        if found is None:  # a generative model without its own dataset shares SIGMA's
-            found = importlib.import_module("recbole_sigma.models.sigma.history").SIGMADataset
-        return found
+        module, _, attribute = MODELS[name].dataset.partition(":")
+        return getattr(importlib.import_module(module), attribute)
     return None

@@ -28,6 +28,8 @@ from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.decoding.votes import Bonus, best_of, bonus_of, strongest
 from recbole_sigma.models.packed import PackedModel
 from recbole_sigma.preparation.codes import _item_tokens, prepare_codes
+from recbole_sigma.settings.keys import BeamKeys, TigerKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.tokenization.published_ids import items_fingerprint
 from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens
 from recbole_sigma.values import ItemCodes, RankedItems, UserError
@@ -77,9 +79,7 @@ class TIGERDataset(PackedDataset):
     def build(self) -> list[Any]:
         """Split and build rows, see :meth:`PackedDataset.build`."""
         parts = super().build()
-        train, samples = parts[0], str(self.config["tiger_samples"])
-        if samples not in SAMPLES:
-            raise UserError(f"tiger_samples: '{samples}' is unknown; use one of {', '.join(SAMPLES)}")
+        train, samples = parts[0], read(TigerKeys, self.config).tiger_samples
         packer = train.packer
         train.packer = PrefixPacker(
             packer.users, packer.items, packer.ranks, packer.window, packer.seed, every=samples == "all"
@@ -121,8 +121,9 @@ class TIGER(PackedModel, SequentialRecommender):
         super().__init__(config, dataset)
         self.codes = dataset.prepared or prepare_codes(dataset, config)
         self.items_sha256 = items_fingerprint(_item_tokens(dataset)[1:])
-        self.beam = int(config["decode_beam"])
-        self.user_tokens = int(config["tiger_user_tokens"])
+        self.beam = read(BeamKeys, config).decode_beam
+        keys = read(TigerKeys, config)
+        self.user_tokens = keys.tiger_user_tokens
         offset = 1 + self.user_tokens
         self.level_tokens = contiguous_tokens(self.codes.sizes, offset)
         self._trie = build_trie(self.codes.codes, self.codes.sizes)
@@ -134,13 +135,13 @@ class TIGER(PackedModel, SequentialRecommender):
         self.t5 = T5ForConditionalGeneration(
             T5Config(
                 vocab_size=vocabulary,
-                d_model=int(config["tiger_d_model"]),
-                d_kv=int(config["tiger_d_kv"]),
-                num_heads=int(config["tiger_heads"]),
-                d_ff=int(config["tiger_d_ff"]),
-                num_layers=int(config["tiger_layers"]),
-                num_decoder_layers=int(config["tiger_decoder_layers"]),
-                dropout_rate=float(config["tiger_dropout"]),
+                d_model=keys.tiger_d_model,
+                d_kv=keys.tiger_d_kv,
+                num_heads=keys.tiger_heads,
+                d_ff=keys.tiger_d_ff,
+                num_layers=keys.tiger_layers,
+                num_decoder_layers=keys.tiger_decoder_layers,
+                dropout_rate=keys.tiger_dropout,
                 pad_token_id=PAD,
                 decoder_start_token_id=PAD,
                 eos_token_id=None,

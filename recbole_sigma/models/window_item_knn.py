@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from recbole_sigma.grounding.cooccurrence import recency_weights, window_similarity
 from recbole_sigma.models.contract import Contract
+from recbole_sigma.settings.keys import KnnKeys
+from recbole_sigma.settings.reader import read
 
 
 class WindowItemKNN(Contract, SequentialRecommender):
@@ -30,15 +32,16 @@ class WindowItemKNN(Contract, SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.last, self.decay = int(config["knn_last"]), float(config["knn_decay"])
+        keys = read(KnnKeys, config)
+        self.last, self.decay = keys.knn_last, keys.knn_decay
         users, items = dataset.train_events().sequences()
         self.similarity = window_similarity(
             users,
             items,
             self.n_items,
-            int(config["knn_window"]),
-            float(config["knn_shrink"]),
-            float(config["knn_forward"]),
+            keys.knn_window,
+            keys.knn_shrink,
+            keys.knn_forward,
         )
         self.fake_loss = nn.Parameter(torch.zeros(1))  # RecBole's optimizers need one parameter
         self.other_parameter_name = ["similarity"]

@@ -10,9 +10,12 @@ import torch
 from tqdm import tqdm
 
 from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
-from recbole_sigma.grounding.ground import encode_texts
+from recbole_sigma.grounding.ground import TEACHER_WINDOW, encode_texts
 from recbole_sigma.machine.files import ArtifactStore, fingerprint
 from recbole_sigma.preparation.fields import item_texts
+from recbole_sigma.settings.keys import ArtifactKeys, CodeKeys, RqVaeKeys, TigerKeys, VectorKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.published_ids import read_codes
 from recbole_sigma.tokenization.quantizers import rq_kmeans
@@ -31,7 +34,7 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
 
     Args:
         dataset: the train part of a built dataset.
-        config: RecBole config with the keys of ``properties/model/TIGER.yaml``.
+        config: RecBole config with the keys of TIGER (`settings.keys`).
 
     Returns:
         codes of all levels; nothing but item metadata and train events went into them.
@@ -39,15 +42,16 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
     Raises:
         UserError: an unknown quantizer or vector, or what the quantizer itself refuses.
     """
-    quantizer, logger = str(config["tokenizer_quantizer"]), logging.getLogger()
+    keys, own = read(CodeKeys, config), read(RqVaeKeys, config)
+    quantizer, logger = keys.tokenizer_quantizer, logging.getLogger()
     tokens = _item_tokens(dataset)
     kind, _, path = quantizer.partition(":")
     if kind == "file" and path:
-        numbering, fields = config["tokenizer_codes_numbering"], config["text_fields"]
+        fields = read(RoleKeys, config).text_fields
         codes = read_codes(
             path,
             tokens,
-            None if numbering is None else str(numbering),
+            read(TigerKeys, config).tokenizer_codes_numbering,
             (lambda: item_texts(dataset, fields)) if fields else None,
         )
         sizes = (int(codes.max()) + 1,) * codes.shape[1]
@@ -58,20 +62,20 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
         return ItemCodes(unique, (*sizes, digits), 0)
     if quantizer not in QUANTIZERS[:2]:
         raise UserError(f"tokenizer_quantizer: '{quantizer}' is unknown; use one of {', '.join(QUANTIZERS)}")
-    levels, size = int(config["tokenizer_levels"]), int(config["tokenizer_codebook_size"])
+    levels, size = keys.tokenizer_levels, keys.tokenizer_codebook_size
     if levels < 1 or size < 1:
         raise UserError(
             f"tokenizer_levels and tokenizer_codebook_size must be at least 1, not {levels} and {size}"
         )
     vectors = _item_vectors(dataset, config)
     options = RQVAEOptions(
-        latent=int(config["rqvae_latent"]),
-        hidden=tuple(int(width) for width in config["rqvae_hidden"]),
-        epochs=int(config["rqvae_epochs"]),
-        batch=int(config["rqvae_batch"]),
-        learning_rate=float(config["rqvae_learning_rate"]),
-        weight_decay=float(config["rqvae_weight_decay"]),
-        seed=int(config["seed"]),
+        latent=own.rqvae_latent,
+        hidden=own.rqvae_hidden,
+        epochs=own.rqvae_epochs,
+        batch=own.rqvae_batch,
+        learning_rate=own.rqvae_learning_rate,
+        weight_decay=own.rqvae_weight_decay,
+        seed=read(RecBoleKeys, config).seed,
     )
     used = (
         {"seed": options.seed}
@@ -87,13 +91,14 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
         size=size,
         options=used,
     )
-    store = ArtifactStore(config["artifact_dir"])
+    store = ArtifactStore(read(ArtifactKeys, config).artifact_dir)
     stored = store.load("tiger-codes", key)
     if stored is not None:
         logger.info("Semantic IDs read from %s", store.path("tiger-codes", key))
         return ItemCodes(stored[0]["codes"], tuple(stored[1]["sizes"]), 0)
     if quantizer == "rq-vae":
-        bar = (lambda epochs: tqdm(epochs, desc="RQ-VAE", ncols=100)) if config["show_progress"] else None
+        show = read(RecBoleKeys, config).show_progress
+        bar = (lambda epochs: tqdm(epochs, desc="RQ-VAE", ncols=100)) if show else None
         raw, _ = rq_vae(vectors, (size,) * levels, options, bar)
     else:
         raw, _ = rq_kmeans(vectors, (size,) * levels, options.seed)
@@ -108,26 +113,23 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
 def _item_vectors(dataset: Any, config: Any) -> np.ndarray:
     """Vectors to quantize [N - 1, d]: item text (the paper's), train co-occurrence, or both."""
     parts = []
-    seed = int(config["seed"])
-    for name in config["tokenizer_vectors"] or ():
+    keys, seed = read(VectorKeys, config), read(RecBoleKeys, config).seed
+    fields = read(RoleKeys, config).text_fields
+    for name in read(CodeKeys, config).tokenizer_vectors:
         if name == "text":
-            if not config["text_fields"]:
+            if not fields:
                 raise UserError(
                     f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items "
                     "have no text to quantize; add for example text_fields: [title], or set "
                     "tokenizer_vectors: [collaborative]"
                 )
-            texts = item_texts(dataset, config["text_fields"])
-            parts.append(
-                encode_texts(
-                    texts, str(config["grounding_text_encoder"]), int(config["grounding_text_dim"]), seed
-                )
-            )
+            texts = item_texts(dataset, fields)
+            parts.append(encode_texts(texts, keys.grounding_text_encoder, keys.grounding_text_dim, seed))
         elif name == "collaborative":
             users, items = dataset.train_events().sequences()
-            window = int(config["grounding_teacher_window"])
+            window = TEACHER_WINDOW
             counts = windowed_cooccurrence(users, items, dataset.item_num, window)
-            parts.append(ppmi_svd(counts, int(config["grounding_teacher_dim"]), seed))
+            parts.append(ppmi_svd(counts, keys.grounding_teacher_dim, seed))
         else:
             raise UserError(f"tokenizer_vectors: '{name}' is unknown; use text, collaborative or both")
     if not parts:

@@ -43,6 +43,9 @@ from recbole_sigma.language.vocabulary import (
 )
 from recbole_sigma.machine.files import ArtifactStore, fingerprint
 from recbole_sigma.preparation.fields import field_strings, item_texts, user_profiles
+from recbole_sigma.settings.keys import ArtifactKeys, BackboneKeys, GroundingKeys, TaskKeys, TokenizerKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
@@ -74,56 +77,57 @@ class PreparationOptions:
         Raises:
             UserError: an unknown view, or a prefix longer than the semantic ID.
         """
-        views = tuple(config["grounding_views"] or ())
+        keys, tokens = read(GroundingKeys, config), read(TokenizerKeys, config)
+        views = keys.grounding_views
         unknown = [view for view in views if view not in VIEWS]
         if unknown:
             raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
-        levels, wanted = config["tokenizer_levels"], config["tokenizer_prefix_length"]
-        prefix = levels if wanted == "all" else wanted
+        levels, wanted = tokens.tokenizer_levels, tokens.tokenizer_prefix_length
+        prefix = levels if wanted == "all" else int(wanted)
         if not 0 <= prefix <= levels:
             raise UserError(
                 f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})"
             )
-        if config["tokenizer_quantizer"] not in QUANTIZERS:
+        if tokens.tokenizer_quantizer not in QUANTIZERS:
             raise UserError(
-                f"tokenizer_quantizer: '{config['tokenizer_quantizer']}' is unknown; use one of "
+                f"tokenizer_quantizer: '{tokens.tokenizer_quantizer}' is unknown; use one of "
                 f"{', '.join(QUANTIZERS)}"
             )
-        if "visual" in views and not config["grounding_visual_file"]:
+        if "visual" in views and not keys.grounding_visual_file:
             raise UserError(
                 "grounding_views: visual needs real image vectors: name them in grounding_visual_file, or"
                 " take visual out of the list"
             )
-        encoder_kind(config["grounding_text_encoder"])
-        seed = config["seed"]
+        encoder_kind(keys.grounding_text_encoder)
+        seed = read(RecBoleKeys, config).seed
         return cls(
             grounding=GroundingOptions(
-                text_encoder=config["grounding_text_encoder"],
-                text_dim=config["grounding_text_dim"],
-                teacher_dim=config["grounding_teacher_dim"],
+                text_encoder=keys.grounding_text_encoder,
+                text_dim=keys.grounding_text_dim,
+                teacher_dim=keys.grounding_teacher_dim,
                 views=views,
-                align=config["grounding_align"],
-                train_encoder=config["grounding_train_encoder"],
+                align=keys.grounding_align,
+                train_encoder=keys.grounding_train_encoder,
                 alignment=AlignmentOptions(
-                    dim=config["grounding_dim"],
-                    kd_weight=config["grounding_kd_weight"],
-                    steps=config["grounding_steps"],
-                    batch_pairs=config["grounding_batch_pairs"],
-                    encoder_rate=config["grounding_encoder_rate"],
-                    chunk=config["grounding_chunk"],
+                    dim=keys.grounding_dim,
+                    kd_weight=keys.grounding_kd_weight,
+                    steps=keys.grounding_steps,
+                    batch_pairs=keys.grounding_batch_pairs,
+                    encoder_rate=keys.grounding_encoder_rate,
+                    chunk=keys.grounding_chunk,
                     seed=seed,
                 ),
                 lora=lora_options(config),
-                max_tokens=config["grounding_max_tokens"],
+                max_tokens=keys.grounding_max_tokens,
                 seed=seed,
             ),
-            quantizer=config["tokenizer_quantizer"],
-            codebook_size=config["tokenizer_codebook_size"],
+            quantizer=tokens.tokenizer_quantizer,
+            codebook_size=tokens.tokenizer_codebook_size,
             levels=levels,
             prefix_length=prefix,
-            quantize=tuple(config["tokenizer_vectors"]),
-            backbone=config["backbone"],
-            bpe_size=config["tokenizer_bpe_size"],
+            quantize=tokens.tokenizer_vectors,
+            backbone=read(BackboneKeys, config).backbone,
+            bpe_size=tokens.tokenizer_bpe_size,
             seed=seed,
         )
 
@@ -221,10 +225,10 @@ class Material:
             users,
             items,
             item_sources(dataset, config, options.grounding.views),
-            user_profiles(dataset, config["profile_fields"] or []),
+            user_profiles(dataset, read(RoleKeys, config).profile_fields),
             load_tasks(task_folder(config))[GENERAL].templates,
             tasks_of(dataset, config),
-            config["task_instruction_tokens"],
+            read(TaskKeys, config).task_instruction_tokens,
         )
 
     def key(self, options: PreparationOptions, report: bool) -> str:
@@ -253,22 +257,22 @@ def item_sources(dataset: PackedDataset, config: Any, views: tuple[str, ...]) ->
     Raises:
         UserError: no text fields named, or a named column or file missing.
     """
-    fields = config["text_fields"]
-    if not fields:
+    roles, image_file = read(RoleKeys, config), read(GroundingKeys, config).grounding_visual_file
+    if not roles.text_fields:
         raise UserError(
             f"dataset '{dataset.dataset_name}': the property file names no text_fields, so items have no text"
             " to ground; add for example text_fields: [title] and load_col.item: [item_id, title]"
         )
-    texts = item_texts(dataset, fields)
+    texts = item_texts(dataset, roles.text_fields)
     labels = {
-        view: field_strings(dataset, dataset.item_feat, config[key], "item") if config[key] else []
-        for view, key in (("taxonomy", "category_field"), ("brand", "brand_field"))
+        view: field_strings(dataset, dataset.item_feat, field, "item") if field else []
+        for view, field in (("taxonomy", roles.category_field), ("brand", roles.brand_field))
         if view in views or (view == "taxonomy" and "semantic" in views)
     }
     image = None
-    if config["grounding_visual_file"]:
+    if image_file:
         image = read_image_vectors(
-            config["grounding_visual_file"],
+            image_file,
             [str(token) for token in dataset.field2id_token[dataset.iid_field]],
         )
     return Sources(texts, labels, image)
@@ -289,8 +293,8 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         return from_checkpoint(dataset.prepared_extra, names, dataset.dataset_name)
     options = PreparationOptions.from_config(config)
     material = Material.of(dataset, config, options)
-    store = ArtifactStore(config["artifact_dir"])
-    key = material.key(options, config["grounding_report"])
+    store = ArtifactStore(read(ArtifactKeys, config).artifact_dir)
+    key = material.key(options, read(GroundingKeys, config).grounding_report)
     stored = store.load("items", key)
     logger = logging.getLogger()
     if stored is not None:
@@ -363,10 +367,10 @@ def ground(
 ) -> tuple[ItemVectors, dict[str, Any]]:
     """Stage (a): item vectors, and its report; with ``grounding_report`` what alignment is worth too."""
     sources, how, device = material.sources, options.grounding, str(config["device"])
-    raw_file = raw_vector_file(sources, how, config["artifact_dir"])
-    show = bool(config["show_progress"])
+    raw_file = raw_vector_file(sources, how, read(ArtifactKeys, config).artifact_dir)
+    show = read(RecBoleKeys, config).show_progress
     text, teacher, report = ground_items(material.users, material.items, sources, how, show, raw_file, device)
-    if config["grounding_report"]:
+    if read(GroundingKeys, config).grounding_report:
         report["retrieval"] = alignment_report(
             material.users, material.items, sources, how, each_view=True, raw_file=raw_file, device=device
         )

@@ -6,7 +6,6 @@ recommender.recommend(history=["Toy Story", "Aladdin"], instruction="something f
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,7 +23,10 @@ from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.models.contract import contract
 from recbole_sigma.recommend.nearest_task import nearest_task
 from recbole_sigma.recommend.titles import Titles
+from recbole_sigma.settings.keys import ProtocolKeys, TaskKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import nearest
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import RankedItems, UserError
 
 LONGEST_INSTRUCTION = 1000  # characters
@@ -110,10 +112,10 @@ class Recommender:
         self.train, self.loader, self.judge = train, loader, Judge(config)
         self.labels = contract(model).task_labels
         self.instructed = contract(model).reads_instructions
-        self.material: Material = self.labels.tasks.material if self.labels else _material(train, config)
+        self.material: Material = self.labels.tasks.material if self.labels else gather(train, config)
         self.titles = Titles(self.material.tokens, self.material.words.titles)
         self.codes = contract(model).item_codes
-        self.window = int(config["MAX_ITEM_LIST_LENGTH"])
+        self.window = read(RecBoleKeys, config).MAX_ITEM_LIST_LENGTH
         order = np.argsort(self.material.users, kind="stable")
         self._order = order
         self._starts = np.searchsorted(self.material.users[order], np.arange(dataset.user_num + 1))
@@ -233,7 +235,7 @@ class Recommender:
             items = [self.titles.find(str(text)) for text in request.history]
         else:
             items = self._events_of(user) if user else []
-        can_start = bool(self.config["task_empty_history"]) and self.instructed
+        can_start = read(TaskKeys, self.config).task_empty_history and self.instructed
         if not items and not can_start:
             raise UserError(
                 "history: it is empty, and this model was trained on histories: name at least one item, or a "
@@ -324,7 +326,11 @@ class Recommender:
 
     def _forbidden(self, request: Request, row: _Resolved) -> np.ndarray:
         """Items that a request rules out: int64 [n]."""
-        keep = not bool(self.config["filter_seen"]) if request.keep_seen is None else request.keep_seen
+        keep = (
+            not read(ProtocolKeys, self.config).filter_seen
+            if request.keep_seen is None
+            else request.keep_seen
+        )
         out = np.zeros(len(self.material.tokens), dtype=bool)
         if not keep:
             out[row.items] = True
@@ -370,16 +376,3 @@ class Recommender:
 
         length = self.codes.prefix_length
         return "".join(code_token(level, int(self.codes.codes[item, level])) for level in range(length))
-
-
-def _material(train: Any, config: Any) -> Material:
-    """Titles, categories and events of a dataset without tasks."""
-    defaults = {"task_category_level": 2, "task_hemisphere": "north", "seed": config["seed"] or 0}
-
-    class _Filled:
-        def __getitem__(self, key: str) -> Any:
-            value = config[key]
-            return defaults.get(key) if value is None else value
-
-    logging.getLogger(__name__).debug("reading titles and categories")
-    return gather(train, _Filled())

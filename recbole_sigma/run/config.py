@@ -16,8 +16,9 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import without_beam
-from recbole_sigma.settings import keys as settings
 from recbole_sigma.settings import reading, recipes
+from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "filter_seen", "metric_decimal_place")
@@ -123,7 +124,7 @@ class SigmaConfig(Config):
             dataset = None
         if model is None or dataset is None:
             for source, values in self._given:
-                self._problems.extend(settings.unknown_keys(values, source))
+                self._problems.extend(recipes.unknown_keys(values, source))
             reading.raise_all(self._problems)
         return super()._get_model_and_dataset(model, str(dataset))
 
@@ -188,12 +189,7 @@ class SigmaConfig(Config):
 
     def _check(self, final: dict[str, Any]) -> None:
         say = self._problems.append
-        for source, values in self._given:
-            self._problems.extend(settings.unknown_keys(values, source, self.internal_config_dict))
-            for key, value in values.items():
-                problem = settings.wrong_value(key, value, self._shipped.get(key))
-                if problem:
-                    say(f"{problem} (in {source})")
+        self._problems += recipes.key_problems(self._given, self._shipped, self.internal_config_dict)
         metrics = [str(name) for name in final["metrics"]]
         for name in metrics:
             lowered = name.lower()
@@ -261,11 +257,19 @@ class SigmaConfig(Config):
                 "decode_beam or lower topk"
             )
 
+    def keep_settled(self) -> None:
+        """Keep what a model's dataset filled in for keys that were left at ``~``, so that checkpoints and
+        records name it.
+        """
+        for key, value in self.requested.items():
+            if value is None and self[key] is not None:
+                self.requested[key] = json.loads(json.dumps(self[key], default=str))
+
     def protocol(self) -> dict[str, Any]:
         """The evaluation protocol as plain values: what a result must carry to be comparable."""
         return {
             "eval_args": self["eval_args"],
-            "filter_seen": bool(self["filter_seen"]),
+            "filter_seen": read(ProtocolKeys, self).filter_seen,
             "metrics": list(self["metrics"]),
             "topk": list(self["topk"]),
             "history": self["MAX_ITEM_LIST_LENGTH"],
@@ -296,7 +300,7 @@ def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = No
     """
     merged = {**values, **(overrides or {})}
     model, dataset = merged.pop("model"), merged.pop("dataset")
-    known = settings.declared_keys()
+    known = recipes.declared_keys()
     return SigmaConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
 
 

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.evaluation.judge import Judgement
+from recbole_sigma.settings.keys import ProcessKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 _GRACE = 5.0  # seconds in which the others may say why they ended, and then in which they may end
@@ -33,17 +35,15 @@ def wanted_processes(config: Any) -> tuple[int, int]:
     Raises:
         UserError: numbers that do not fit together.
     """
-    here, all_ = int(config["nproc"] or 1), int(config["world_size"] or -1)
-    if here < 1:
-        raise UserError(f"nproc must be at least 1, not {here}")
-    all_ = here if all_ <= 0 else all_
-    offset = int(config["group_offset"] or 0)
-    if offset < 0 or offset + here > all_:
+    keys = read(ProcessKeys, config)
+    here, offset = keys.nproc, keys.group_offset
+    all_ = here if keys.world_size <= 0 else keys.world_size
+    if offset + here > all_:
         raise UserError(
             f"group_offset {offset} + nproc {here} exceeds world_size {all_}: world_size counts the "
             "processes of all machines, group_offset those of the machines before this one"
         )
-    if all_ > here and not config["port"]:
+    if all_ > here and not keys.port:
         raise UserError("port: several machines need one port that all of them name, such as --port=5678")
     return here, all_
 
@@ -63,8 +63,8 @@ def launch(config: Any, call: dict[str, Any]) -> dict[str, Any] | None:
         RuntimeError: a process ended otherwise; the others have been ended.
     """
     here, all_ = wanted_processes(config)
-    offset = int(config["group_offset"] or 0)
-    port = int(config["port"] or 0) or _free_port()
+    keys = read(ProcessKeys, config)
+    offset, port = keys.group_offset, keys.port or _free_port()
     try:
         spec = json.dumps(call)
     except TypeError as error:
@@ -76,9 +76,7 @@ def launch(config: Any, call: dict[str, Any]) -> dict[str, Any] | None:
         processes = []
         try:
             for local in range(here):
-                processes.append(
-                    _start(spec, answers, offset + local, local, all_, str(config["ip"] or "localhost"), port)
-                )
+                processes.append(_start(spec, answers, offset + local, local, all_, keys.ip, port))
             _watch(processes, Path(answers), offset)
         finally:
             _end(processes)

@@ -9,10 +9,14 @@ import sys
 from datetime import datetime
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recbole_sigma.evaluation.judge import Judgement
-from recbole_sigma.machine import processes as distributed
+from recbole_sigma.settings.keys import FileKeys, ProtocolKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
+
+if TYPE_CHECKING:
+    from recbole_sigma.evaluation.judge import Judgement
 
 
 def start_log(config: Any) -> Path | None:
@@ -20,10 +24,14 @@ def start_log(config: Any) -> Path | None:
 
     Of several processes only rank 0 writes a file, and the others show errors only.
     """
-    if not distributed.current().main:
+    from recbole_sigma.machine import (
+        processes,  # here: it loads torch, and the command line reads this module
+    )
+
+    if not processes.current().main:
         getLogger().setLevel(logging.ERROR)
         return None
-    folder = Path(config["log_dir"] or "log") / config["model"]
+    folder = Path(read(FileKeys, config).log_dir) / config["model"]
     folder.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     path = folder / f"{config['model']}-{config['dataset']}-{stamp}-{os.getpid()}.log"
@@ -31,7 +39,7 @@ def start_log(config: Any) -> Path | None:
     for handler in [h for h in root.handlers if getattr(h, "_recbole_sigma", False)]:
         root.removeHandler(handler)
         handler.close()
-    level = getattr(logging, str(config["state"] or "INFO").upper())
+    level = getattr(logging, read(RecBoleKeys, config).state)
     form = "%(asctime)s %(levelname)s %(message)s"
     for handler, handler_level in (
         (logging.FileHandler(path, encoding="utf-8"), logging.INFO),
@@ -89,7 +97,7 @@ def say_protocol(config: Any, logger: logging.Logger) -> None:
     args = config["eval_args"]
     logger.info(
         f"protocol: split {args['split']}, order {args['order']}, full catalogue, filter_seen "
-        f"{bool(config['filter_seen'])}, "
+        f"{read(ProtocolKeys, config).filter_seen}, "
         f"history {config['MAX_ITEM_LIST_LENGTH']}, ties by item id"
     )
 

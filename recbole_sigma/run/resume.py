@@ -13,6 +13,8 @@ from recbole_sigma.models.contract import contract
 from recbole_sigma.run.config import requested_values
 from recbole_sigma.run.folder import RunFolder, run_id
 from recbole_sigma.run.loaders import Loaders
+from recbole_sigma.settings.keys import FileKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 
@@ -31,7 +33,7 @@ def open_run(config: Any, saved: bool) -> RunFolder | None:
     if not world.main:
         folder, stored = json.loads(distributed.broadcast(""))
         return RunFolder.follow(folder, stored)
-    run = RunFolder(config["checkpoint_dir"], name, bool(config["resume"]))
+    run = RunFolder(config["checkpoint_dir"], name, read(FileKeys, config).resume)
     distributed.broadcast(json.dumps([str(run.folder), run.stored is not None]))
     logger = getLogger()
     if config["resume"] and run.stored is None:

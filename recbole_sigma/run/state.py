@@ -17,6 +17,8 @@ from recbole_sigma.models.contract import contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import requested_values
 from recbole_sigma.run.folder import RunFolder
+from recbole_sigma.settings.keys import FileKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 STORE_EVERY = 600.0  # seconds between stored states inside a long epoch, where `checkpoint_steps` is 0
@@ -87,7 +89,7 @@ class StoredRun:
         """Whether the state is stored after this step of an epoch."""
         if self.run is None:
             return False
-        steps = int(self.config["checkpoint_steps"] or 0)
+        steps = read(FileKeys, self.config).checkpoint_steps
         if steps:
             return done % steps == 0
         # by the clock only in a process of its own: storing is collective, and clocks differ

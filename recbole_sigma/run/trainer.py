@@ -32,6 +32,9 @@ from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state
 from recbole_sigma.run.precision import loss_weight, memory_sentence, pieces, precision
 from recbole_sigma.run.state import StoredRun
+from recbole_sigma.settings.keys import MemoryKeys, TrainKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import UserError
 
 FLOOR = 0.05  # the cosine schedule ends at this share of the learning rate
@@ -70,12 +73,13 @@ class SigmaTrainer(StoredRun):
     """
 
     def __init__(self, config: Any, model: Any) -> None:
-        with _no_tensorboard(enabled=not config["train_tensorboard"]):
+        self.keys = read(TrainKeys, config)
+        with _no_tensorboard(enabled=not self.keys.train_tensorboard):
             super().__init__(config, model)  # type: ignore[call-arg]
         if contract(model).training_free:
             self.epochs = 1
-        if config["train_clip_norm"] and not self.clip_grad_norm:
-            self.clip_grad_norm = {"max_norm": float(config["train_clip_norm"])}
+        if self.keys.train_clip_norm and not self.clip_grad_norm:
+            self.clip_grad_norm = {"max_norm": self.keys.train_clip_norm}
         stem = os.path.splitext(self.saved_model_file)[0]  # model and second: many runs may share both
         self.saved_model_file = f"{stem}-{os.getpid()}-{next(_RUNS)}.safetensors"
         self.judge = Judge(config)
@@ -86,8 +90,8 @@ class SigmaTrainer(StoredRun):
         self.scheduler_step = 0
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=bool(self.enable_scaler))
         self.world = distributed.current()
-        self.half = precision(str(config["train_precision"] or "fp32"), self.device)
-        self.accumulation = int(config["train_accumulation"] or 1)
+        self.half = precision(self.keys.train_precision, self.device)
+        self.accumulation = self.keys.train_accumulation
         if self.accumulation > 1 and self.world.several:
             raise UserError(
                 "train_accumulation: several processes split a batch already; use train_accumulation: 1 with"
@@ -146,7 +150,7 @@ class SigmaTrainer(StoredRun):
         torch.autograd.set_detect_anomaly(False)
         longest = contract(self.model).longest_row()
         if longest is not None:
-            rows = -(-int(self.config["train_batch_size"]) // self.accumulation)
+            rows = -(-read(RecBoleKeys, self.config).train_batch_size // self.accumulation)
             self.logger.info(memory_sentence(self.model, rows * longest, self.half is not None))
         try:
             result = super().fit(train_data, valid_data, *args, saved=saved, **kwargs)  # type: ignore[misc]
@@ -163,7 +167,7 @@ class SigmaTrainer(StoredRun):
 
     def _choose_memory(self, valid_data: Any) -> None:
         """Let validation weigh the collaborative memory beside the best weights; the checkpoint keeps it."""
-        if self.config["memory"] != "validation" or not valid_data:
+        if read(MemoryKeys, self.config).memory != "validation" or not valid_data:
             return
         if not self._keep_best_in_memory:
             self.load(self.saved_model_file)
@@ -301,10 +305,7 @@ class SigmaTrainer(StoredRun):
         return None if generator is None else generator.get_state()
 
     def _start_schedule(self, train_data: Any) -> None:
-        schedule, warmup = (
-            self.config["train_schedule"] or "constant",
-            self.config["train_warmup_epochs"] or 0,
-        )
+        schedule, warmup = self.keys.train_schedule, self.keys.train_warmup_epochs
         if self._scheduler is not None or (schedule == "constant" and not warmup):
             return
         batches = epoch_length(train_data, self.world.size)
@@ -328,7 +329,7 @@ class SigmaTrainer(StoredRun):
         names = list(contract(self.model).loss_names) or [f"train_loss{i + 1}" for i in range(len(parts))]
         if len(parts) == 1 and not contract(self.model).loss_names:
             names = ["train loss"]
-        places = self.config["loss_decimal_place"] or 4
+        places = read(RecBoleKeys, self.config).loss_decimal_place
         batches = max(1, len(self._train_data)) if self._train_data is not None else 1
         shown = ", ".join(
             f"{set_color(name, 'blue')}: {part / batches:.{places}f}"

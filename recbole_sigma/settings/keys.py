@@ -1,207 +1,402 @@
-"""Which keys exist, what they may hold, and how their text is read; every problem is reported at once.
+"""Every key of ours, once: its default, its meaning, and the values it may hold.
 
-The shipped property files declare our keys: a key's type is that of its default, its help is the comment
-beside it. `CHOICES` and `RANGES` add what YAML cannot say.
+A stage of the method is a frozen dataclass and a key is its field, so that ``grep grounding_dim`` finds the
+definition and every reader. ``--help``, the checks, the error messages and docs/settings.md are printed from
+here; property files hold only what differs. `recbole_sigma.settings.reader` reads a stage out of a config.
+
+This module imports neither torch nor RecBole: the command line reads it before either is loaded.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from recbole_sigma.settings.reading import SafeLoader, load_yaml, nearest
-from recbole_sigma.settings.recipes import properties_dir, recbole_properties
 
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "filter_seen": (True, False),
-    "train_precision": ("fp32", "bf16", "auto"),
-    "train_schedule": ("constant", "cosine", "inverse_sqrt"),
-    "decode_mode": ("fixed_temp", "apf", "top1_prefix"),
-    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
-    "memory": ("none", "validation", "fixed"),
-    "sasrec_loss": ("CE", "BCE"),
-    "sasrec_score": ("dot", "cosine"),
-    "sigma_history": ("auto", "short", "long"),
-    "sigma_objective": ("joint", "paper"),
-    "task_hemisphere": ("north", "south"),
-    "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
-}
-"""Key -> allowed values (text is compared without case)."""
+def key(
+    default: Any,
+    help_: str,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    choices: tuple[Any, ...] = (),
+    words: tuple[str, ...] = (),
+) -> Any:
+    """A field that is a key.
 
-RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, 1_000_000),
-    "train_batch_size": (1, 1 << 30),
-    "eval_batch_size": (1, 1 << 40),
-    "learning_rate": (0.0, 100.0),
-    "weight_decay": (0.0, 100.0),
-    "stopping_step": (0, 1_000_000),
-    "eval_step": (0, 1_000_000),
-    "train_warmup_epochs": (0, 1_000_000),
-    "train_accumulation": (1, 1 << 20),
-    "train_clip_norm": (0.0, 1e9),
-    "lora_dropout": (0.0, 0.99),
-    "lora_rank": (0, 1 << 12),
-    "MAX_ITEM_LIST_LENGTH": (1, 1_000_000),
-    "metric_decimal_place": (1, 17),
-    "prefix_survival_users": (0, 1 << 40),
-    "seed": (0, 2**32 - 1),
-    "checkpoint_steps": (0, 1_000_000_000),
-    "nproc": (1, 1 << 16),
-    "world_size": (-1, 1 << 20),
-    "port": (0, 65535),
-    "group_offset": (0, 1 << 20),
-    "backbone_dropout": (0.0, 0.99),
-    "decode_beam": (0, 1 << 30),
-    "fusion_hidden": (0, 1 << 20),
-    "grounding_batch_pairs": (2, 1 << 20),
-    "grounding_chunk": (0, 1 << 20),
-    "grounding_dim": (1, 1 << 16),
-    "grounding_encoder_rate": (0.0, 10.0),
-    "grounding_kd_weight": (0.0, 1e6),
-    "grounding_max_tokens": (2, 1 << 16),
-    "grounding_steps": (1, 1 << 30),
-    "grounding_teacher_dim": (1, 1 << 16),
-    "grounding_text_dim": (1, 1 << 16),
-    "sigma_id_weight": (0.0, 1e6),
-    "task_label_share": (0.0, 1.0),
-    "task_labels_per_row": (0, 1 << 10),
-    "task_instruction_tokens": (4, 1 << 10),
-    "task_category_level": (0, 100),
-    "task_eval_rows": (0, 1 << 30),
-    "task_lag_days": (0.0, 366.0),
-    "tokenizer_bpe_size": (1, 1 << 20),
-    "tokenizer_codebook_size": (0, 1 << 20),
-    "tokenizer_levels": (1, 26),
-    "memory_weight": (0.0, 1e6),
-    "memory_window": (1, 1_000_000),
-    "memory_shrink": (0.0, 1e9),
-    "memory_last": (1, 1_000_000),
-    "memory_decay": (0.0, 1.0),
-    "memory_forward": (0.0, 1.0),
-    "memory_floor": (1e-12, 1e6),
-    "knn_window": (1, 1_000_000),
-    "knn_shrink": (0.0, 1e9),
-    "knn_last": (1, 1_000_000),
-    "knn_decay": (0.0, 1.0),
-    "knn_forward": (0.0, 1.0),
-    "hidden_dropout_prob": (0.0, 1.0),
-    "attn_dropout_prob": (0.0, 1.0),
-}
-"""Key -> (least, greatest) value."""
-
-WORDS: dict[str, tuple[str, ...]] = {"tokenizer_prefix_length": ("all",)}
-"""Key -> words that are allowed in place of a value of the key's type."""
-
-# Keys that RecBole 1.2.1's code reads but that none of its lists or property files declares.
-UNDECLARED = frozenset(
-    "model dataset config_files encoding local_rank nproc world_size offset ip port tail_ratio "
-    "train_stage reg_weight "
-    "pre_model_path pretrain_epochs save_step mask_ratio ft_ratio crop_eta reorder_beta "
-    "user_inter_num_interval ITEM_SEQ "
-    "convert_token_to_onehot token_num double_tower numerical_features discretization wandb_project "
-    "kg_reverse_r "
-    "normalize_all benchmark_filename embedding_size hyper_files group_offset source_id_field".split()
-)
+    Args:
+        default: its value where nobody sets it.
+        help_: what it does, one sentence.
+        low: least number.
+        high: greatest number.
+        choices: the only values; text is compared without case.
+        words: words that may stand in place of a value of the field's type.
+    """
+    about = {"help": help_, "low": low, "high": high, "choices": choices, "words": words}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=about)
+    return field(default=default, metadata=about)
 
 
-# --- reading ---
+@dataclass(frozen=True)
+class ProtocolKeys:
+    """What every model is judged by."""
+
+    filter_seen: bool = key(True, "Never recommend what the user met before the judged event")
+    prefix_survival_users: int = key(
+        100, "Rows, drawn by seed, that the metric prefix_survival is measured on; 0 = all", 0, 1 << 40
+    )
 
 
-SafeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
-        |[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
-        |\.[0-9_]+(?:[eE][-+][0-9]+)?
-        |[-+]?\.(?:inf|Inf|INF)
-        |\.(?:nan|NaN|NAN))$""",
-        re.X,
+@dataclass(frozen=True)
+class MemoryKeys:
+    """Collaborative memory: score + w log(1 + s / floor), s the votes of train co-occurrence neighbours."""
+
+    memory: str = key(
+        "none",
+        "Off, w chosen on the validation part, or w = memory_weight",
+        choices=("none", "validation", "fixed"),
+    )
+    memory_weight: float = key(0.3, "The weight w where memory is fixed", 0.0, 1e6)
+    memory_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
+    memory_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
+    memory_last: int = key(
+        20, "Newest events of the history that vote (3 on sets with short histories)", 1, 1_000_000
+    )
+    memory_decay: float = key(0.8, "Weight of a vote per step of age", 0.0, 1.0)
+    memory_forward: float = key(
+        0.65, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
+    )
+    memory_floor: float = key(0.001, "Similarity that counts as none", 1e-12, 1e6)
+
+
+@dataclass(frozen=True)
+class TrainKeys:
+    """How the trainer steps."""
+
+    train_schedule: str = key(
+        "constant",
+        "Learning rate over the epochs; cosine ends at 5 % of the peak",
+        choices=("constant", "cosine", "inverse_sqrt"),
+    )
+    train_warmup_epochs: int = key(
+        0, "Epochs of linear warm-up before the schedule; at full rate for inverse_sqrt", 0, 1_000_000
+    )
+    train_clip_norm: float = key(0.0, "Gradient norm limit, 0 for none", 0.0, 1e9)
+    train_precision: str = key(
+        "fp32",
+        "Matrix products in training; auto is bf16 on an accelerator that has it",
+        choices=("fp32", "bf16", "auto"),
+    )
+    train_accumulation: int = key(
+        1, "Pieces a batch is computed in (gradient accumulation): same steps, less memory", 1, 1 << 20
+    )
+    train_tensorboard: bool = key(False, "Write log_tensorboard/ as RecBole does")
+
+
+@dataclass(frozen=True)
+class ProcessKeys:
+    """Processes that share each batch."""
+
+    nproc: int = key(1, "Processes on this machine; each takes its share of every batch", 1, 1 << 16)
+    world_size: int = key(-1, "Processes on all machines; -1 = nproc", -1, 1 << 20)
+    ip: str = key("localhost", "Address of the machine that runs process 0")
+    port: int = key(0, "Port of process 0; 0 = a free one, where there is one machine", 0, 65535)
+    group_offset: int = key(0, "Processes on the machines before this one", 0, 1 << 20)
+
+
+@dataclass(frozen=True)
+class FileKeys:
+    """Where a run writes, and how it goes on."""
+
+    log_dir: str = key("log", "Folder of the log files")
+    resume: bool = key(
+        False, "Go on where the same command was cut off; from the beginning if it never started"
+    )
+    checkpoint_steps: int = key(
+        0,
+        "Store the run's state every so many steps too; 0 = at epoch ends and every 10 minutes",
+        0,
+        1_000_000_000,
+    )
+
+
+@dataclass(frozen=True)
+class ArtifactKeys:
+    """Where prepared data is kept between runs."""
+
+    artifact_dir: str = key("saved/artifacts", "Where prepared item data is kept")
+
+
+@dataclass(frozen=True)
+class VectorKeys:
+    """Item vectors before training: text and collaborative teacher."""
+
+    grounding_text_encoder: str = key(
+        "tfidf-svd",
+        "tfidf-svd, sentence-transformers:<name or folder> (frozen) or causal-lm:<name or folder>",
+    )
+    grounding_text_dim: int = key(128, "Width of the tfidf-svd text vectors", 1, 1 << 16)
+    grounding_teacher_dim: int = key(64, "Width of the teacher vectors", 1, 1 << 16)
+
+
+@dataclass(frozen=True)
+class GroundingKeys(VectorKeys):
+    """Stage (a): item text and train interactions become item vectors."""
+
+    grounding_views: tuple[str, ...] = key(
+        ("collaborative", "taxonomy", "brand"),
+        "Relevance pairs, of collaborative, semantic, taxonomy, brand, visual; one without its field is off",
+    )
+    grounding_align: bool = key(
+        True, "Train the projection; False = raw text vectors (ablation: no grounding)"
+    )
+    grounding_visual_file: str | None = key(
+        None, "Image vectors name.npy beside name.items.txt; the visual view and fusion input image"
+    )
+    grounding_train_encoder: bool = key(
+        True, "Train the text encoder's own weights too: words of tfidf-svd, LoRA of causal-lm"
+    )
+    grounding_dim: int = key(64, "Width of the grounded text vectors", 1, 1 << 16)
+    grounding_kd_weight: float = key(1.0, "lambda of L_CL + lambda L_KD; 0 = no distillation", 0.0, 1e6)
+    grounding_steps: int = key(500, "Optimiser steps of the projection", 1, 1 << 30)
+    grounding_batch_pairs: int = key(256, "Pairs per step", 2, 1 << 20)
+    grounding_encoder_rate: float = key(0.0001, "Step size of a causal-lm encoder", 0.0, 10.0)
+    grounding_max_tokens: int = key(64, "Longest item text of a causal-lm encoder, in tokens", 2, 1 << 16)
+    grounding_chunk: int = key(
+        0, "Items encoded at a time in a step (gradient caching); 0 = the whole batch", 0, 1 << 20
+    )
+    grounding_report: bool = key(
+        False, "Report recall@10 of held-out train partners before and after alignment"
+    )
+
+
+@dataclass(frozen=True)
+class LoraKeys:
+    """Low-rank adapters of a pretrained backbone and of a causal-lm encoder."""
+
+    lora_rank: int = key(16, "Rank of the adapters; 0 = train all weights", 0, 1 << 12)
+    lora_alpha: float = key(32.0, "Scale of the update, alpha / rank")
+    lora_dropout: float = key(0.05, "Dropout on the input of the adapters", 0.0, 0.99)
+    lora_targets: tuple[str, ...] = key(
+        ("all-linear",), "all-linear, or last parts of module names such as q_proj"
+    )
+
+
+@dataclass(frozen=True)
+class CodeKeys:
+    """Semantic IDs: vectors become codes."""
+
+    tokenizer_quantizer: str = key(
+        "rq-kmeans",
+        "rq-kmeans or rq-vae; for SIGMA also rq-kmeans-balanced, for TIGER file:<path of an index>",
+    )
+    tokenizer_vectors: tuple[str, ...] = key(
+        ("text", "collaborative"), "What is quantized: grounded text, teacher, or both side by side"
+    )
+    tokenizer_levels: int = key(3, "Levels of the semantic ID, before any de-duplication digit", 1, 26)
+    tokenizer_codebook_size: int = key(
+        0, "Codes per level; SIGMA: 0 = about 64 items per first-level code", 0, 1 << 20
+    )
+
+
+@dataclass(frozen=True)
+class TokenizerKeys(CodeKeys):
+    """Stage (b): the hybrid token, semantic prefix and item token, and the text vocabulary."""
+
+    tokenizer_prefix_length: int | str = key(
+        1, "Leading levels used as prefix; 0 = pure item token, all = pure semantic ID", words=("all",)
+    )
+    tokenizer_bpe_size: int = key(
+        1000, "Text vocabulary of the BPE tokenizer trained on item texts and templates", 1, 1 << 20
+    )
+
+
+@dataclass(frozen=True)
+class FusionKeys:
+    """Stage (b): what an item token is made of."""
+
+    fusion_inputs: tuple[str, ...] | None = key(
+        None,
+        "Frozen vectors inside the item token: id (teacher), text (grounded), image (grounding_visual_file); "
+        "~ = by sigma_history",
+    )
+    fusion_hidden: int = key(0, "Hidden width of the fusion MLP; 0 = sum of the projections", 0, 1 << 20)
+    fusion_id_residual: bool | None = key(
+        None, "Add a trained vector per item (ours); ~ = True for joint, False for paper"
+    )
+
+
+@dataclass(frozen=True)
+class BackboneKeys:
+    """Stage (c): the language model that reads the history."""
+
+    backbone: str = key(
+        "scratch:tiny", "scratch:tiny, scratch:small, scratch:base, or pretrained:<name or folder>"
+    )
+    backbone_checkpointing: bool = key(
+        False, "Recompute activations in the backward pass: less memory, more time"
+    )
+    backbone_dropout: float = key(0.3, "Embedding, attention and residual dropout", 0.0, 0.99)
+
+
+@dataclass(frozen=True)
+class TaskKeys:
+    """Stage (c): instruction tasks."""
+
+    tasks: tuple[str, ...] = key(
+        ("JustForYou",), "Instruction tasks to train, or all; without fields or support a task is off"
+    )
+    task_labels_per_row: int | None = key(
+        None, "Instruction labels of a packed row; ~ = by sigma_history and tasks", 0, 1 << 10
+    )
+    task_label_share: float | None = key(
+        None,
+        "Share of the batches that carry labels, less saves time; ~ = by sigma_history and tasks",
+        0.0,
+        1.0,
+    )
+    task_dir: str | None = key(None, "Folder of task files; ~ = the shipped ones")
+    task_instruction_tokens: int = key(
+        32, "Longest instruction with several tasks; longer ones lose their beginning", 4, 1 << 10
+    )
+    task_category_level: int = key(
+        2, "Node of the category path that names a category; 0 = flat labels (genres)", 0, 100
+    )
+    task_lag_days: float | None = key(
+        7.0, "Days from use to interaction (reviews lag purchases); ~ = times tell no season", 0.0, 366.0
+    )
+    task_hemisphere: str = key("north", "Seasons of the north or the south", choices=("north", "south"))
+    task_eval_rows: int = key(5000, "Test rows judged per task after training; 0 = all", 0, 1 << 30)
+    task_empty_history: bool = key(
+        False, "Train and judge users' first events too (search data); needs tasks"
+    )
+
+
+@dataclass(frozen=True)
+class SigmaKeys:
+    """Stage (c): SIGMA's objective and the paths into the query."""
+
+    sigma_objective: str = key(
+        "joint",
+        "One softmax over the catalogue (joint, ours), or L_NTP + gamma L_ID and nothing of ours (paper)",
+        choices=("joint", "paper"),
+    )
+    sigma_history: str = key(
+        "auto",
+        "What suits the histories; auto reads the mean number of train events per user, 20 or more are long",
+        choices=("auto", "short", "long"),
+    )
+    sigma_paths: tuple[str, ...] | None = key(
+        None,
+        "Straight paths to the query beside the trunk (ours), of recency, interest; ~ = by sigma_history",
+    )
+    sigma_id_weight: float = key(1.0, "gamma of L_NTP + gamma L_ID", 0.0, 1e6)
+    sigma_mask_seen: bool | None = key(
+        None,
+        "Items of the history are no negatives where filter_seen holds (ours); ~ = True for joint, "
+        "False for paper",
+    )
+
+
+@dataclass(frozen=True)
+class BeamKeys:
+    """How wide the beam is."""
+
+    decode_beam: int = key(
+        0, "Beam width; for SIGMA 0 = all prefixes (exact), at inner levels at most 1,024", 0, 1 << 30
+    )
+
+
+@dataclass(frozen=True)
+class DecodeKeys(BeamKeys):
+    """Stage (d): generation, beam over prefixes and fusion with the item scores."""
+
+    decode_mode: str | None = key(
+        None,
+        "How prefix and item scores are fused; apf is the paper's adaptive fusion; ~ = fixed_temp for joint, "
+        "apf for paper",
+        choices=("fixed_temp", "apf", "top1_prefix"),
+    )
+
+
+@dataclass(frozen=True)
+class TigerKeys:
+    """TIGER's network and rows."""
+
+    tiger_layers: int = key(4, "Encoder layers")
+    tiger_decoder_layers: int = key(4, "Decoder layers")
+    tiger_d_model: int = key(128, "Width of the states")
+    tiger_heads: int = key(6, "Attention heads")
+    tiger_d_kv: int = key(64, "Width of a head")
+    tiger_d_ff: int = key(1024, "Width of the feed-forward layers")
+    tiger_dropout: float = key(0.1, "Dropout everywhere")
+    tiger_user_tokens: int = key(0, "Hashed user tokens; 0 = none (the paper has 2,000)")
+    tiger_samples: str = key(
+        "one", "Training rows: all prefixes, or one random prefix per user and epoch", choices=("one", "all")
+    )
+    tokenizer_codes_numbering: str | None = key(
+        None, "For a file that numbers its items: its item2id table, its item.json, or: same"
+    )
+
+
+@dataclass(frozen=True)
+class RqVaeKeys:
+    """TIGER's residual-quantized autoencoder."""
+
+    rqvae_latent: int = key(32, "Width of its quantized latent")
+    rqvae_hidden: tuple[int, ...] = key((512, 256, 128), "Hidden widths of its encoder")
+    rqvae_epochs: int = key(200, "Passes over the items")
+    rqvae_batch: int = key(1024, "Items per step")
+    rqvae_learning_rate: float = key(0.001, "Step size of AdamW")
+    rqvae_weight_decay: float = key(0.0, "Weight decay on its matrices")
+
+
+@dataclass(frozen=True)
+class KnnKeys:
+    """WindowItemKNN."""
+
+    knn_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
+    knn_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
+    knn_last: int = key(20, "Last events of the history that vote", 1, 1_000_000)
+    knn_decay: float = key(0.8, "Weight of a vote per step of age", 0.0, 1.0)
+    knn_forward: float = key(
+        0.5, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
+    )
+
+
+@dataclass(frozen=True)
+class SasrecKeys:
+    """PackedSASRec: RecBole's SASRec network and our loss."""
+
+    sasrec_loss: str = key(
+        "CE",
+        "CE over the catalogue, or BCE with one sampled negative, the SASRec paper's",
+        choices=("CE", "BCE"),
+    )
+    sasrec_score: str = key(
+        "dot", "dot as in SASRec, or cosine with a learned scale", choices=("dot", "cosine")
+    )
+    sasrec_mask_seen: bool = key(True, "Items of the history are no negatives where filter_seen holds")
+    sasrec_temperature: float = key(0.07, "Initial temperature of the cosine score")
+    n_layers: int = key(2, "Transformer layers")
+    n_heads: int = key(2, "Attention heads")
+    hidden_size: int = key(64, "Width of the states")
+    inner_size: int = key(256, "Width of the feed-forward layers")
+    hidden_dropout_prob: float = key(0.3, "Dropout of states and embeddings", 0.0, 1.0)
+    attn_dropout_prob: float = key(0.3, "Dropout of attention", 0.0, 1.0)
+    loss_type: str = key("CE", "What RecBole's network is built with; sasrec_loss decides")
+
+
+KEYS_OF_EVERY_MODEL: tuple[type, ...] = (ProtocolKeys, MemoryKeys, TrainKeys, ProcessKeys, FileKeys)
+
+KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
+    "SIGMA": (
+        GroundingKeys, TokenizerKeys, FusionKeys, BackboneKeys, LoraKeys, TaskKeys, SigmaKeys,
+        DecodeKeys, ArtifactKeys,
     ),
-    list("-+0123456789."),
-)
-
-
-# --- checking ---
-
-
-@cache
-def _yaml_keys(path: Path) -> frozenset[str]:
-    return frozenset(load_yaml(path))
-
-
-@cache
-def declared_keys() -> frozenset[str]:
-    """Every key that some model, dataset or stage of RecBole or of ours declares."""
-    import recbole.utils as stock
-
-    keys = set(UNDECLARED) | CHOICES.keys() | RANGES.keys()
-    for name in ("general_arguments", "training_arguments", "evaluation_arguments", "dataset_arguments"):
-        keys.update(getattr(stock, name))
-    for root in (recbole_properties(), properties_dir()):
-        for path in root.rglob("*.yaml"):
-            # these folders hold other things than keys with their defaults
-            other = path.parent.name in ("tasks", "variants", "tune")
-            if path.name not in ("url.yaml", "kg_url.yaml") and not other:
-                keys |= _yaml_keys(path)
-    return frozenset(keys)
-
-
-def unknown_keys(given: dict[str, Any], source: str, used: Iterable[str] = ()) -> list[str]:
-    """Sentences about keys that nothing declares.
-
-    Args:
-        given: the keys as the user gave them.
-        source: where they were given, for the sentence.
-        used: further names that count as known (fields of the dataset's property file, say).
-    """
-    known = declared_keys() | set(used)
-    return [f"unknown key {key!r} in {source}{nearest(key, known)}" for key in given if key not in known]
-
-
-_KINDS = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "a mapping",
-}
-
-
-def wrong_value(key: str, value: Any, default: Any) -> str | None:
-    """The sentence about a value that does not fit its key, or None.
-
-    Args:
-        key: the key.
-        value: what the user gave.
-        default: the key's default in our property files (None: any type).
-    """
-    if value in WORDS.get(key, ()):
-        return None
-    if default is not None and value is not None:
-        kind = type(default)
-        fits = {
-            bool: isinstance(value, bool),
-            int: isinstance(value, int) and not isinstance(value, bool),
-            float: isinstance(value, (int, float)) and not isinstance(value, bool),
-            list: not isinstance(value, dict),
-        }.get(kind, isinstance(value, kind))
-        if not fits:
-            return f"{key} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}"
-    if key in CHOICES and value is not None:
-        plain = {str(choice).lower() for choice in CHOICES[key]}
-        if str(value).lower() not in plain:
-            options = ", ".join(str(choice) for choice in CHOICES[key])
-            return (
-                f"{key} must be one of {options}; not {value!r}{nearest(str(value), map(str, CHOICES[key]))}"
-            )
-    if key in RANGES and value is not None:
-        low, high = RANGES[key]
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return f"{key} must be a number, not {value!r}"
-        if not low <= value <= high:  # also refuses NaN
-            return f"{key} must lie in [{low:g}, {high:g}], not {value!r}"
-    return None
+    "TIGER": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, TigerKeys, BeamKeys),
+    "WindowItemKNN": (KnnKeys,),
+    "PackedSASRec": (SasrecKeys,),
+}  # fmt: skip
+"""Model -> the stages it reads besides those of every model; its property file may change a default."""

@@ -1,33 +1,40 @@
-"""Where the shipped property files lie, and how they join RecBole's own order of precedence."""
+"""Our defaults, in code and in property files, at RecBole's own precedence; which keys exist at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import importlib.util
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.settings.reading import load_yaml
+from recbole_sigma.settings.keys import KEYS_OF_EVERY_MODEL, KEYS_OF_MODEL
+from recbole_sigma.settings.reader import all_keys, keys_of, wrong_value
+from recbole_sigma.settings.reading import load_yaml, nearest
 from recbole_sigma.values import UserError
 
 
 def merge_internal(config: Any, original: Callable[..., None], model_class: type, dataset: str) -> None:
-    """Run Config._load_internal_config_dict with our property files at RecBole's own precedence.
+    """Run Config._load_internal_config_dict with our defaults at RecBole's own precedence.
 
     Order: RecBole's overall, ours; RecBole's model, its ancestors' and ours; sample; RecBole's dataset, ours;
-    then RecBole's quick-start file of the model type. Files, dictionaries and the command line outrank all of
-    these. Our model files are read again behind RecBole's sample and dataset files, which set the history
-    length of every model to 50, whatever its own file says.
+    then RecBole's quick-start file of the model type. Ours are the defaults of `settings.keys`, then the
+    property file of that place. Files, dictionaries and the command line outrank all of these. Those of the
+    model are merged again behind RecBole's sample and dataset files, which set the history length of every
+    model to 50, whatever its own file says.
     """
     load = config._update_internal_config_dict
     here = properties_dir()
     stock: list[Path] = []
     done: set[Path] = set()
-    own = [here / "model" / f"{ancestor.__name__}.yaml" for ancestor in reversed(model_class.__mro__)]
+    names = [ancestor.__name__ for ancestor in reversed(model_class.__mro__)]
 
     def load_over(file: str) -> Any:
         answer = load(file)
-        for path in own:
+        for name in names:
+            config.internal_config_dict.update(stage_defaults(KEYS_OF_MODEL.get(name, ())))
+            path = here / "model" / f"{name}.yaml"
             if path.is_file():
                 load(str(path))
         return answer
@@ -40,9 +47,11 @@ def merge_internal(config: Any, original: Callable[..., None], model_class: type
     def intercept(file: str) -> Any:
         path = Path(file)
         if path.parent.name == "dataset" and path.name == "sample.yaml":
-            for ancestor in reversed(model_class.__mro__):
-                for root in (*stock, here):
-                    merge(root / "model" / f"{ancestor.__name__}.yaml")
+            for name in names:
+                for root in stock:
+                    merge(root / "model" / f"{name}.yaml")
+                config.internal_config_dict.update(stage_defaults(KEYS_OF_MODEL.get(name, ())))
+                merge(here / "model" / f"{name}.yaml")
             answer = load_over(file)
             if not (path.parent / f"{dataset}.yaml").is_file():
                 merge(here / "dataset" / f"{dataset}.yaml")
@@ -55,6 +64,7 @@ def merge_internal(config: Any, original: Callable[..., None], model_class: type
         answer = load(file)
         if path.name == "overall.yaml":
             stock.append(path.resolve().parent)
+            config.internal_config_dict.update(stage_defaults(KEYS_OF_EVERY_MODEL))
             merge(here / "overall.yaml")
         return answer
 
@@ -74,23 +84,112 @@ def properties_dir() -> Path:
     raise UserError(f"the shipped property files are missing beside {package}: reinstall recbole-sigma")
 
 
+def recbole_folder() -> Path:
+    """The folder of the installed RecBole, found without importing it.
+
+    Raises:
+        UserError: RecBole is not installed.
+    """
+    spec = importlib.util.find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("recbole is not installed: pip install recbole==1.2.1")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
 @cache
 def recbole_properties() -> Path:
     """RecBole's own property folder."""
-    import recbole
+    return recbole_folder() / "properties"
 
-    return Path(recbole.__file__).parent / "properties"
+
+def stage_defaults(stages: Iterable[type]) -> dict[str, Any]:
+    """The defaults of some stages as a property file would hold them."""
+    merged = {name: key.default for stage in stages for name, key in keys_of(stage).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in merged.items()}
 
 
 @cache
 def shipped_defaults(names: tuple[str, ...], dataset: str | None = None) -> dict[str, Any]:
     """Our defaults for a model (its class names, ancestors first) and a dataset."""
     here = properties_dir()
-    files = [here / "overall.yaml", *(here / "model" / f"{name}.yaml" for name in names)]
+    merged = stage_defaults(KEYS_OF_EVERY_MODEL)
+    merged.update(_load_if_there(here / "overall.yaml"))
+    for name in names:
+        merged.update(stage_defaults(KEYS_OF_MODEL.get(name, ())))
+        merged.update(_load_if_there(here / "model" / f"{name}.yaml"))
     if dataset:
-        files.append(here / "dataset" / f"{dataset}.yaml")
-    merged: dict[str, Any] = {}
-    for path in files:
-        if path.is_file():
-            merged.update(load_yaml(path))
+        merged.update(_load_if_there(here / "dataset" / f"{dataset}.yaml"))
     return merged
+
+
+def _load_if_there(path: Path) -> dict[str, Any]:
+    return load_yaml(path) if path.is_file() else {}
+
+
+# --- which keys exist ---
+
+# Keys that RecBole 1.2.1's code reads but that none of its lists or property files declares.
+UNDECLARED = frozenset(
+    "model dataset config_files encoding local_rank nproc world_size offset ip port tail_ratio "
+    "train_stage reg_weight "
+    "pre_model_path pretrain_epochs save_step mask_ratio ft_ratio crop_eta reorder_beta "
+    "user_inter_num_interval ITEM_SEQ "
+    "convert_token_to_onehot token_num double_tower numerical_features discretization wandb_project "
+    "kg_reverse_r "
+    "normalize_all benchmark_filename embedding_size hyper_files group_offset source_id_field".split()
+)
+_ARGUMENT_LISTS = ("general_arguments", "training_arguments", "evaluation_arguments", "dataset_arguments")
+
+
+@cache
+def declared_keys() -> frozenset[str]:
+    """Every key that some model, dataset or stage of RecBole or of ours declares; RecBole is not imported."""
+    keys = set(UNDECLARED) | all_keys().keys() | _argument_lists()
+    for root in (recbole_properties(), properties_dir()):
+        for path in root.rglob("*.yaml"):
+            # these folders hold other things than keys with their defaults
+            other = path.parent.name in ("tasks", "variants", "tune")
+            if path.name not in ("url.yaml", "kg_url.yaml") and not other:
+                keys |= load_yaml(path).keys()
+    return frozenset(keys)
+
+
+def _argument_lists() -> set[str]:
+    """The names in RecBole's lists of arguments, read from the source."""
+    path = recbole_folder() / "utils" / "argument_list.py"
+    return {
+        name
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in _ARGUMENT_LISTS
+        for name in ast.literal_eval(node.value)
+    }
+
+
+def unknown_keys(given: dict[str, Any], source: str, used: Iterable[str] = ()) -> list[str]:
+    """Sentences about keys that nothing declares.
+
+    Args:
+        given: the keys as the user gave them.
+        source: where they were given, for the sentence.
+        used: further names that count as known (fields of the dataset's property file, say).
+    """
+    known = declared_keys() | set(used)
+    return [f"unknown key {key!r} in {source}{nearest(key, known)}" for key in given if key not in known]
+
+
+def key_problems(
+    given: Iterable[tuple[str, dict[str, Any]]], shipped: dict[str, Any], used: Iterable[str] = ()
+) -> list[str]:
+    """Sentences about unknown keys and about values that do not fit.
+
+    Args:
+        given: (where, the keys given there), for example a file or the command line.
+        shipped: our defaults for the model and the dataset.
+        used: further names that count as known.
+    """
+    problems = []
+    for source, values in given:
+        problems += unknown_keys(values, source, used)
+        wrong = (wrong_value(key, value, shipped.get(key)) for key, value in values.items())
+        problems += [f"{problem} (in {source})" for problem in wrong if problem]
+    return problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -86,15 +87,16 @@ def test_fusion_that_needs_a_spread_from_training_gets_a_training_that_measured_
 
 def test_the_rule_of_the_losses_covers_every_model_that_reads_the_policy() -> None:
     """A model whose code reads filter_seen needs a *_mask_seen key, or cells would share wrong weights."""
-    from recbole_sigma.settings.reading import load_yaml
-    from recbole_sigma.settings.recipes import properties_dir
+    from recbole_sigma.settings.keys import KEYS_OF_MODEL
+    from recbole_sigma.settings.recipes import shipped_defaults
 
     root = Path(quick_start.__file__).parent / "models"
-    readers = {p.stem for p in root.rglob("*.py") if 'config["filter_seen"]' in p.read_text()}
-    keyed = set()
-    for path in (properties_dir() / "model").glob("*.yaml"):
-        if losses_follow_policy(load_yaml(path)):
-            keyed.add(path.stem)
+    readers = {
+        p.stem
+        for p in root.rglob("*.py")
+        if re.search(r'config\["filter_seen"\]|\.filter_seen', p.read_text())
+    }
+    keyed = {name for name in KEYS_OF_MODEL if losses_follow_policy(shipped_defaults((name,)))}
     assert readers == {"model", "packed_sasrec"} and keyed == {"SIGMA", "PackedSASRec"}
 
 

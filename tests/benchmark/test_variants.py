@@ -104,7 +104,7 @@ def test_values_may_stand_in_a_property_file(scratch: Path) -> None:
 
 def test_shipped_variants_are_complete_and_known() -> None:
     from recbole_sigma.run.config import SigmaConfig
-    from recbole_sigma.settings.keys import declared_keys
+    from recbole_sigma.settings.recipes import declared_keys
 
     for name, row in shipped().items():
         assert row.why and row.source, name

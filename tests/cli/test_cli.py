@@ -12,6 +12,7 @@ import pytest
 from recbole_sigma import benchmark
 from recbole_sigma.benchmark.results import COLUMNS
 from recbole_sigma.commands import main as cli
+from recbole_sigma.commands import tables
 from recbole_sigma.commands.main import main
 
 
@@ -62,7 +63,7 @@ def test_help_teaches(capsys) -> None:
         "demo",
         "examples",
         "--filter_seen=true",
-        "never recommend what the user met",
+        "Never recommend what the user met",
         "PackedSASRec",
     ):
         assert part in text
@@ -70,14 +71,89 @@ def test_help_teaches(capsys) -> None:
     assert "--knn_decay=0.8" in capsys.readouterr().out
 
 
-def test_every_shipped_key_has_help() -> None:
-    from recbole_sigma.settings.reading import load_yaml
-    from recbole_sigma.settings.recipes import properties_dir
+@pytest.mark.parametrize("verb", sorted(cli.parsers()[1]))
+def test_every_verb_shows_its_options_and_two_examples(verb, capsys) -> None:
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    options = cli.parsers()[1][verb].options() - {"users-file"}  # the other spelling of users_file
+    assert all(f"--{name}" in text for name in options)
+    assert text.partition("examples\n")[2].count(f" {verb}") + (verb == "train") * 2 >= 2
+    assert "--memory_floor" not in text  # the keys are listed by --help without a verb
 
-    for path in [properties_dir() / "overall.yaml", *(properties_dir() / "model").glob("*.yaml")]:
-        described = {key: text for _, keys in cli.described_keys(path) for key, _, text in keys}
-        assert set(described) == set(load_yaml(path)), path
-        assert all(described.values()), path
+
+def test_keys_pass_through_a_verb_in_their_order() -> None:
+    words = ["--a=1", "--models=Pop", "--b", "-3", "stray", "--quiet", "--c", "[1, 2]", "--d"]
+    options, rest = cli.parsers()[1]["benchmark"].parse_known_args(words)
+    assert options.models == "Pop" and options.quiet and not options.json
+    assert rest == ["--a=1", "--b", "-3", "stray", "--c", "[1, 2]", "--d"]
+
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "transformers",
+    "tokenizers",
+    "faiss",
+    "ray",
+    "recbole",
+)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--help"], 0),
+        (["--help", "--model=SIGMA"], 0),
+        (["tune", "--help"], 0),
+        (["--version"], 0),
+        (["benchmark", "--models=list"], 0),
+        (["benchmrk"], 2),
+        (["--model"], 2),
+        (["--model=SIGM", "--dataset=ml-100k"], 2),
+        (["--model=SIGMA", "--dataset=ml-100k", "--epoch=3"], 2),
+        (["--model=BPR", "--dataset=ml-100k", "--epochs=many"], 2),
+        (["--model=BPR", "--dataset=ml-100k", "--config_files=none.yaml"], 2),
+        (["--model=BPR"], 2),
+        (["benchmark", "--models=Pop,Popp", "--dataset=ml-100k"], 2),
+        (["benchmark", "--models=Pop", "--dataset=ml-100k", "--epoch=3"], 2),
+        (["tune", "--model=SIGM", "--dataset=ml-100k"], 2),
+        (["recommend", "--checkpoint=x", "--histori=y"], 2),
+        (["export", "--checkpoint=x"], 2),
+        (["report"], 2),
+        (["tasks", "--dataset=ml-100k", "--epoch=3"], 2),
+    ],
+)
+def test_help_lists_and_typed_mistakes_load_nothing_heavy(argv, code, scratch: Path) -> None:
+    program = (
+        "import sys\n"
+        "from recbole_sigma.commands.main import main\n"
+        f"code = main({argv!r})\n"
+        f"print(code, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{code} []", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["benchmark", "--models=Pop", "--models=BPR"], "--models is given twice with different values"),
+        (["--mod=BPR", "--dataset=ml-100k"], "unknown key 'mod'"),
+        (["train", "--quiet=false"], "--quiet: ignored explicit argument 'false'"),
+        (["report", "--output=x", "--epochs=3"], "report needs --output"),
+        (
+            ["export", "--checkpoint=x", "--output=y", "--dtyp=bf16"],
+            "unknown word '--dtyp=bf16'; nearest: dtype",
+        ),
+    ],
+)
+def test_mistakes_in_options_are_sentences(argv, sentence, capsys) -> None:
+    assert main(argv) == 2
+    out = capsys.readouterr()
+    assert sentence in out.err and "Traceback" not in out.err and not out.out
 
 
 def test_version(capsys) -> None:
@@ -166,10 +242,10 @@ def test_the_demo_has_three_models_and_ends_with_the_path(capsys, scratch: Path,
 
 
 def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
-    def interrupted(own, rest):
+    def interrupted(options, rest):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.VERBS, "demo", interrupted)
+    monkeypatch.setattr(tables, "demo", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err.startswith("stopped (the same command with --resume")
 

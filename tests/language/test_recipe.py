@@ -5,9 +5,8 @@ import torch
 from recbole_sigma.quick_start import build_model, build_trainer
 from recbole_sigma.run.config import SigmaConfig
 from recbole_sigma.run.loaders import load_data
-from recbole_sigma.settings.keys import declared_keys
 from recbole_sigma.settings.reading import load_yaml
-from recbole_sigma.settings.recipes import properties_dir
+from recbole_sigma.settings.recipes import declared_keys, properties_dir, shipped_defaults
 from tests.language.conftest import saved  # noqa: F401  a fixture
 from tests.models.conftest import planted_config, write_planted
 
@@ -16,9 +15,7 @@ RECIPE = properties_dir() / "recipes" / "sigma_qwen3_lora.yaml"
 
 def test_every_key_is_known_and_explained_and_the_header_is_honest():
     values, text = load_yaml(RECIPE), RECIPE.read_text(encoding="utf-8")
-    shipped = load_yaml(properties_dir() / "model" / "SIGMA.yaml") | load_yaml(
-        properties_dir() / "overall.yaml"
-    )
+    shipped = shipped_defaults(("SIGMA",))
     assert values.keys() <= shipped.keys() and values.keys() <= set(declared_keys())
     for line in text.splitlines():
         assert not line or line.startswith("#") or "  # " in line, line

@@ -77,7 +77,7 @@ def test_imports_come_from_the_installed_wheel(installed: Path, tmp_path: Path) 
     code = """
 import sys, pathlib, importlib.metadata as metadata
 import recbole_sigma, dataset_adapters
-from recbole_sigma.settings.keys import properties_dir
+from recbole_sigma.settings.recipes import properties_dir
 site = pathlib.Path(sys.prefix).resolve() / "lib"
 for place in (recbole_sigma.__file__, dataset_adapters.__file__, properties_dir()):
     assert pathlib.Path(place).resolve().is_relative_to(site), place

@@ -190,15 +190,38 @@ def test_register_twice_changes_nothing() -> None:
     assert (Config._load_internal_config_dict, len(sys.meta_path)) == before
 
 
+HEAVY = ("torch", "numpy", "pandas", "scipy", "sklearn", "transformers", "faiss", "ray", "recbole")
+
+
 def test_importing_the_package_is_cheap() -> None:
-    code = (
-        "import recbole_sigma, sys\n"
-        "heavy = [m for m in ('transformers', 'faiss', 'recbole.trainer', 'recbole.data', 'ray', "
-        "'sklearn') if m in sys.modules]\n"
-        "print(heavy)"
-    )
+    code = f"import recbole_sigma, sys; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("first", ["recbole", "recbole_sigma"])
+def test_the_shims_are_in_place_before_recboles_modules_whichever_comes_first(first: str) -> None:
+    second = {"recbole": "recbole_sigma", "recbole_sigma": "recbole"}[first]
+    code = (
+        f"import {first}, {second}\n"
+        "import numpy\n"
+        "assert all(hasattr(numpy, name) for name in recbole_sigma._compat.NUMPY_ALIASES)\n"
+        "import recbole.quick_start\n"
+        "from recbole.utils import get_model\n"
+        "print(get_model('WindowItemKNN').__name__, recbole._recbole_sigma)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["WindowItemKNN", "True"], done.stderr
+
+
+def test_looking_for_recbole_runs_no_hook() -> None:
+    code = (
+        "import recbole_sigma, sys, importlib.util\n"
+        "assert importlib.util.find_spec('recbole') is not None\n"
+        "print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_hooks_also_work_on_modules_imported_before_us() -> None:
@@ -207,7 +230,7 @@ def test_hooks_also_work_on_modules_imported_before_us() -> None:
         "from recbole_sigma._compat import restore_numpy_aliases\n"
         "import recbole_sigma, sys, importlib\n"
         "import recbole.quick_start\n"
-        "sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != '_AfterImport']\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != '_ImportHooks']\n"
         "for m in list(sys.modules):\n"
         "    if m.startswith('recbole.') and getattr(sys.modules[m], '_recbole_sigma', False): del "
         "sys.modules[m]._recbole_sigma\n"

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import ast
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_sigma.run.config import SigmaConfig, rebuild_config, requested_values
-from recbole_sigma.settings import keys as settings
-from recbole_sigma.settings import reading, recipes
+from recbole_sigma.settings import reader, reading, recipes
+from recbole_sigma.settings.describe import settings_page
+from recbole_sigma.settings.keys import key
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import UserError
 
 
@@ -266,11 +271,97 @@ def test_a_config_can_be_rebuilt_from_plain_values() -> None:
     assert rebuild_config(values, {"seed": 5})["seed"] == 5
 
 
-def test_every_shipped_recipe_is_readable_and_every_default_fits() -> None:
+def test_every_shipped_value_and_every_default_of_recbole_fits_its_key() -> None:
+    for root in (recipes.properties_dir(), recipes.recbole_properties()):
+        for path in root.rglob("*.yaml"):
+            if path.parent.name not in ("tasks", "tune"):
+                for key, value in reading.load_yaml(path).items():
+                    assert reader.wrong_value(key, value, None) is None, f"{path}: {key}"
+
+
+def test_a_key_stands_once_with_a_meaning_and_a_default_that_fits() -> None:
+    owner: dict[str, type] = {}
+    for stage in reader.STAGES:
+        inherited = {name for base in stage.__mro__[1:] for name in getattr(base, "__annotations__", ())}
+        for name, found in reader.keys_of(stage).items():
+            if name not in inherited:
+                assert owner.setdefault(name, stage) is stage, name
+            assert len(found.help) > 5 and reader.wrong_value(name, found.default) is None, name
+
+
+def test_the_defaults_of_recboles_keys_are_recboles() -> None:
+    shipped = reading.load_yaml(recipes.recbole_properties() / "overall.yaml")
+    shipped |= reading.load_yaml(recipes.recbole_properties() / "dataset" / "sample.yaml")
+    for name, value in recipes.stage_defaults([RecBoleKeys]).items():
+        assert shipped[name] == value, name
+
+
+def test_property_files_hold_only_what_differs() -> None:
     root = recipes.properties_dir()
     for path in [root / "overall.yaml", *(root / "model").glob("*.yaml")]:
-        for key, value in reading.load_yaml(path).items():
-            assert settings.wrong_value(key, value, None) is None, f"{path}: {key}"
+        stages = [stage for stage in reader.STAGES if stage is not RecBoleKeys]
+        values = reading.load_yaml(path)
+        same = {k for k, v in recipes.stage_defaults(stages).items() if k in values and values[k] == v}
+        assert not same, f"{path} repeats the defaults of {same}"
+
+
+def test_recboles_lists_of_arguments_are_found_without_importing_it() -> None:
+    import recbole.utils as stock
+
+    for name in recipes._ARGUMENT_LISTS:
+        assert set(getattr(stock, name)) <= recipes.declared_keys()
+
+
+def test_the_settings_page_is_printed_from_the_code() -> None:
+    page = recipes.properties_dir().parent / "docs" / "settings.md"
+    assert page.read_text(encoding="utf-8") == settings_page(), (
+        "run python -m recbole_sigma.settings.describe > docs/settings.md"
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A stage with a key of every kind."""
+
+    flag: bool = key(True, "a switch")
+    count: int = key(3, "a number", 0, 9)
+    part: float = key(0.5, "a share", 0.0, 1.0)
+    name: str = key("one", "a choice", choices=("one", "Two", "none"))
+    days: float | None = key(7.0, "days, or no value", 0.0, 366.0)
+    level: int | str = key(1, "a level", words=("all",))
+    sizes: tuple[int, ...] = key((1, 2), "some sizes")
+    more: dict[str, Any] = key({"a": 1}, "a mapping")
+
+
+def test_reading_gives_the_declared_types() -> None:
+    assert reader.read(Sample, {}) == Sample()
+    got = reader.read(
+        Sample,
+        {"part": 1, "name": "TWO", "days": None, "level": "all", "sizes": 5, "count": 9, "flag": False},
+    )
+    assert got == Sample(False, 9, 1.0, "Two", None, "all", (5,), {"a": 1})
+    assert type(got.part) is float
+    assert reader.read(Sample, {"name": None, "sizes": None}) == Sample(name="none", sizes=())
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"flag": 1}, "flag must be true or false, not 1"),
+        ({"count": True}, "count must be an integer, not True"),
+        ({"count": 10}, r"count must lie in \[0, 9\], not 10"),
+        ({"count": None}, "count must be an integer, not None"),
+        ({"part": float("nan")}, "part must lie in"),
+        ({"days": "soon"}, r"days must be a number or ~ \(none\), not 'soon'"),
+        ({"name": "Twoo"}, "name must be one of one, Two, none; not 'Twoo'; nearest: Two"),
+        ({"level": "al"}, "level must be an integer or all, not 'al'"),
+        ({"sizes": [1, "x"]}, "sizes must be a list whose members are an integer"),
+        ({"more": [1]}, "more must be a mapping"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_that_names_the_key(values: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        reader.read(Sample, values)
 
 
 def test_properties_are_found_inside_an_installed_package(tmp_path: Path, monkeypatch) -> None:
@@ -282,3 +373,29 @@ def test_properties_are_found_inside_an_installed_package(tmp_path: Path, monkey
     os.remove(package / "properties" / "overall.yaml")
     with pytest.raises(UserError, match="reinstall"):
         recipes.properties_dir()
+
+
+def test_nothing_but_the_reader_casts_values_of_a_config() -> None:
+    """``int(config["key"])`` is a second opinion about the type of a key, and about what stands for none."""
+    root = Path(reader.__file__).resolve().parents[1]
+    casts = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in root.rglob("*.py")
+        if path.relative_to(root).parts[:2] not in (("models", "sigma"),)
+        and path.relative_to(root).parts[0] != "benchmark"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("bool", "float", "int", "list", "tuple")
+        and any(map(_reads_config, node.args))
+    ]
+    assert not casts, f"read the key's stage with settings.reader.read: {casts}"
+
+
+def _reads_config(node: ast.AST) -> bool:
+    """Whether an expression is ``config["key"]``, ``self.config["key"]`` or ``config["key"] or default``."""
+    if isinstance(node, ast.BoolOp):
+        return any(map(_reads_config, node.values))
+    if not isinstance(node, ast.Subscript):
+        return False
+    return getattr(node.value, "id", getattr(node.value, "attr", "")) in ("config", "_config")

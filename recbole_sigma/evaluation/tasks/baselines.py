@@ -18,8 +18,8 @@ from recbole_sigma.instructions.fields import Material
 from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.models.window_item_knn import WindowItemKNN
-from recbole_sigma.settings.reading import load_yaml
-from recbole_sigma.settings.recipes import properties_dir
+from recbole_sigma.settings.keys import KnnKeys
+from recbole_sigma.settings.recipes import stage_defaults
 
 INSIDE = 1e6  # added to items that the slot allows: they come first, the others fill a short list
 
@@ -40,7 +40,7 @@ class Neighbours:
     """WindowItemKNN with its shipped settings; popularity decides where it is silent."""
 
     def __init__(self, dataset: Any, config: Any, popularity: Popularity) -> None:
-        shipped = load_yaml(properties_dir() / "model" / "WindowItemKNN.yaml")
+        shipped = stage_defaults([KnnKeys])
         self.model = WindowItemKNN(_Overlay(config, shipped), dataset)
         self.popularity = popularity
 
@@ -54,6 +54,9 @@ class _Overlay:
 
     def __init__(self, config: Any, values: dict[str, Any]) -> None:
         self._config, self._values = config, values
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values or key in self._config
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key] if key in self._values else self._config[key]

@@ -23,6 +23,9 @@ from recbole_sigma.evaluation.tasks.baselines import masked
 from recbole_sigma.instructions.rules import TaskRows, category_groups, draw_hash
 from recbole_sigma.instructions.samples import TaskSet
 from recbole_sigma.models.sigma.labels import INSTRUCTION
+from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 
 LIST = 10  # items of a list that the slot share, the distance and the categories look at
 RESAMPLES = 2000
@@ -138,13 +141,13 @@ class TaskBench:
 
     @torch.no_grad()
     def _lists(self, rows: Selected, rank: Callable[[Interaction, slice, Any], Tensor]) -> Lists:
-        items, size = [], int(self.config["eval_batch_size"])
+        items, size = [], read(RecBoleKeys, self.config).eval_batch_size
         self.model.eval()
         for begin in range(0, len(rows.index), size):
             part = slice(begin, min(begin + size, len(rows.index)))
             batch = self.rows[torch.from_numpy(rows.index[part])]
             seen = None
-            if self.config["filter_seen"]:
+            if read(ProtocolKeys, self.config).filter_seen:
                 pair = self.histories(batch, None)
                 seen = (pair[0].to(self.config["device"]), pair[1].to(self.config["device"]))
             items.append(rank(batch.to(self.config["device"]), part, seen).cpu().numpy())

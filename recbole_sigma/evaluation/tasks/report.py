@@ -15,6 +15,9 @@ from recbole_sigma.evaluation.tasks.bench import LIST, Lists, Selected, TaskBenc
 from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.models.contract import contract
+from recbole_sigma.settings.keys import TaskKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 
 
 def general_rec(reported: dict[str, tuple[int, float]]) -> dict[str, float]:
@@ -75,8 +78,8 @@ def add_task_rows(judgement: Judgement, model: Any, loader: Any, config: Any) ->
     dataset = loader._dataset
     if dataset.event_part[int(dataset.inter_feat[dataset.time_field][0])] != 2:
         return judgement
-    decimals = int(config["metric_decimal_place"])
-    rows = quick_rows(TaskBench(model, loader, config, int(config["task_eval_rows"])))
+    decimals = read(RecBoleKeys, config).metric_decimal_place
+    rows = quick_rows(TaskBench(model, loader, config, read(TaskKeys, config).task_eval_rows))
     metrics = OrderedDict(judgement.metrics)
     metrics.update((name, round(value, decimals)) for name, value in rows.items())
     return dataclasses.replace(judgement, metrics=metrics)

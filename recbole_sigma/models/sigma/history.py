@@ -13,6 +13,8 @@ import numpy as np
 
 from recbole_sigma.data.dataset import PackedDataset
 from recbole_sigma.instructions.samples import wants_tasks
+from recbole_sigma.settings.keys import SigmaKeys
+from recbole_sigma.settings.reader import read
 
 LONG = 20
 """Mean number of train events per user from which histories are long."""
@@ -80,7 +82,8 @@ def settle(config: Any, events: float, several: bool) -> None:
         events: mean number of train events per user.
         several: instruction tasks beside JustForYou are trained.
     """
-    objective, history = str(config["sigma_objective"]), str(config["sigma_history"])
+    keys = read(SigmaKeys, config)
+    objective, history = keys.sigma_objective, keys.sigma_history
     chosen = ("long" if events >= LONG else "short") if history == "auto" else history
     preset = "paper" if objective == "paper" else chosen
     labels, share = LABELS[preset][several]

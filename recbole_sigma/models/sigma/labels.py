@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from recbole_sigma.instructions.samples import TaskSet, task_report, tasks_of
 from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.language.vocabulary import END, PAD, encode_left_padded
+from recbole_sigma.settings.keys import BackboneKeys, TaskKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 _SPACES = " \u0120\u2581"  # how byte-level and sentence-piece vocabularies write a space
@@ -208,7 +210,7 @@ def build_task_labels(config: Any, dataset: Any, prepared: Any) -> TaskLabels | 
     tasks = tasks_of(dataset, config)
     if tasks is None:
         return None
-    if not config["task_labels_per_row"]:
+    if not read(TaskKeys, config).task_labels_per_row:
         raise UserError(
             f"tasks: {list(tasks.rows)} need labels, but task_labels_per_row is 0: set it above 0, or tasks: "
             f"[{GENERAL}] and task_empty_history: False"
@@ -219,5 +221,8 @@ def build_task_labels(config: Any, dataset: Any, prepared: Any) -> TaskLabels | 
             f"the prompts were prepared for the tasks {stored and stored['versions']}, the dataset and task "
             f"files now give {tasks.versions()} in other words: restore them or train again"
         )
-    width, reads_all = prepared.instructions.shape[1], config["backbone"].startswith("pretrained:")
+    width, reads_all = (
+        prepared.instructions.shape[1],
+        read(BackboneKeys, config).backbone.startswith("pretrained:"),
+    )
     return TaskLabels(tasks, dataset.packer, prepared.tokenizer, width, reads_all)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from recbole_sigma.decoding.fusion import MODES
 from recbole_sigma.language.lora import LoraOptions, lora_options
 from recbole_sigma.models.sigma.history import OBJECTIVES
 from recbole_sigma.models.sigma.paths import PATHS
+from recbole_sigma.settings.keys import (
+    BackboneKeys,
+    DecodeKeys,
+    FusionKeys,
+    ProtocolKeys,
+    SigmaKeys,
+    TaskKeys,
+)
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import UserError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -62,36 +73,42 @@ class SigmaOptions:
         """Read a config whose dataset is built.
 
         Raises:
-            UserError: a name that a list key does not know.
+            UserError: a value that its key does not allow.
         """
-        unknown = [name for name in config["sigma_paths"] if name not in PATHS]
+        keys, fusion, tasks = read(SigmaKeys, config), read(FusionKeys, config), read(TaskKeys, config)
+        backbone, decode = read(BackboneKeys, config), read(DecodeKeys, config)
+        unknown = [name for name in keys.sigma_paths or () if name not in PATHS]
         if unknown:
             raise UserError(f"sigma_paths: {unknown} unknown; choose from {list(PATHS)}")
-        if config["decode_mode"] not in MODES:
-            raise UserError(
-                f"decode_mode: '{config['decode_mode']}' is unknown; use one of {', '.join(MODES)}"
-            )
         return cls(
-            paper=config["sigma_objective"] == "paper",
-            id_weight=config["sigma_id_weight"],
-            paths=tuple(config["sigma_paths"]),
-            mask_seen=config["sigma_mask_seen"] and config["filter_seen"],
-            inputs=tuple(config["fusion_inputs"]),
-            fusion_hidden=config["fusion_hidden"],
-            id_residual=config["fusion_id_residual"],
-            backbone=config["backbone"],
-            dropout=config["backbone_dropout"],
+            paper=keys.sigma_objective == "paper",
+            id_weight=keys.sigma_id_weight,
+            paths=_settled("sigma_paths", keys.sigma_paths),
+            mask_seen=_settled("sigma_mask_seen", keys.sigma_mask_seen)
+            and read(ProtocolKeys, config).filter_seen,
+            inputs=_settled("fusion_inputs", fusion.fusion_inputs),
+            fusion_hidden=fusion.fusion_hidden,
+            id_residual=_settled("fusion_id_residual", fusion.fusion_id_residual),
+            backbone=backbone.backbone,
+            dropout=backbone.backbone_dropout,
             lora=lora_options(config),
-            checkpointing=config["backbone_checkpointing"],
-            labels_per_row=config["task_labels_per_row"],
-            label_share=config["task_label_share"],
-            window=config["MAX_ITEM_LIST_LENGTH"],
-            mode=config["decode_mode"],
-            beam=config["decode_beam"],
+            checkpointing=backbone.backbone_checkpointing,
+            labels_per_row=_settled("task_labels_per_row", tasks.task_labels_per_row),
+            label_share=_settled("task_label_share", tasks.task_label_share),
+            window=read(RecBoleKeys, config).MAX_ITEM_LIST_LENGTH,
+            mode=_settled("decode_mode", decode.decode_mode),
+            beam=decode.decode_beam,
         )
 
     @staticmethod
     def masks_seen(config: Any) -> bool:
         """`mask_seen` of a config that may not be settled yet, whatever the protocol."""
-        asked = config["sigma_mask_seen"]
-        return bool(OBJECTIVES[str(config["sigma_objective"])]["sigma_mask_seen"] if asked is None else asked)
+        keys = read(SigmaKeys, config)
+        asked = keys.sigma_mask_seen
+        return bool(OBJECTIVES[keys.sigma_objective]["sigma_mask_seen"] if asked is None else asked)
+
+
+def _settled(key: str, value: Value | None) -> Value:
+    if value is None:
+        raise ValueError(f"{key} was not settled: build the dataset with SIGMADataset first")
+    return value

@@ -1,0 +1,205 @@
+"""The words of a command line: options of a verb, keys that pass through, and what is wrong with them.
+
+Nothing here imports torch or RecBole, so that a typed mistake is answered in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from recbole_sigma.models import registry
+from recbole_sigma.settings.keys import KEYS_OF_MODEL
+from recbole_sigma.settings.reading import load_yaml, nearest, parse_arguments, raise_all
+from recbole_sigma.settings.recipes import declared_keys, key_problems, shipped_defaults
+from recbole_sigma.values import UserError
+
+
+def _wide(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=110)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose mistakes are `UserError`, and which never completes a shortened option."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more, allow_abbrev=False, add_help=False, formatter_class=_wide)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's message in our words."""
+        found = re.fullmatch(r"argument (?:-\w/)?(--\w+)[^:]*: expected one argument", message)
+        if found:
+            raise UserError(f"{found[1]} needs a value: {found[1]}=...")
+        raise UserError(f"{message.removeprefix('argument ')}; see: {self.prog} --help")
+
+    def options(self) -> set[str]:
+        """The names of the options, without dashes."""
+        return {word[2:] for word in self._option_string_actions if word.startswith("--")}
+
+
+class Once(argparse.Action):
+    """An option that may be given once."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Store the value; a second one is a mistake."""
+        if getattr(namespace, self.dest) not in (self.default, values):
+            raise UserError(f"{option_string} is given twice with different values")
+        setattr(namespace, self.dest, values.strip())
+
+
+def add_verb(
+    verbs: Any, name: str, run: Any, summary: str, examples: Sequence[str], options: dict[str, str]
+) -> Parser:
+    """A sub-command.
+
+    Args:
+        verbs: what ``add_subparsers`` returned.
+        name: the verb.
+        run: called with (options, the words left over), returns the exit code.
+        summary: one sentence.
+        examples: two commands, without the program's name.
+        options: ``name`` or ``short name`` -> its help; each takes one value.
+    """
+    program = verbs._prog_prefix
+    shown = "\n".join(f"  {program} {example}" for example in examples)
+    parser: Parser = verbs.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples\n{shown}",
+        usage=f"%(prog)s [options]{' [--key=value ...]' if 'config_files' in options else ''}",
+    )
+    for names, text in options.items():
+        *short, long = names.split()
+        metavar, _, text = text.partition("  ")
+        parser.add_argument(*short, f"--{long}", action=Once, metavar=metavar, help=text)
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    parser.add_argument("-h", "--help", action="store_true", help="show this text")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.set_defaults(run=run)
+    return parser
+
+
+FILES_AND_DATA = {
+    "-d dataset": "NAME  folder of the data set below data_path",
+    "config_files": '"A B"  property files, later ones win',
+}
+MOVED = {
+    "data_path": "FOLDER  where the data lies now",
+    "backbone": "pretrained:FOLDER  where a pretrained base lies now",
+}
+"""Options for what lies elsewhere than when a checkpoint was written."""
+
+
+def moved_places(options: argparse.Namespace) -> dict[str, str]:
+    """The values of `MOVED` that are given."""
+    values = {name: getattr(options, name) for name in MOVED}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def files_of(options: argparse.Namespace) -> list[str]:
+    """The property files of ``--config_files="a.yaml b.yaml"``."""
+    return (options.config_files or "").strip("\"'").split()
+
+
+def shared_options(options: argparse.Namespace, rest: Sequence[str], output: str) -> dict[str, Any]:
+    """Keyword arguments that every verb that trains hands on.
+
+    Args:
+        options: of the verb.
+        rest: words of keys.
+        output: the folder of results, where the user names none.
+    """
+    quiet = options.quiet or options.json
+    files = files_of(options)
+    values = {"state": "WARNING", **({"show_progress": False} if quiet else {})}
+    return {
+        "config_file_list": files,
+        "config_dict": let_files_win(values, files),
+        "output": options.output or output,
+        "arguments": list(rest),
+    }
+
+
+def let_files_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """Drop a default of the command line that a config file sets."""
+    named: set[str] = set()
+    for file in files:
+        named |= load_yaml(file, []).keys()
+    return {key: value for key, value in values.items() if key not in named}
+
+
+def check_words(
+    rest: Sequence[str], files: Sequence[str], model: str | None, dataset: str | None, one_model: bool = True
+) -> None:
+    """Refuse what can be seen to be wrong before RecBole is loaded: files, keys, values, the model's name.
+
+    Args:
+        rest: words of keys.
+        files: property files.
+        model: the model's name, where the command line gives it.
+        dataset: the data set's name, likewise.
+        one_model: whether the run needs a model and a data set; a table names its models otherwise.
+
+    Raises:
+        UserError: with every problem at once.
+    """
+    problems: list[str] = []
+    given = [(file, load_yaml(file, problems)) for file in files]
+    given.append(("the command line", parse_arguments(rest, problems)))
+    named = {key: value for _, values in given for key, value in values.items()}
+    model, dataset = model or named.get("model"), dataset or named.get("dataset")
+    if one_model:
+        if model is None:
+            problems.append("no model is named: give --model=SIGMA (or model: SIGMA in a config file)")
+        elif not registry.is_model(str(model)):
+            problems.append(f"unknown model {model!r}{nearest(str(model), registry.model_names())}")
+        if dataset is None:
+            problems.append(
+                "no dataset is named: give --dataset=ml-100k (or dataset: ml-100k in a config file)"
+            )
+    shipped = shipped_defaults((str(model),) if model in KEYS_OF_MODEL else ())
+    raise_all([*problems, *key_problems(given, shipped)])
+
+
+def refuse_options_of_others(verb: str, rest: Iterable[str], parsers: dict[str, Parser]) -> None:
+    """Refuse options that another verb owns and that are no keys."""
+    for word in rest:
+        name = word.removeprefix("--").partition("=")[0]
+        owners = [other for other, parser in parsers.items() if name in parser.options()]
+        if word.startswith("--") and owners and name not in declared_keys():
+            raise UserError(f"--{name} does not belong to {verb}: it is an option of {', '.join(owners)}")
+
+
+def refuse_rest(verb: str, rest: Sequence[str], known: Iterable[str]) -> None:
+    """Refuse words that are left over, where a verb takes no keys."""
+    if rest:
+        word = rest[0][:80]
+        name = word.removeprefix("--").partition("=")[0]
+        raise UserError(f"{verb}: unknown word {word!r}{nearest(name, known)}; see: {verb} --help")
+
+
+def whole_number(text: str, name: str, least: int) -> int:
+    """A whole number of at least ``least``.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise UserError(f"--{name}: give a whole number of at least {least}, not {text[:80]!r}")
+    return value
+
+
+def protocol_line(protocol: dict[str, Any]) -> str:
+    """The protocol in one line, for the head of a table."""
+    args = protocol["eval_args"]
+    policy = "seen items filtered" if protocol["filter_seen"] else "seen items kept"
+    split = f"split {args['split']}, order {args['order']}"
+    return f"{split}, full catalogue, {policy}, history {protocol['history']}"
