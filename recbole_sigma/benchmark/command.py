@@ -11,7 +11,7 @@ from recbole_sigma.benchmark.plan import make_plan
 from recbole_sigma.benchmark.report import write_report
 from recbole_sigma.benchmark.results import collect
 from recbole_sigma.benchmark.run import run_plan
-from recbole_sigma.benchmark.variants import rows_of
+from recbole_sigma.benchmark.variants import plain_name, rows_of
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
 
@@ -56,13 +56,16 @@ def run_benchmark(
     rows = rows_of(models)
     if not rows:
         raise UserError("--models names no model")
-    if reference is not None and reference not in {row.name for row in rows}:
+    if reference is not None and plain_name(reference) not in {row.name for row in rows}:
         raise UserError(
             f"--reference={reference} is no row of --models{nearest(reference, [r.name for r in rows])}"
         )
     plan = make_plan(
         rows, dataset, seeds, POLICIES[policies] if policies else None, config_file_list, values, arguments
     )
+    if reference is not None:  # the row may have been renamed by a word that outranks one of its keys
+        names = {plain_name(cell.row.name): cell.row.name for cell in plan.cells}
+        reference = names[plain_name(reference)]
     folder = RunFolder(output)
     outcome: dict[str, list[str]] = {}
     try:

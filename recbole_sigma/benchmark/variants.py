@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,26 @@ def rows_of(words: Iterable[str]) -> list[Row]:
     ]
     raise_all(problems)
     return rows
+
+
+def with_words(rows: Sequence[Row], asked: dict[str, Any]) -> list[Row]:
+    """The rows under the ``--key=value`` words of a command.
+
+    A word outranks the value that a row sets for the same key. The row is another one then, and says so in
+    its name: ``SIGMA-paper (epochs=1)``.
+    """
+    changed = []
+    for row in rows:
+        other = {key: asked[key] for key, value in row.values.items() if asked.get(key, value) != value}
+        said = ", ".join(f"{key}={value}" for key, value in other.items())
+        name = f"{row.name} ({said})" if other else row.name
+        changed.append(replace(row, name=name, values={**row.values, **other}))
+    return changed
+
+
+def plain_name(name: str) -> str:
+    """A row's name without what `with_words` added."""
+    return name.partition(" (")[0]
 
 
 MEMORY = "memory"

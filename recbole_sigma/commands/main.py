@@ -168,7 +168,7 @@ def _train(own: dict[str, str], rest: list[str]) -> int:
     if "quiet" not in own and "json" not in own:
         shared["config_dict"]["state"] = "INFO"
     shared["config_dict"] = let_words_win(shared["config_dict"], shared["config_file_list"])
-    from recbole_sigma.benchmark.cells import commit, machine
+    from recbole_sigma.benchmark.cells import commit
     from recbole_sigma.benchmark.folder import write_json
     from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
     from recbole_sigma.machine import processes as distributed
@@ -187,7 +187,7 @@ def _train(own: dict[str, str], rest: list[str]) -> int:
             "command": sys.argv,
             "dataset": result["dataset"],
             "commit": commit(),
-            "machine": machine(),
+            "machine": result["machine"],
             "versions": result["versions"],
             "protocol": result["protocol"],
             "cells": [plain],

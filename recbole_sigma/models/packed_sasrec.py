@@ -7,6 +7,7 @@ for the same targets.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,11 +37,16 @@ class PackedSASRec(PackedModel, SASRec):
     ``sasrec_score: dot`` scores by inner product as SASRec does; ``cosine`` by cosine times a learned scale.
     """
 
+    @classmethod
+    def follows_filter(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the softmax leaves out the items that the protocol filters."""
+        return bool(config["sasrec_mask_seen"])
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.binary = str(config["sasrec_loss"]).upper() == "BCE"
         self.cosine = config["sasrec_score"] == "cosine"
-        self.mask_seen = bool(config["sasrec_mask_seen"]) and bool(config["filter_seen"])
+        self.mask_seen = self.follows_filter(config) and bool(config["filter_seen"])
         if self.cosine:
             self.scale = nn.Parameter(torch.tensor(1.0 / float(config["sasrec_temperature"])))
 
