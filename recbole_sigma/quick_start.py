@@ -16,6 +16,7 @@ from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.machine import resources
+from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import SigmaConfig, rebuild_config
@@ -37,7 +38,7 @@ def run_sigma(
     """Train and test one model, in as many processes as ``nproc`` says.
 
     Args:
-        model: name or class, RecBole's or ours.
+        model: name or class, RecBole's or ours; or ``my_model.py:MyModel``, a class of the user's own.
         dataset: name of a folder in ``data_path``, or ``ml-100k``.
         config_file_list: property files; later ones win.
         config_dict: values that outrank the files.
@@ -55,6 +56,8 @@ def run_sigma(
     """
     started, cpu = time.perf_counter(), time.process_time()
     resources.restart_peak_memory()
+    if isinstance(model, str) and ".py:" in model:
+        model = registry.from_file(model).__name__
     files_, words = list(map(str, config_file_list or ())), list(arguments)
     config = SigmaConfig(model, dataset, files_, config_dict, words)
     if wanted_processes(config)[1] > 1 and not distributed.current().several:

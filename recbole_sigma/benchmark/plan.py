@@ -16,6 +16,7 @@ from typing import Any
 from recbole_sigma import __version__
 from recbole_sigma.benchmark.variants import Row, with_words
 from recbole_sigma.machine.files import fingerprint
+from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.folder import NOT_PART_OF_A_RUN
 from recbole_sigma.values import UserError
@@ -150,6 +151,8 @@ def make_plan(
         preflight.check_files(base, answers.needs_item_text)
         data = data or data_fingerprint(base)
         wanted = tuple(policies) if policies else (bool(base["filter_seen"]),)
+        path = registry.file_of(row.base)  # a model of the user's own: its code is part of what was trained
+        code = {"code": hashlib.sha256(path.read_bytes()).hexdigest()} if path else {}
         weights = without(row.values, MEMORY | answers.decoding_keys)
         for policy in wanted:
             cell_config = SigmaConfig(
@@ -166,7 +169,7 @@ def make_plan(
             train_config = SigmaConfig(row.base, dataset, files, train_values, words)
             for seed in seeds[:1] if answers.training_free else seeds:
                 resolved, trained = plain(cell_config, seed), plain(train_config, seed)
-                key = fingerprint(training=without(trained, JUDGING), data=data, version=__version__)
+                key = fingerprint(training=without(trained, JUDGING), data=data, version=__version__, **code)
                 cell = Cell(
                     row,
                     seed,

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.models import registry
 from recbole_sigma.settings.reading import load_yaml, nearest, raise_all
 from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
@@ -43,16 +44,15 @@ class Row:
 def rows_of(words: Iterable[str]) -> list[Row]:
     """Rows of the comma-separated words of ``--models``.
 
-    A word is a model (``SASRec``), a shipped variant (``SIGMA-ID``) or a pattern over them (``SIGMA-*``), a
-    model with a plain property file (``SASRec:tuned.yaml``), a variant file (``mine.yaml``) or a folder of
-    variant files (``variants/``). ``+memory`` behind any of them fuses the collaborative memory, and
-    ``+VARIANT`` adds the keys of a shipped variant of the same model (``SIGMA-sparse+no-KD``).
+    A word is a model (``SASRec``), a model of the user's own (``my_model.py:MyModel``), a shipped variant
+    (``SIGMA-ID``) or a pattern over them (``SIGMA-*``), a model with a plain property file
+    (``SASRec:tuned.yaml``), a variant file (``mine.yaml``) or a folder of variant files (``variants/``).
+    ``+memory`` behind any of them fuses the collaborative memory, and ``+VARIANT`` adds the keys of a shipped
+    variant of the same model (``SIGMA+no-KD``).
 
     Raises:
         UserError: with every word that means nothing, and every name that would stand in the table twice.
     """
-    from recbole_sigma.models import registry
-
     problems: list[str] = []
     rows: list[Row] = []
     for word in (w.strip() for w in words):
@@ -132,6 +132,9 @@ def _merged(row: Row, name: str) -> Row:
 
 def _rows_of_first(word: str) -> list[Row]:
     model, colon, place = word.partition(":")
+    if colon and model.endswith(".py"):
+        name = registry.from_file(word).__name__
+        return [Row(name, name, why=f"{name} from {Path(model).name}", source=Path(model).name)]
     if colon:
         return [_with_file(model.strip(), Path(place.strip()))]
     path = Path(word)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.evaluation.judge import Judgement
+from recbole_sigma.models import registry
 from recbole_sigma.values import UserError
 
 _GRACE = 5.0  # seconds in which the others may say why they ended, and then in which they may end
@@ -65,6 +66,9 @@ def launch(config: Any, call: dict[str, Any]) -> dict[str, Any] | None:
     here, all_ = wanted_processes(config)
     offset = int(config["group_offset"] or 0)
     port = int(config["port"] or 0) or _free_port()
+    path = registry.file_of(config["model"])
+    if path is not None:  # each process runs the user's file itself
+        call = {**call, "model": f"{path}:{config['model']}"}
     try:
         spec = json.dumps(call)
     except TypeError as error:
