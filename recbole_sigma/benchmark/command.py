@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.benchmark.folder import RunFolder, write_json
+from recbole_sigma.benchmark.folder import RunFolder, read_json, write_json
 from recbole_sigma.benchmark.plan import make_plan
-from recbole_sigma.benchmark.report import write_report
+from recbole_sigma.benchmark.publish import publish as lean
+from recbole_sigma.benchmark.report import add_significance, write_report
 from recbole_sigma.benchmark.results import collect
 from recbole_sigma.benchmark.run import run_plan
 from recbole_sigma.benchmark.variants import plain_name, rows_of
@@ -77,17 +78,33 @@ def run_benchmark(
     return {**record, "outcome": outcome}
 
 
-def rebuild_report(output: Path | str, reference: str | None = None) -> dict[str, Any]:
+def rebuild_report(
+    output: Path | str, reference: str | None = None, publish: Path | str | None = None
+) -> dict[str, Any]:
     """Make results.json and the report of a folder again from its finished cells.
 
     Args:
-        output: a folder that `run_benchmark` filled.
+        output: a folder that `run_benchmark` filled; with ``publish`` a results.json will do.
         reference: row to compare with, in place of the best baseline.
+        publish: folder for the lean record, see `publish.publish`.
+
+    Raises:
+        UserError: when ``output`` is neither, or ``publish`` is the folder of the heavy record.
     """
-    if not (Path(output) / "cells").is_dir():
+    output = Path(output)
+    if publish is not None and output.is_file():
+        record = read_json(output)
+        if reference is not None:
+            add_significance(record, reference)
+    elif (output / "cells").is_dir():
+        folder = RunFolder(output)
+        record = collect(folder)
+        write_report(folder.path, record, reference)
+        write_json(folder.path / "results.json", record)
+    else:
         raise UserError(f"{output} is no folder of the benchmark command: it has no cells/")
-    folder = RunFolder(output)
-    record = collect(folder)
-    write_report(folder.path, record, reference)
-    write_json(folder.path / "results.json", record)
+    if publish is not None:
+        if Path(publish).resolve() == output.resolve():
+            raise UserError(f"--publish={publish} is the folder of the heavy record: name another one")
+        lean(record, publish, output if output.is_dir() else None)
     return record

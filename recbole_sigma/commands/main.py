@@ -51,6 +51,7 @@ options
   --budget=SECONDS  tune: CPU seconds per model after which no new trial starts
   --sampler=NAME    tune: random, or tpe (needs hyperopt); --space=FILE.yaml replaces the shipped search space
   --reference=ROW   benchmark, report: compare with this row, not with the best baseline
+  --publish=FOLDER  report: write the lean record there (table.md, cells.csv, commands.sh, two pictures)
   --quiet           no progress, only the table and the path of the JSON
   --json            no progress, one JSON object on stdout and nothing else: for scripts
   --resume          go on where the same command was cut off
@@ -113,10 +114,10 @@ def _dispatch(words: list[str]) -> int:
 
 OWN = (
     "model", "models", "dataset", "seeds", "config_files", "output", "quiet", "json", "help", "version",
-    "filter", "force", "reference", "trials", "budget", "sampler", "space",
+    "filter", "force", "reference", "trials", "budget", "sampler", "space", "publish",
 )  # fmt: skip
 OF_SEARCH = ("trials", "budget", "sampler", "space")
-OF_TABLES = ("models", "seeds", "filter", "force", "reference", *OF_SEARCH)
+OF_TABLES = ("models", "seeds", "filter", "force", "reference", "publish", *OF_SEARCH)
 _SWITCHES = ("quiet", "json", "help", "version", "force")
 
 

@@ -16,7 +16,7 @@ from recbole_sigma.values import UserError
 def _table(own: dict[str, str], rest: list[str], models: Sequence[str], dataset: str, folder: Path) -> int:
     from recbole_sigma.benchmark import format_table, run_benchmark
 
-    shared = shared_options(own, ("model", *OF_SEARCH))
+    shared = shared_options(own, ("model", "publish", *OF_SEARCH))
     shared["config_dict"] = let_words_win(shared["config_dict"], shared["config_file_list"])
     shared["output"] = folder
     record = run_benchmark(
@@ -78,13 +78,18 @@ def report(own: dict[str, str], rest: list[str]) -> int:
     from recbole_sigma.benchmark import format_table, rebuild_report
 
     if "output" not in own or rest:
-        raise UserError("report needs --output=FOLDER of a benchmark, and takes --reference=ROW besides")
-    record = rebuild_report(own["output"], own.get("reference"))
+        raise UserError(
+            "report needs --output=FOLDER of a benchmark, and takes --reference=ROW and --publish=FOLDER"
+        )
+    record = rebuild_report(own["output"], own.get("reference"), own.get("publish"))
     if record["cells"]:
         print(format_table(record["table"]))
     for note in record["notes"]:
         print(f"note: {note}")
-    print(f"report: {Path(own['output']) / 'report.html'}")
+    if "publish" in own:
+        print(f"published: {own['publish']}")
+    else:
+        print(f"report: {Path(own['output']) / 'report.html'}")
     return 0
 
 
@@ -94,7 +99,7 @@ def tune(own: dict[str, str], rest: list[str]) -> int:
 
     from recbole_sigma.benchmark.tune import tune as search
 
-    shared = shared_options(own, ("filter", "force", "reference"))
+    shared = shared_options(own, ("filter", "force", "reference", "publish"))
     models = own.get("models", own.get("model", ""))
     if not models or "dataset" not in own or ("models" in own and "model" in own):
         raise UserError("tune needs --model=NAME or --models=A,B and --dataset=NAME")

@@ -1,0 +1,113 @@
+"""The lean record of a benchmark, for the repository: a table, a row per cell, the commands, two pictures.
+
+`benchmark` writes the heavy record (places of every user, learning curves, settings) to saved/. What is
+written here follows from it alone: the same record gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from recbole_sigma.benchmark import svg, tables
+from recbole_sigma.benchmark.results import metric_columns
+from recbole_sigma.machine.files import fingerprint, write_atomically
+from recbole_sigma.values import UserError
+
+PICTURES = {"accuracy": svg.accuracy, "cost": svg.cost}
+
+
+def publish(record: dict[str, Any], folder: Path | str, output: Path | str | None = None) -> list[Path]:
+    """Write table.md, cells.csv, commands.sh and the pictures of a record, and nothing else.
+
+    Args:
+        record: what results.json holds, with its significance.
+        folder: created when needed; files of the same names are overwritten.
+        output: the benchmark's folder, where there is one; the last line of commands.sh names it.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: when the record has no finished cell.
+    """
+    if not record["cells"]:
+        raise UserError("nothing to publish: the benchmark has no finished cell")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    policy = tables.policies(record)[0]
+    drawn = {stem: made for stem, draw in PICTURES.items() if (made := draw(record, policy)) is not None}
+    texts = {
+        "table.md": _table(record, drawn),
+        "cells.csv": cells_csv(record),
+        "commands.sh": commands_sh(record, _publishing(output, folder)),
+        **{f"{stem}.svg": picture for stem, (_, picture) in drawn.items()},
+    }
+    for name, text in texts.items():
+        write_atomically(folder / name, text.encode())
+    return [folder / name for name in texts]
+
+
+def _table(record: dict[str, Any], drawn: dict[str, tuple[str, str]]) -> str:
+    """The Markdown table, with the pictures and the notes below it."""
+    shown = [f"![{caption}]({stem}.svg)\n\n{caption}.\n" for stem, (caption, _) in drawn.items()]
+    notes = [f"- {note[0].upper()}{note[1:]}.\n" for note in record["notes"]]
+    return "\n".join([tables.markdown(record), *shown, "".join(notes)]).rstrip() + "\n"
+
+
+def cells_csv(record: dict[str, Any]) -> str:
+    """One line per finished cell: row, seed, policy, metrics, cost, device, commit, settings."""
+    columns = metric_columns(record["table"])
+    head = ["row", "seed", "seen_items", *columns, "wall_seconds", "cpu_seconds", "peak_memory_mb", "device"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*head, "commit", "settings_sha256"])
+    for cell in record["cells"]:
+        memory = cell["peak_memory"] or {}
+        writer.writerow(
+            [
+                cell["row"]["name"],
+                cell["seed"],
+                "filtered" if cell["filter_seen"] else "kept",
+                *(f"{cell['test_result'][column]:.6g}" for column in columns),
+                f"{cell['seconds']['total']:.1f}",
+                f"{cell['seconds']['cpu']:.1f}",
+                memory.get("resident_mb", ""),
+                cell["machine"]["gpu"] or "CPU",
+                cell["commit"] or "",
+                fingerprint(config=cell["config"])[:16],
+            ]
+        )
+    return stream.getvalue()
+
+
+def _publishing(output: Path | str | None, folder: Path) -> list[list[str]]:
+    """The command that wrote this folder, for places that mean the same on another machine."""
+    if output is None or Path(output).is_absolute() or folder.is_absolute():
+        return []
+    return [["run_recbole_sigma.py", "report", f"--output={output}", f"--publish={folder}"]]
+
+
+def commands_sh(record: dict[str, Any], more: list[list[str]]) -> str:
+    """Every command that filled the folder, and ``more``, to be run from the top of a checkout."""
+    commits = dict.fromkeys(str(cell["commit"] or "unknown") for cell in record["cells"])
+    lines = [
+        "#!/bin/sh",
+        "# The benchmark commands behind table.md and cells.csv, to be run at the top of a checkout.",
+        "# cells.csv names the commit of every cell; the names of rows and keys are those of that commit:",
+        *(f"#   git checkout {commit}" for commit in commits),
+        "set -e",
+        *map(_runnable, [*record["commands"], *more]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _runnable(command: Iterable[str]) -> str:
+    """A command as a line of a shell script; its first word is the program that was called."""
+    program, *words = command
+    start = f"python {program}" if program.endswith(".py") else program
+    return f"{start} {shlex.join(words)}"
