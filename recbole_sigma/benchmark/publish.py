@@ -56,7 +56,24 @@ def _table(record: dict[str, Any], drawn: dict[str, tuple[str, str]]) -> str:
     """The Markdown table, with the pictures and the notes below it."""
     shown = [f"![{caption}]({stem}.svg)\n\n{caption}.\n" for stem, (caption, _) in drawn.items()]
     notes = [f"- {note[0].upper()}{note[1:]}.\n" for note in record["notes"]]
-    return "\n".join([tables.markdown(record), *shown, "".join(notes)]).rstrip() + "\n"
+    parts = [tables.markdown(record), *map(_comparison, record["significance"]), *shown, "".join(notes)]
+    return "\n".join(filter(None, parts)).rstrip() + "\n"
+
+
+def _comparison(test: dict[str, Any]) -> str:
+    """Every row's ratio to the reference with its interval, for NDCG@10."""
+    if test["metric"] != "ndcg@10":
+        return ""
+    head = f"NDCG@10 over that of {test['reference']}, {tables.policy_name(test['filter_seen'])}"
+    lines = [f"| {tables.markdown_text(head)} | ratio | 95 % | p, Holm |", "| --- | ---: | ---: | ---: |"]
+    for name, row in test["rows"].items():
+        against = row["against"]
+        if against is not None:
+            ratio = "" if against["ratio"] is None else f"{against['ratio']:.3f}"
+            bounds = against["ratio_interval"]
+            span = "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+            lines.append(f"| {tables.markdown_text(name)} | {ratio} | {span} | {against['p_holm']:.4f} |")
+    return "\n".join(lines) + "\n"
 
 
 def cells_csv(record: dict[str, Any]) -> str:

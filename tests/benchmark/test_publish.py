@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -59,6 +60,18 @@ def test_every_cell_has_its_line(record, scratch: Path) -> None:
         assert (line["device"], line["peak_memory_mb"], line["cpu_seconds"]) == ("CPU", "300", "8.0")
     marks = [line["settings_sha256"] for line in lines]
     assert marks[0] != marks[1] and len(set(marks[1:])) == 1, "equal settings and only they share a mark"
+
+
+def test_the_table_page_compares_each_row_with_the_reference(record, scratch: Path) -> None:
+    publish(record, "p")
+    text = Path("p/table.md").read_text()
+    (test,) = [test for test in record["significance"] if test["metric"] == "ndcg@10"]
+    compared = {name: row["against"] for name, row in test["rows"].items() if row["against"]}
+    assert len(compared) == 3 and all(f"| {row['ratio']:.3f} | " in text for row in compared.values())
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 2, "a name with a bar in it breaks no table"
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
 def test_commands_run_as_they_were_typed(record, scratch: Path) -> None:
