@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from recbole_sigma.benchmark.command import rebuild_report, run_benchmark
 from recbole_sigma.benchmark.folder import RunFolder, write_json
 from recbole_sigma.benchmark.plan import make_plan
 from recbole_sigma.benchmark.results import collect, format_table, summarize
-from recbole_sigma.benchmark.run import run_plan
+from recbole_sigma.benchmark.run import rebuild_report, run_benchmark, run_plan
 from recbole_sigma.benchmark.variants import Row, rows_of
 
 DEMO_MODELS = ("Pop", "WindowItemKNN", "SIGMA")
