@@ -1,4 +1,4 @@
-"""The benchmark's commands and its loop: every missing cell once, a failed one recorded, and the rest goes on."""
+"""The benchmark: plan, run every missing cell once, record a failed one and go on, gather, report."""
 
 from __future__ import annotations
 

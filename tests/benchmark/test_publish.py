@@ -146,3 +146,12 @@ def test_nothing_is_published_of_nothing(record, scratch: Path) -> None:
     with pytest.raises(UserError, match="no finished cell"):
         publish({**record, "cells": [], "table": summarize([])}, "p")
     assert not Path("p").exists()
+
+
+def test_the_repository_holds_lean_records_alone() -> None:
+    root = Path(__file__).resolve().parents[2]
+    results = root / "results"
+    folders = [path.parent for path in results.glob("*/table.md")]
+    assert folders and all(read(folder).keys() == FILES for folder in folders)
+    assert sum(path.stat().st_size for path in results.rglob("*") if path.is_file()) < 1_000_000
+    assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
