@@ -21,13 +21,13 @@ from recbole_sigma.values import UserError
 PICTURES = {"accuracy": svg.accuracy, "cost": svg.cost}
 
 
-def publish(record: dict[str, Any], folder: Path | str, output: Path | str | None = None) -> list[Path]:
+def publish(record: dict[str, Any], folder: Path | str, command: Iterable[str] = ()) -> list[Path]:
     """Write table.md, cells.csv, commands.sh and the pictures of a record, and nothing else.
 
     Args:
         record: what results.json holds, with its significance.
         folder: created when needed; files of the same names are overwritten.
-        output: the benchmark's folder, where there is one; the last line of commands.sh names it.
+        command: words of the command that wrote the folder; they end commands.sh.
 
     Returns:
         The files.
@@ -44,7 +44,7 @@ def publish(record: dict[str, Any], folder: Path | str, output: Path | str | Non
     texts = {
         "table.md": _table(record, drawn),
         "cells.csv": cells_csv(record),
-        "commands.sh": commands_sh(record, _publishing(output, folder)),
+        "commands.sh": commands_sh([*record["commands"], *filter(None, [list(command)])], record["cells"]),
         **{f"{stem}.svg": picture for stem, (_, picture) in drawn.items()},
     }
     for name, text in texts.items():
@@ -102,23 +102,16 @@ def cells_csv(record: dict[str, Any]) -> str:
     return stream.getvalue()
 
 
-def _publishing(output: Path | str | None, folder: Path) -> list[list[str]]:
-    """The command that wrote this folder, for places that mean the same on another machine."""
-    if output is None or Path(output).is_absolute() or folder.is_absolute():
-        return []
-    return [["run_recbole_sigma.py", "report", f"--output={output}", f"--publish={folder}"]]
-
-
-def commands_sh(record: dict[str, Any], more: list[list[str]]) -> str:
-    """Every command that filled the folder, and ``more``, to be run from the top of a checkout."""
-    commits = dict.fromkeys(str(cell["commit"] or "unknown") for cell in record["cells"])
+def commands_sh(commands: Iterable[Iterable[str]], cells: Iterable[dict[str, Any]]) -> str:
+    """The commands that filled the folder as a shell script, with the commits that the cells were made by."""
+    commits = dict.fromkeys(str(cell["commit"] or "unknown") for cell in cells)
     lines = [
         "#!/bin/sh",
         "# The benchmark commands behind table.md and cells.csv, to be run at the top of a checkout.",
         "# cells.csv names the commit of every cell; the names of rows and keys are those of that commit:",
         *(f"#   git checkout {commit}" for commit in commits),
         "set -e",
-        *map(_runnable, [*record["commands"], *more]),
+        *map(_runnable, commands),
     ]
     return "\n".join(lines) + "\n"
 

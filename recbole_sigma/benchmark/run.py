@@ -108,7 +108,8 @@ def rebuild_report(
     if publish is not None:
         if Path(publish).resolve() == output.resolve():
             raise UserError(f"--publish={publish} is the folder of the heavy record: name another one")
-        lean(record, publish, output if output.is_dir() else None)
+        words = [f"--output={output}", *([f"--reference={reference}"] if reference else [])]
+        lean(record, publish, ["run_recbole_sigma.py", "report", *words, f"--publish={publish}"])
     return record
 
 

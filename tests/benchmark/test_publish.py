@@ -79,7 +79,7 @@ def test_commands_run_as_they_were_typed(record, scratch: Path) -> None:
         ["run_recbole_sigma.py", "benchmark", "--models=SIGMA-*,a b.py:M", "--load_col={inter: [u, 'i']}"],
         ["run_recbole_sigma.py", "report", "--output=$HOME"],
     ]
-    text = commands_sh({**record, "commands": typed}, [])
+    text = commands_sh(typed, record["cells"])
     (scratch / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (scratch / "python").chmod(0o755)
     environment = {**os.environ, "PATH": f"{scratch}:{os.environ['PATH']}"}
@@ -135,8 +135,10 @@ def test_the_verb_publishes_a_folder_or_its_results(planted, scratch: Path, caps
     assert main(["report", "--output=heavy/results.json", "--publish=again"]) == 0
     lean, again = read(Path("lean")), read(Path("again"))
     assert lean.keys() == FILES
-    last = b"python run_recbole_sigma.py report --output=heavy --publish=lean\n"
-    assert lean.pop("commands.sh").removesuffix(last) == again.pop("commands.sh") and lean == again
+    last = lean.pop("commands.sh").splitlines()[-1], again.pop("commands.sh").splitlines()[-1]
+    assert last[0] == b"python run_recbole_sigma.py report --output=heavy --publish=lean"
+    assert last[1] == b"python run_recbole_sigma.py report --output=heavy/results.json --publish=again"
+    assert lean == again
     capsys.readouterr()
     assert main(["report", "--output=heavy", "--publish=heavy"]) == 2
     assert "name another" in capsys.readouterr().err

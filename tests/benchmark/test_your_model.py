@@ -32,13 +32,14 @@ def bench(planted, **more):
 
 
 def test_the_model_of_the_page_gets_its_row(planted, own_file: Path) -> None:
-    record = bench(planted)
+    record = bench(planted, values={"embedding_size": 32})
     assert not record["failed"] and [row["model"] for row in record["table"]] == [
         "WindowItemKNN",
         "RecentItems",
     ]
     knn, own = record["cells"]
     assert own["protocol"] == knn["protocol"]
+    assert own["parameters"] == 2 * 49 * 32 + 50, "a key that RecBole declares reaches the model"
     assert own["test_result"]["hit@10"] > 0.9, "it learns the planted cycle, or the page shows no model"
     test = record["significance"][0]
     assert test["rows"].keys() == {"WindowItemKNN", "RecentItems"} and test["users"] == 60
