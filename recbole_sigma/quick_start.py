@@ -15,6 +15,8 @@ from recbole_sigma.data import checks as preflight
 from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
+from recbole_sigma.machine import resources
+from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import SigmaConfig, rebuild_config
@@ -38,7 +40,7 @@ def run_sigma(
     """Train and test one model, in as many processes as ``nproc`` says.
 
     Args:
-        model: name or class, RecBole's or ours.
+        model: name or class, RecBole's or ours; or ``my_model.py:MyModel``, a class of the user's own.
         dataset: name of a folder in ``data_path``, or ``ml-100k``.
         config_file_list: property files; later ones win.
         config_dict: values that outrank the files.
@@ -48,19 +50,23 @@ def run_sigma(
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
         ``test_result``) plus ``valid`` and ``test`` `Judgement`s, ``history``, ``best_epoch``, ``seconds``,
-        ``protocol``, ``config``, ``parameters``, ``checkpoint`` and ``loaders`` (not from several processes).
-        None on a machine without process 0.
+        ``protocol``, ``config``, ``parameters``, ``peak_memory``, ``machine``, ``checkpoint``, ``loaders``.
+        Of several processes, seconds and memory are those of process 0. None on a machine without process 0.
 
     Raises:
         UserError: for anything in the settings or the data that makes the run impossible, before training.
     """
     started, cpu = time.perf_counter(), time.process_time()
+    resources.restart_peak_memory()
+    if isinstance(model, str) and ".py:" in model:
+        model = registry.from_file(model).__name__
     files_, words = list(map(str, config_file_list or ())), list(arguments)
     config = SigmaConfig(model, dataset, files_, config_dict, words)
     if wanted_processes(config)[1] > 1 and not distributed.current().several:
         call = {"model": model, "dataset": dataset, "config_file_list": files_, "config_dict": config_dict}
         preflight.check_files(config, contract_class(config.model_class).needs_item_text)
-        return launch(config, {**call, "saved": saved, "arguments": words})
+        result = launch(config, {**call, "saved": saved, "arguments": words})
+        return result and {**result, "loaders": load_data(config, repaired_model(config.model_class))}
     distributed.join(config["device"])
     model_class = repaired_model(config.model_class)
     start_log(config)
@@ -125,6 +131,8 @@ def run_sigma(
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "protocol": config.protocol(),
         "config": config.requested,
+        "peak_memory": resources.peak_memory(),
+        "machine": resources.machine(str(config["device"])),
         "versions": files.library_versions(),
         "checkpoint": trainer.saved_model_file if saved else None,
         "loaders": data,

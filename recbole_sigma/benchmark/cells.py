@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import resource
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +15,9 @@ from recbole_sigma.benchmark.plan import MEMORY, Cell, Plan, Training
 from recbole_sigma.evaluation.diversity import intra_list_distance
 from recbole_sigma.evaluation.judge import Judge, Judgement
 
-_TRAINED = ("best_valid_result", "best_epoch", "history", "parameters", "versions")
+_TRAINED = (
+    "best_valid_result", "best_epoch", "history", "parameters", "versions", "peak_memory", "machine",
+)  # fmt: skip
 
 
 def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, Any], Judged | None]:
@@ -33,7 +31,6 @@ def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, 
     found = folder.training(training.key)
     if found is not None:
         return found[0], None
-    restart_peak_memory()
     work = folder.work_path(training.key)
     values = {**training.values, "checkpoint_dir": str(work), "resume": True}
     result = run_sigma(training.model, plan.dataset, plan.files, values, arguments=plan.words)
@@ -45,9 +42,7 @@ def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, 
         "config": training.config,
         **{key: result[key] for key in _TRAINED},
         "seconds": whole_seconds(result),
-        "peak_memory": peak_memory(),
         "commit": commit(),
-        "machine": machine(str(result["loaders"].dataset.config["device"])),
     }
     folder.write_training(training.key, record, result["checkpoint"])
     return record, judged
@@ -210,46 +205,3 @@ def commit() -> str | None:
 
     head = git("rev-parse", "HEAD")
     return f"{head}+changes" if head and git("status", "--porcelain") else head
-
-
-def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the seconds depend on.
-
-    Args:
-        device: where the model lies; the GPU is named when it is used, not when it is there.
-    """
-    import torch
-
-    return {
-        "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-    }
-
-
-def restart_peak_memory() -> None:
-    """Let the peaks start anew, where the system can: Linux resets VmHWM on writing 5 to clear_refs."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def peak_memory() -> dict[str, Any]:
-    """Greatest resident memory in MB, and what it was measured over."""
-    import torch
-
-    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-        return {"resident_mb": round(kib / 1024), "gpu_mb": gpu, "over": "this training"}
-    except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return {"resident_mb": round(most / 2**20), "gpu_mb": gpu, "over": "the whole process so far"}

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma import __version__
-from recbole_sigma.benchmark.variants import Row
+from recbole_sigma.benchmark.variants import Row, with_words
 from recbole_sigma.machine.files import fingerprint
+from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.folder import NOT_PART_OF_A_RUN
 from recbole_sigma.values import UserError
@@ -27,13 +28,6 @@ MACHINE = NOT_PART_OF_A_RUN | frozenset(
 
 JUDGING = frozenset("metrics topk eval_batch_size metric_decimal_place".split())
 """Keys that a training does not depend on (``valid_metric`` is no such key: it picks the epoch)."""
-
-DECODING: dict[str, tuple[str, ...]] = {
-    "SIGMA": ("decode_mode", "decode_temperature", "decode_sigma_reference"),
-    "TIGER": ("decode_beam",),
-}
-"""Keys by model that change generation alone. SIGMA's ``decode_beam`` and ``decode_space`` are not among
-them: the beam's mean spread, the reference of the fusion, is measured with both in training."""
 
 MEMORY = frozenset(
     (
@@ -56,7 +50,7 @@ class Cell:
         seed: the seed.
         filter_seen: the seen-item policy that it is judged under.
         config: resolved settings without machine keys.
-        key: fingerprint of settings, data files and package version.
+        key: fingerprint of the row's name, settings, data files and package version.
     """
 
     row: Row
@@ -134,7 +128,7 @@ def make_plan(
         policies: values of ``filter_seen``; None is the one that the settings give.
         files: the user's property files, for every row.
         values: values that outrank the files; a row's own outrank these.
-        words: ``--key=value`` words that outrank both and may not name a key of a row.
+        words: ``--key=value`` words that outrank all of these; see `variants.with_words`.
 
     Raises:
         UserError: with the problems of the first row that has any.
@@ -151,17 +145,15 @@ def make_plan(
     made: dict[str, tuple[Training, list[Cell]]] = {}
     data: str | None = None
     protocols: dict[str, str] = {}
-    for row in rows:
-        for key in row.values:
-            if key in asked and asked[key] != row.values[key]:
-                raise UserError(
-                    f"--{key} is what makes {row.name} a row of its own: leave one of the two out"
-                )
+    for row in with_words(rows, asked):
         base = SigmaConfig(row.base, dataset, files, {**given, **row.values}, words)
-        preflight.check_files(base, contract_class(base.model_class).needs_item_text)
+        answers = contract_class(base.model_class)
+        preflight.check_files(base, answers.needs_item_text)
         data = data or data_fingerprint(base)
         wanted = tuple(policies) if policies else (bool(base["filter_seen"]),)
-        free = contract_class(base.model_class).training_free or base.model_class.__name__ == "Pop"
+        path = registry.file_of(row.base)  # a model of the user's own: its code is part of what was trained
+        code = {"code": hashlib.sha256(path.read_bytes()).hexdigest()} if path else {}
+        weights = without(row.values, MEMORY | answers.decoding_keys)
         for policy in wanted:
             cell_config = SigmaConfig(
                 row.base, dataset, files, {**given, **row.values, "filter_seen": policy}, words
@@ -172,24 +164,18 @@ def make_plan(
             protocols.setdefault(
                 str([protocol["eval_args"], protocol["candidates"], protocol["ties"]]), row.name
             )
-            own = {
-                key: value for key, value in row.values.items() if key not in decoding_keys(base.model_class)
-            }
-            selected = policy if losses_follow_policy(cell_config.requested) else max(wanted)
-            train_values = {**given, **own, "filter_seen": selected}
+            selected = policy if answers.follows_filter(cell_config) else max(wanted)
+            train_values = {**given, **weights, "filter_seen": selected}
             train_config = SigmaConfig(row.base, dataset, files, train_values, words)
-            if needs_spread(cell_config) and not needs_spread(train_config):
-                train_values = {**given, **row.values, "filter_seen": selected}
-                train_config = SigmaConfig(row.base, dataset, files, train_values, words)
-            for seed in seeds[:1] if free else seeds:
+            for seed in seeds[:1] if answers.training_free else seeds:
                 resolved, trained = plain(cell_config, seed), plain(train_config, seed)
-                key = fingerprint(training=without(trained, JUDGING), data=data, version=__version__)
+                key = fingerprint(training=without(trained, JUDGING), data=data, version=__version__, **code)
                 cell = Cell(
                     row,
                     seed,
                     policy,
                     resolved,
-                    fingerprint(cell=resolved, training=key, data=data, version=__version__),
+                    fingerprint(row=row.name, cell=resolved, training=key, data=data, version=__version__),
                 )
                 training = Training(row.base, seed, {**train_values, "seed": seed}, trained, key, ())
                 made.setdefault(key, (training, []))[1].append(cell)
@@ -208,23 +194,6 @@ def make_plan(
         else []
     )
     return Plan(dataset, tuple(trainings), files, words, tuple(notes))
-
-
-def decoding_keys(model_class: type) -> frozenset[str]:
-    """Keys that change what a trained model recommends, not the model."""
-    from recbole_sigma.models import registry
-
-    return MEMORY | {key for name in registry.ours(model_class) for key in DECODING.get(name, ())}
-
-
-def needs_spread(config: Any) -> bool:
-    """Whether decoding refers to the beam spread that SIGMA measures in training, in this very mode only."""
-    return config["decode_mode"] == "apf" and not config["decode_sigma_reference"]
-
-
-def losses_follow_policy(config: dict[str, Any]) -> bool:
-    """Whether training reads ``filter_seen``: ``sigma_mask_seen`` and its like take seen items out of it."""
-    return any(key.endswith("_mask_seen") and value is True for key, value in config.items())
 
 
 def plain(config: Any, seed: int) -> dict[str, Any]:

@@ -53,15 +53,7 @@ def write_report(folder: Path, record: dict[str, Any], reference: str | None = N
     Returns:
         Sentences about what was left out.
     """
-    left_out: list[str] = []
-    record["significance"] = []
-    if record["cells"]:
-        try:
-            record["significance"] = significance(record, reference=reference)
-        except UserError as error:
-            if reference is not None and "--reference" in str(error):
-                raise
-            left_out.append(f"no significance: {error}")
+    left_out = add_significance(record, reference)
     record["seconds_to_level"] = seconds_to_level(record)
     light: dict[str, tuple[str, bytes]] = {}
     dark: dict[str, tuple[str, bytes]] = {}
@@ -80,6 +72,19 @@ def write_report(folder: Path, record: dict[str, Any], reference: str | None = N
     ):
         write_atomically(folder / name, text.encode())
     return left_out
+
+
+def add_significance(record: dict[str, Any], reference: str | None = None) -> list[str]:
+    """Compare every row of a record with one of them; a sentence where that cannot be done."""
+    record["significance"] = []
+    if record["cells"]:
+        try:
+            record["significance"] = significance(record, reference=reference)
+        except UserError as error:
+            if reference is not None and "--reference" in str(error):
+                raise
+            return [f"no significance: {error}"]
+    return []
 
 
 def html(

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.benchmark.cells import commit, machine, now
+from recbole_sigma.benchmark.cells import commit, now
 from recbole_sigma.benchmark.folder import FORMAT, RunFolder, read_json
 from recbole_sigma.benchmark.plan import Plan
+from recbole_sigma.benchmark.variants import plain_name
+from recbole_sigma.machine.resources import machine
 from recbole_sigma.values import UserError
 
 COLUMNS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@10", "ndcg@20")
@@ -46,7 +48,7 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
         best.values(),
         key=lambda c: (
             rank.get(c["key"], len(rank)),
-            named.get(c["row"]["name"], len(named)),
+            named.get(plain_name(c["row"]["name"]), len(named)),
             c["created"],
             c["seed"],
         ),
@@ -128,7 +130,8 @@ def remarks(cells: list[dict[str, Any]], aside: int = 0) -> list[str]:
 
 
 def _machine_name(machine: dict[str, Any]) -> str:
-    return f"{machine['gpu'] or 'CPU'}, {machine['cpus']} cores, {machine['threads']} threads"
+    processes = f", {machine['processes']} processes" if machine.get("processes", 1) > 1 else ""
+    return f"{machine['gpu'] or 'CPU'}, {machine['cpus']} cores, {machine['threads']} threads{processes}"
 
 
 def summarize(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

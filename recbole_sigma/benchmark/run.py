@@ -1,16 +1,119 @@
-"""The benchmark's loop: every missing cell once, a failed one recorded, and the rest goes on."""
+"""The benchmark: plan, run every missing cell once, record a failed one and go on, gather, report."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_sigma.benchmark import cells
-from recbole_sigma.benchmark.folder import RunFolder
-from recbole_sigma.benchmark.plan import Cell, Plan, Training
+from recbole_sigma.benchmark.folder import RunFolder, read_json, write_json
+from recbole_sigma.benchmark.plan import Cell, Plan, Training, make_plan
+from recbole_sigma.benchmark.publish import publish as lean
+from recbole_sigma.benchmark.report import add_significance, write_report
+from recbole_sigma.benchmark.results import collect
+from recbole_sigma.benchmark.variants import plain_name, rows_of
 from recbole_sigma.machine.progress import Progress
+from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
+
+POLICIES: dict[str, tuple[bool, ...]] = {"filtered": (True,), "unfiltered": (False,), "both": (True, False)}
+
+
+def run_benchmark(
+    models: Sequence[str],
+    dataset: str,
+    seeds: Sequence[int] = (2020,),
+    policies: str | None = None,
+    config_file_list: Iterable[str] = (),
+    config_dict: dict[str, Any] | None = None,
+    arguments: Iterable[str] = (),
+    output: Path | str = "saved/benchmark",
+    force: bool = False,
+    reference: str | None = None,
+) -> dict[str, Any]:
+    """Fill a folder with one JSON per cell, and write results.json and the report over all of them.
+
+    Args:
+        models: words of ``--models``, see `variants.rows_of`.
+        dataset: dataset name.
+        seeds: seeds; a training-free model takes the first alone.
+        policies: ``filtered``, ``unfiltered`` or ``both``; None is what the settings say.
+        config_file_list: property files for every row.
+        config_dict: values that outrank the files.
+        arguments: ``--key=value`` words that outrank the dictionary.
+        output: the folder; a second run with the same folder does what is missing.
+        force: do finished cells of this plan again.
+        reference: row that the others are compared with, in place of the best baseline.
+
+    Returns:
+        The record that results.json holds, with ``outcome`` (see `run_plan`) beside it.
+
+    Raises:
+        UserError: if the settings or data of any row are unusable, before anything trains.
+    """
+    if policies is not None and policies not in POLICIES:
+        raise UserError(f"--filter must be one of {', '.join(POLICIES)}; not {policies!r}")
+    values = dict(config_dict or {})
+    rows = rows_of(models)
+    if not rows:
+        raise UserError("--models names no model")
+    if reference is not None and plain_name(reference) not in {row.name for row in rows}:
+        raise UserError(
+            f"--reference={reference} is no row of --models{nearest(reference, [r.name for r in rows])}"
+        )
+    plan = make_plan(
+        rows, dataset, seeds, POLICIES[policies] if policies else None, config_file_list, values, arguments
+    )
+    if reference is not None:  # the row may have been renamed by a word that outranks one of its keys
+        names = {plain_name(cell.row.name): cell.row.name for cell in plan.cells}
+        reference = names[plain_name(reference)]
+    folder = RunFolder(output)
+    outcome: dict[str, list[str]] = {}
+    try:
+        outcome = run_plan(plan, output, force, bool(values.get("show_progress", True)))
+    finally:  # after Ctrl-C too: what is finished gets its table
+        record = collect(folder, plan)
+        write_report(folder.path, record, reference)
+        write_json(folder.path / "results.json", record)
+    return {**record, "outcome": outcome}
+
+
+def rebuild_report(
+    output: Path | str, reference: str | None = None, publish: Path | str | None = None
+) -> dict[str, Any]:
+    """Make results.json and the report of a folder again from its finished cells.
+
+    Args:
+        output: a folder that `run_benchmark` filled; with ``publish`` a results.json will do.
+        reference: row to compare with, in place of the best baseline.
+        publish: folder for the lean record, see `publish.publish`.
+
+    Raises:
+        UserError: when ``output`` is neither, or ``publish`` is the folder of the heavy record.
+    """
+    output = Path(output)
+    if publish is not None and output.is_file():
+        record = read_json(output)
+        if reference is not None:
+            add_significance(record, reference)
+    elif (output / "cells").is_dir():
+        folder = RunFolder(output)
+        record = collect(folder)
+        write_report(folder.path, record, reference)
+        write_json(folder.path / "results.json", record)
+    else:
+        raise UserError(f"{output} is no folder of the benchmark command: it has no cells/")
+    if publish is not None:
+        if Path(publish).resolve() == output.resolve():
+            raise UserError(f"--publish={publish} is the folder of the heavy record: name another one")
+        words = [f"--output={output}", *([f"--reference={reference}"] if reference else [])]
+        lean(record, publish, ["run_recbole_sigma.py", "report", *words, f"--publish={publish}"])
+    return record
+
+
+# --- the loop ---
 
 
 def run_plan(

@@ -112,8 +112,13 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def _markdown_cell(text: str, rank: int) -> str:
-    text = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    text = markdown_text(text)
     return {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(rank, text)
+
+
+def markdown_text(text: str) -> str:
+    """Text with the characters made harmless that would end a cell or start a tag."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def escape_latex(text: str) -> str:

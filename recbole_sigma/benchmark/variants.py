@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.models import registry
 from recbole_sigma.settings.reading import load_yaml, nearest, raise_all
 from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
@@ -43,16 +44,15 @@ class Row:
 def rows_of(words: Iterable[str]) -> list[Row]:
     """Rows of the comma-separated words of ``--models``.
 
-    A word is a model (``SASRec``), a shipped variant (``SIGMA-ID``) or a pattern over them (``SIGMA-*``), a
-    model with a plain property file (``SASRec:tuned.yaml``), a variant file (``mine.yaml``) or a folder of
-    variant files (``variants/``). ``+memory`` behind any of them fuses the collaborative memory, and
-    ``+VARIANT`` adds the keys of a shipped variant of the same model (``SIGMA-sparse+no-KD``).
+    A word is a model (``SASRec``), a model of the user's own (``my_model.py:MyModel``), a shipped variant
+    (``SIGMA-ID``) or a pattern over them (``SIGMA-*``), a model with a plain property file
+    (``SASRec:tuned.yaml``), a variant file (``mine.yaml``) or a folder of variant files (``variants/``).
+    ``+memory`` behind any of them fuses the collaborative memory, and ``+VARIANT`` adds the keys of a shipped
+    variant of the same model (``SIGMA+no-KD``).
 
     Raises:
         UserError: with every word that means nothing, and every name that would stand in the table twice.
     """
-    from recbole_sigma.models import registry
-
     problems: list[str] = []
     rows: list[Row] = []
     for word in (w.strip() for w in words):
@@ -77,6 +77,26 @@ def rows_of(words: Iterable[str]) -> list[Row]:
     ]
     raise_all(problems)
     return rows
+
+
+def with_words(rows: Sequence[Row], asked: dict[str, Any]) -> list[Row]:
+    """The rows under the ``--key=value`` words of a command.
+
+    A word outranks the value that a row sets for the same key. The row is another one then, and says so in
+    its name: ``SIGMA-paper (epochs=1)``.
+    """
+    changed = []
+    for row in rows:
+        other = {key: asked[key] for key, value in row.values.items() if asked.get(key, value) != value}
+        said = ", ".join(f"{key}={value}" for key, value in other.items())
+        name = f"{row.name} ({said})" if other else row.name
+        changed.append(replace(row, name=name, values={**row.values, **other}))
+    return changed
+
+
+def plain_name(name: str) -> str:
+    """A row's name without what `with_words` added."""
+    return name.partition(" (")[0]
 
 
 MEMORY = "memory"
@@ -112,6 +132,9 @@ def _merged(row: Row, name: str) -> Row:
 
 def _rows_of_first(word: str) -> list[Row]:
     model, colon, place = word.partition(":")
+    if colon and model.endswith(".py"):
+        name = registry.from_file(word).__name__
+        return [Row(name, name, why=f"{name} from {Path(model).name}", source=Path(model).name)]
     if colon:
         return [_with_file(model.strip(), Path(place.strip()))]
     path = Path(word)

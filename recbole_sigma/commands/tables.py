@@ -80,9 +80,13 @@ def add(verbs: Any) -> None:
         "the tables, plots and report.html of a benchmark's folder, made again",
         (
             "report --output=saved/benchmark/ml-100k",
-            "report --output=saved/benchmark/ml-100k --reference=Pop",
+            "report --output=saved/benchmark/ml-100k --publish=results/ml-100k",
         ),
-        {"output": "FOLDER  of the benchmark", "reference": _CELLS["reference"]},
+        {
+            "output": "FOLDER  of the benchmark",
+            "reference": _CELLS["reference"],
+            "publish": "FOLDER  write the lean record there: table.md, cells.csv, commands.sh, two pictures",
+        },
     )
 
 
@@ -150,15 +154,20 @@ def benchmark(options: argparse.Namespace, rest: list[str]) -> int:
 def report(options: argparse.Namespace, rest: list[str]) -> int:
     """The verb ``report``."""
     if not options.output or rest:
-        raise UserError("report needs --output=FOLDER of a benchmark, and takes --reference=ROW besides")
+        raise UserError(
+            "report needs --output=FOLDER of a benchmark, and takes --reference=ROW and --publish=FOLDER"
+        )
     from recbole_sigma.benchmark import format_table, rebuild_report
 
-    record = rebuild_report(options.output, options.reference)
+    record = rebuild_report(options.output, options.reference, options.publish)
     if record["cells"]:
         print(format_table(record["table"]))
     for note in record["notes"]:
         print(f"note: {note}")
-    print(f"report: {Path(options.output) / 'report.html'}")
+    if options.publish:
+        print(f"published: {options.publish}")
+    else:
+        print(f"report: {Path(options.output) / 'report.html'}")
     return 0
 
 

@@ -37,7 +37,7 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
     output = shared.pop("output")
     if not options.quiet and not options.json and "state" in shared["config_dict"]:
         shared["config_dict"]["state"] = "INFO"
-    from recbole_sigma.benchmark.cells import commit, machine
+    from recbole_sigma.benchmark.cells import commit
     from recbole_sigma.benchmark.folder import write_json
     from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
     from recbole_sigma.machine import processes
@@ -56,7 +56,7 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
             "command": sys.argv,
             "dataset": result["dataset"],
             "commit": commit(),
-            "machine": machine(),
+            "machine": result["machine"],
             "versions": result["versions"],
             "protocol": result["protocol"],
             "cells": [plain],

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.utils import ModelType
 from torch import Tensor, nn
 
 from recbole_sigma.values import ItemCodes, RankedItems, SeenPairs, UserError
@@ -104,17 +106,23 @@ class Contract:
         raise UserError(f"{type(self).__name__} has no beam search")
 
 
-_PLAIN = Contract()
+class _Traditional(Contract):
+    """RecBole's models of type TRADITIONAL (Pop, ItemKNN, EASE): one pass over the data, nothing trained."""
+
+    training_free = True
 
 
 def contract(model: nn.Module) -> Contract:
     """What answers for a model: itself, or the defaults for a model of RecBole's."""
-    return model if isinstance(model, Contract) else _PLAIN
+    return model if isinstance(model, Contract) else contract_class(type(model))()
 
 
 def contract_class(model_class: type) -> type[Contract]:
     """`contract` for a class that is not built yet."""
-    return model_class if issubclass(model_class, Contract) else Contract
+    if issubclass(model_class, Contract):
+        return model_class
+    kind: Any = model_class if issubclass(model_class, AbstractRecommender) else None
+    return _Traditional if kind and kind.type == ModelType.TRADITIONAL else Contract
 
 
 def without_beam(model_class: type) -> str | None:

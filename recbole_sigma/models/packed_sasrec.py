@@ -7,6 +7,7 @@ for the same targets.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,12 +39,17 @@ class PackedSASRec(PackedModel, SASRec):
     ``sasrec_score: dot`` scores by inner product as SASRec does; ``cosine`` by cosine times a learned scale.
     """
 
+    @classmethod
+    def follows_filter(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the softmax leaves out the items that the protocol filters."""
+        return read(SasrecKeys, config).sasrec_mask_seen
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         keys = read(SasrecKeys, config)
         self.binary = keys.sasrec_loss == "BCE"
         self.cosine = keys.sasrec_score == "cosine"
-        self.mask_seen = keys.sasrec_mask_seen and read(ProtocolKeys, config).filter_seen
+        self.mask_seen = self.follows_filter(config) and read(ProtocolKeys, config).filter_seen
         if self.cosine:
             self.scale = nn.Parameter(torch.tensor(1.0 / keys.sasrec_temperature))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 import types
 from dataclasses import dataclass
 from functools import cache
@@ -119,6 +120,57 @@ def adopt(model_class: type) -> None:
     module._adopted = True  # type: ignore[attr-defined]
     setattr(module, name, model_class)
     sys.modules[alias] = module
+
+
+def from_file(word: str) -> type:
+    """The model class behind ``folder/file.py:Class``; RecBole finds it by its name from now on.
+
+    The file is run. So only what the user types may come here: the word of ``--model`` or ``--models``, never
+    a name that a property file or a checkpoint holds.
+
+    Raises:
+        UserError: when the file cannot be run, or holds no model of that name.
+    """
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    where, _, name = word.rpartition(":")
+    path = Path(where).resolve()
+    if not path.is_file():
+        raise UserError(f"{word}: there is no file {where}")
+    spec = importlib.util.spec_from_file_location(f"recbole_sigma_own_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        line = next(
+            (
+                f":{f.lineno}"
+                for f in traceback.extract_tb(error.__traceback__)[::-1]
+                if f.filename == str(path)
+            ),
+            "",
+        )
+        raise UserError(
+            f"{where}{line} cannot be run ({type(error).__name__}: {error}): mend it first"
+        ) from error
+    found = vars(module).get(name)
+    if not (isinstance(found, type) and issubclass(found, AbstractRecommender)):
+        raise UserError(
+            f"{where} has no model class {name!r}: write a class of that name that derives from one of "
+            "RecBole's recommenders (docs/your_model.md)"
+        )
+    adopt(found)
+    _FILES[name] = path
+    return found
+
+
+_FILES: dict[str, Path] = {}
+
+
+def file_of(name: str) -> Path | None:
+    """The file that `from_file` took a model from, or None."""
+    return _FILES.get(name)
 
 
 def ours(model_class: type) -> list[str]:

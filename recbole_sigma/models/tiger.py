@@ -116,6 +116,7 @@ class TIGER(PackedModel, SequentialRecommender):
     input_type = InputType.POINTWISE
     generative = True
     loss_names = ("code",)
+    decoding_keys = frozenset({"decode_beam"})
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

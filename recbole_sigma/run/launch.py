@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from collections import OrderedDict
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recbole_sigma.evaluation.judge import Judgement
+from recbole_sigma.models import registry
 from recbole_sigma.settings.keys import ProcessKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
@@ -56,7 +57,7 @@ def launch(config: Any, call: dict[str, Any]) -> dict[str, Any] | None:
         call: keyword arguments of `run_sigma` as plain JSON values.
 
     Returns:
-        Rank 0's result; None on a machine without rank 0.
+        Rank 0's result without ``loaders``; None on a machine without rank 0.
 
     Raises:
         UserError: what a process raised as such, in its words.
@@ -65,6 +66,9 @@ def launch(config: Any, call: dict[str, Any]) -> dict[str, Any] | None:
     here, all_ = wanted_processes(config)
     keys = read(ProcessKeys, config)
     offset, port = keys.group_offset, keys.port or _free_port()
+    path = registry.file_of(config["model"])
+    if path is not None:  # each process runs the user's file itself
+        call = {**call, "model": f"{path}:{config['model']}"}
     try:
         spec = json.dumps(call)
     except TypeError as error:
@@ -165,21 +169,20 @@ def _free_port() -> int:
 
 # --- results as JSON ---
 
+_ARRAYS = frozenset(field.name for field in fields(Judgement) if field.type == "np.ndarray")
+
 
 def write_result(result: dict[str, Any]) -> dict[str, Any]:
     """A result of `run_sigma` as plain JSON values; `read_result` inverts it, but for the data's loaders."""
-    plain = {key: value for key, value in result.items() if key != "loaders"}
-    found = asdict(result["test"])
-    plain["test"] = {
-        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in found.items()
-    }
-    return plain
+    test = asdict(result["test"])
+    plain = {name: value.tolist() if name in _ARRAYS else value for name, value in test.items()}
+    return {**{key: value for key, value in result.items() if key != "loaders"}, "test": plain}
 
 
 def read_result(plain: dict[str, Any]) -> dict[str, Any]:
     """Inverse of `write_result`."""
     test = dict(plain["test"])
-    for name in ("users", "targets", "places"):
+    for name in _ARRAYS:
         test[name] = np.asarray(test[name], dtype=np.int64)
     test["metrics"] = OrderedDict(test["metrics"])
     return {**plain, "test": Judgement(**test)}

@@ -32,6 +32,7 @@ def make_record() -> dict:
                     "seed": seed,
                     "training": f"{'SIGMA' if name == 'SIGMA-top1' else name}-{seed}",
                     "dataset": "small",
+                    "commit": "0123456789abcdef",
                     "filter_seen": True,
                     "places": {"judged": 0, "places": places.tolist()},
                     "test_result": {

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from recbole_sigma import quick_start
-from recbole_sigma.benchmark import RunFolder, collect, make_plan, rows_of, run_benchmark, run_plan
-from recbole_sigma.benchmark.plan import losses_follow_policy
+from recbole_sigma.benchmark import Row, RunFolder, collect, make_plan, rows_of, run_benchmark, run_plan
 from recbole_sigma.commands.main import main
+from recbole_sigma.models import registry
 from recbole_sigma.values import UserError
 
 
@@ -77,27 +77,36 @@ def test_a_variant_alone_trains_what_its_base_trains(planted) -> None:
     assert alone.key == plan_of(planted, ["SIGMA"]).trainings[0].key
 
 
-def test_fusion_that_needs_a_spread_from_training_gets_a_training_that_measured_it(planted, scratch) -> None:
-    (scratch / "apf.yaml").write_text("name: APF\nbase: SIGMA\nvalues: {decode_mode: apf}\n")
-    (scratch / "one.yaml").write_text("name: One\nbase: SIGMA\nvalues: {decode_mode: apf}\n")
-    plan = plan_of(planted, ["SIGMA", "apf.yaml", "one.yaml"], decode_mode="fixed_temp")
-    assert [[c.row.name for c in t.cells] for t in plan.trainings] == [["SIGMA", "One"], ["APF"]]
-    assert plan.trainings[1].values["decode_mode"] == "apf"
+def test_every_model_that_reads_the_policy_answers_for_it() -> None:
+    """A model that reads filter_seen must tell the benchmark, or cells would share wrong weights."""
+    root = Path(quick_start.__file__).parent
+    reading, answering = set(), set()
+    for name, entry in registry.MODELS.items():
+        path = root.parent / f"{entry.module.replace('.', '/')}.py"
+        files = [path] if path.parent == root / "models" else path.parent.glob("*.py")
+        if any(re.search(r"\)\.filter_seen", file.read_text()) for file in files):
+            reading.add(name)
+        if "follows_filter" in vars(registry.find_model(name)):
+            answering.add(name)
+    assert reading == answering and reading
 
 
-def test_the_rule_of_the_losses_covers_every_model_that_reads_the_policy() -> None:
-    """A model whose code reads filter_seen needs a *_mask_seen key, or cells would share wrong weights."""
-    from recbole_sigma.settings.keys import KEYS_OF_MODEL
-    from recbole_sigma.settings.recipes import shipped_defaults
+def test_a_word_outranks_a_row_and_stands_in_its_name(planted) -> None:
+    rows = [Row("Slow", "BPR", {"learning_rate": 1e-4}), *rows_of(["SIGMA-top1", "BPR"])]
+    words = ["--decode_mode=apf", "--learning_rate=0.01"]
+    cells = {c.row.name: c for c in make_plan(rows, "planted", (1,), values=planted, words=words).cells}
+    assert cells.keys() == {"Slow (learning_rate=0.01)", "SIGMA-top1 (decode_mode=apf)", "BPR"}
+    assert {cell.config["learning_rate"] for cell in cells.values()} == {0.01}
+    assert cells["SIGMA-top1 (decode_mode=apf)"].config["decode_mode"] == "apf"
+    assert len({cell.key for cell in cells.values()}) == 3, "equal settings, but rows of their own"
+    (same,) = make_plan(rows[:1], "planted", (1,), values=planted, words=["--learning_rate=1e-4"]).cells
+    assert same.row.name == "Slow", "the word says what the row says"
 
-    root = Path(quick_start.__file__).parent / "models"
-    readers = {
-        p.stem
-        for p in root.rglob("*.py")
-        if re.search(r'config\["filter_seen"\]|\.filter_seen', p.read_text())
-    }
-    keyed = {name for name in KEYS_OF_MODEL if losses_follow_policy(shipped_defaults((name,)))}
-    assert readers == {"model", "packed_sasrec"} and keyed == {"SIGMA", "PackedSASRec"}
+
+def test_a_renamed_row_can_be_the_reference(planted) -> None:
+    Path("slow.yaml").write_text("name: Slow\nbase: BPR\nvalues: {learning_rate: 0.1}\n")
+    record = bench(planted, ["Pop", "slow.yaml"], reference="Slow", arguments=["--learning_rate=0.01"])
+    assert {t["reference"] for t in record["significance"]} == {"Slow (learning_rate=0.01)"}
 
 
 def test_one_history_for_every_model_unless_asked(planted) -> None:
@@ -110,7 +119,6 @@ def test_one_history_for_every_model_unless_asked(planted) -> None:
 @pytest.mark.parametrize(
     ("models", "words", "sentence"),
     [
-        (["BPR", "SIGMA-top1"], ["--decode_mode=apf"], "--decode_mode is what makes SIGMA-top1"),
         (["Pop", "BPR"], ["--epoch=1"], "unknown key 'epoch'"),
         (["BPR"], ["--filter_seen=false"], "--filter_seen and --filter"),
     ],
@@ -232,6 +240,26 @@ def test_a_row_runs_again_from_its_own_settings(planted) -> None:
         config_dict={"data_path": planted["data_path"]},
     )
     assert dict(again["test_result"]) == record["cells"][0]["test_result"]
+
+
+@pytest.mark.slow
+def test_a_row_of_two_processes_has_the_shape_of_one(planted, tiny) -> None:
+    def shape(value):
+        if isinstance(value, dict):
+            return {key: shape(each) for key, each in value.items()}
+        return [shape(value[0]) if value else None] if isinstance(value, list) else type(value).__name__
+
+    rows, values = ["Pop", "BPR", "BPR+memory"], tiny["BPR"]
+    one = bench(planted, rows, values=values, output="one")
+    two = bench(planted, rows, values=values, output="two", arguments=["--nproc=2"])
+    assert not two["failed"] and len(two["cells"]) == 3
+    for alone, shared in zip(one["cells"], two["cells"], strict=True):
+        assert shared["machine"].pop("processes") == 2 and "processes" not in alone["machine"]
+        assert shape(shared) == shape(alone)
+        assert shared["intra_list_distance@10"] is not None and shared["places"]["judged"] == 0
+    pop = [record["cells"][0] for record in (one, two)]
+    assert pop[0]["test_result"] == pop[1]["test_result"] and pop[0]["places"] == pop[1]["places"]
+    assert two["judged"] == one["judged"], "the same users, targets and train counts"
 
 
 # --- interruption, two processes: forked, because a new interpreter imports torch for seconds ---

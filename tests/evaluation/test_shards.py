@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.evaluation.shards import Shard
+from recbole_sigma.models.contract import Contract
 from recbole_sigma.run.config import SigmaConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
@@ -23,10 +24,14 @@ METRICS = [
 ]  # fmt: skip
 
 
-class Lists(torch.nn.Module):
+class Lists(Contract, torch.nn.Module):
     """A generative model whose lists and survival depend on the user only."""
 
     generative = True
+
+    @classmethod
+    def has_beam(cls) -> bool:
+        return True
 
     def __init__(self, users: int, items: int) -> None:
         super().__init__()
