@@ -10,6 +10,7 @@ import types
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 from recbole_sigma.settings.recipes import recbole_folder
 from recbole_sigma.values import UserError
