@@ -73,7 +73,7 @@ def run_sigma(
     logger = getLogger()
     logger.info(config, extra=FILE_ONLY)
     data = load_data(config, model_class)
-    config.keep_settled()
+    config.keep_settled(data.train._dataset.settled)
     prepared, cpu_data = time.perf_counter(), time.process_time()
     run = open_run(config, saved)
     network = build_model(config, model_class, data.train)
@@ -113,7 +113,7 @@ def run_sigma(
         "test_result": dict(test.metrics),
         "test": test,
         "unreachable_targets": test.unreachable,
-        "memory_weight": trainer.judge.recall.weight,
+        "memory_weight": trainer.judge.memory.weight,
         "history": trainer.history,
         "best_epoch": trainer.best_epoch,
         "seconds": {

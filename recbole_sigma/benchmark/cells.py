@@ -119,7 +119,7 @@ def judge_again(
     valid = judge.judge(model, valid_data).metrics
     test = judge.judge(model, test_data, progress=bool(here["show_progress"]), label="Test")
     seconds = {"total": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "test": test.seconds}
-    return Judged(test, config.protocol(), train_data, judge.recall.weight, dict(valid), seconds)
+    return Judged(test, config.protocol(), train_data, judge.memory.weight, dict(valid), seconds)
 
 
 def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged: Judged) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class ExactTime:
         event_part: int8 [E], train (0), validation (1) or test (2); None for a dataset that is not packed.
         event_feat: the columns of all events, in order of time; None for a dataset that is not packed.
         built_tasks: the instruction tasks of the dataset, once they are built.
+        settled: keys that the user left to the data, and that building the dataset filled in.
     """
 
     chronology: Chronology
@@ -122,6 +123,7 @@ class ExactTime:
     event_part: np.ndarray | None = None
     event_feat: Any = None
     built_tasks: Any = None
+    settled: tuple[str, ...] = ()
 
     def _remove_duplication(self) -> None:
         """Drop repeated user-item pairs by exact time, and leave the file's order otherwise alone.

@@ -169,7 +169,7 @@ def best_of(items: Tensor, scores: Tensor, k: int) -> RankedItems:
     return RankedItems(items, scores.float())
 
 
-class Recall:
+class CollaborativeMemory:
     """Memory of the TRAIN events of one dataset, with its weight.
 
     Args:

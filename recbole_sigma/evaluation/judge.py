@@ -16,7 +16,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
-from recbole_sigma.decoding.votes import WEIGHTS, Bonus, Recall, add_bonus
+from recbole_sigma.decoding.votes import WEIGHTS, Bonus, CollaborativeMemory, add_bonus
 from recbole_sigma.evaluation.collector import RankedCollector
 from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.evaluation.shards import Shard
@@ -68,7 +68,7 @@ class Judge:
         self.collector = RankedCollector(config)
         self.evaluator = Evaluator(config)
         self.k = max(config["topk"])
-        self.recall = Recall(config)
+        self.memory = CollaborativeMemory(config)
 
     @torch.no_grad()
     def judge(self, model: Any, loader: Any, progress: bool = False, label: str = "Evaluate") -> Judgement:
@@ -101,7 +101,7 @@ class Judge:
         started = time.perf_counter()
         device = self.config["device"]
         n_items = loader._dataset.item_num
-        batches = _Batches(loader, self.filter_seen, self.recall if self.recall.active else None, device)
+        batches = _Batches(loader, self.filter_seen, self.memory if self.memory.active else None, device)
         found: dict[str, list[Tensor]] = defaultdict(list)
         begin = 0
         bar = Progress(label, len(loader), enabled=progress)
@@ -114,7 +114,7 @@ class Judge:
             if bonus is None:
                 ranked = self.rank(model, interaction, n_items, seen, loader)
             else:
-                weights = (float(self.recall.weight or 0.0),)
+                weights = (float(self.memory.weight or 0.0),)
                 (ranked,) = self.rank_fused(model, interaction, n_items, seen, loader, bonus, weights)
             survival = None if sampled is None else self._survival(model, interaction, seen, sampled[rows])
             place = self.collector.collect_ranked(
@@ -191,7 +191,7 @@ class Judge:
         _check_loader(loader)
         model.eval()
         n_items, device = loader._dataset.item_num, self.config["device"]
-        batches = _Batches(loader, self.filter_seen, self.recall, device)
+        batches = _Batches(loader, self.filter_seen, self.memory, device)
         shard, begin = Shard(loader), 0
         rows, gains = [], []
         for interaction, history, positive_u, positive_i in loader:
@@ -205,8 +205,8 @@ class Judge:
             discount = 1.0 / torch.log2(torch.arange(match.shape[2], dtype=torch.float64) + 2.0)
             gains.append((match * discount).sum(dim=2))
         each = shard.merge(torch.cat(rows), {"gain": torch.cat(gains)})["gain"].mean(dim=0)
-        self.recall.weight = WEIGHTS[int(each.argmax())]
-        return self.recall.weight
+        self.memory.weight = WEIGHTS[int(each.argmax())]
+        return self.memory.weight
 
     def _dense(self, model: Any, interaction: Interaction, n_items: int, loader: Any) -> Tensor:
         """Scores [B, N] of a model that is not generative."""
@@ -235,18 +235,20 @@ class _Batches:
     Args:
         loader: the evaluation loader.
         filter_seen: whether seen items are taken out.
-        recall: the memory, or None for none.
+        memory: the collaborative memory, or None for none.
         device: where the model is.
     """
 
-    def __init__(self, loader: Any, filter_seen: bool, recall: Recall | None, device: Any) -> None:
-        self.dataset, self.filter_seen, self.recall, self.device = (
+    def __init__(
+        self, loader: Any, filter_seen: bool, memory: CollaborativeMemory | None, device: Any
+    ) -> None:
+        self.dataset, self.filter_seen, self.memory, self.device = (
             loader._dataset,
             filter_seen,
-            recall,
+            memory,
             device,
         )
-        self.histories = Histories(loader) if filter_seen or recall else None
+        self.histories = Histories(loader) if filter_seen or memory else None
 
     def __call__(
         self, interaction: Interaction, history: SeenPairs | None, positive_u: Tensor, positive_i: Tensor
@@ -256,8 +258,8 @@ class _Batches:
         if self.histories is None:
             return None, None, closed
         met, bonus = self.histories(interaction, history), None
-        if self.recall is not None:
-            bonus = self.recall.bonus(self.dataset, met, len(interaction))
+        if self.memory is not None:
+            bonus = self.memory.bonus(self.dataset, met, len(interaction))
         if not self.filter_seen:
             return None, bonus, closed
         n_items = self.dataset.item_num

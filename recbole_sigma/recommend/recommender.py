@@ -205,16 +205,16 @@ class Recommender:
     @torch.inference_mode()
     def _rank(self, batch: Interaction, k: int, seen: Any, histories: list[list[int]]) -> RankedItems:
         """Lists as the evaluator makes them: with the memory where the checkpoint has a weight."""
-        judge, recall = self.judge, self.judge.recall
+        judge, memory = self.judge, self.judge.memory
         judge.k = k
         n_items = len(self.material.tokens)
-        if not recall.active:
+        if not memory.active:
             return judge.rank(self.model, batch, n_items, seen, self.loader)
         row = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
         met = np.asarray([item for items in histories for item in items], dtype=np.int64)
         pairs = (torch.from_numpy(row), torch.from_numpy(met))
-        bonus = recall.bonus(self.train, pairs, len(histories))
-        weights = (float(recall.weight or 0.0),)
+        bonus = memory.bonus(self.train, pairs, len(histories))
+        weights = (float(memory.weight or 0.0),)
         return judge.rank_fused(self.model, batch, n_items, seen, self.loader, bonus, weights)[0]
 
     # --- reading a request ---

@@ -257,13 +257,12 @@ class SigmaConfig(Config):
                 "decode_beam or lower topk"
             )
 
-    def keep_settled(self) -> None:
-        """Keep what a model's dataset filled in for keys that were left at ``~``, so that checkpoints and
-        records name it.
+    def keep_settled(self, keys: Iterable[str]) -> None:
+        """Keep what the dataset filled in for keys that were left to it, so that checkpoints and records
+        name it.
         """
-        for key, value in self.requested.items():
-            if value is None and self[key] is not None:
-                self.requested[key] = json.loads(json.dumps(self[key], default=str))
+        for key in keys:
+            self.requested[key] = json.loads(json.dumps(self[key], default=str))
 
     def protocol(self) -> dict[str, Any]:
         """The evaluation protocol as plain values: what a result must carry to be comparable."""

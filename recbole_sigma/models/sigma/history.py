@@ -70,17 +70,22 @@ class SIGMADataset(PackedDataset):
         datasets = super().build()
         users = datasets[0].packer.users
         events = len(users) / max(len(np.unique(users)), 1)
-        settle(self.config, events, wants_tasks(self, self.config))
+        settled = settle(self.config, events, wants_tasks(self, self.config))
+        for dataset in datasets:
+            dataset.settled = settled
         return datasets
 
 
-def settle(config: Any, events: float, several: bool) -> None:
+def settle(config: Any, events: float, several: bool) -> tuple[str, ...]:
     """Fill in the keys that were left at ``~``, in place, and say why.
 
     Args:
         config: RecBole config with SIGMA's keys.
         events: mean number of train events per user.
         several: instruction tasks beside JustForYou are trained.
+
+    Returns:
+        The keys that were filled in.
     """
     keys = read(SigmaKeys, config)
     objective, history = keys.sigma_objective, keys.sigma_history
@@ -93,11 +98,12 @@ def settle(config: Any, events: float, several: bool) -> None:
         "task_labels_per_row": labels,
         "task_label_share": share,
     }
-    for key, value in values.items():
-        if config[key] is None:
-            config[key] = value
+    settled = tuple(key for key in values if config[key] is None)
+    for key in settled:
+        config[key] = values[key]
     if objective == "joint":
         why = f"{events:.1f} train events per user on average, {LONG} or more are long"
         how = f"auto chose {chosen}: {why}" if history == "auto" else f"{chosen} ({why})"
         shown = ", ".join(f"{key} {config[key]}" for key in HISTORIES[chosen])
         logging.getLogger().info(f"sigma_history: {how}; {shown}")
+    return settled

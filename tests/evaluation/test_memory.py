@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recbole_sigma.decoding.top_k import top_k
-from recbole_sigma.decoding.votes import WEIGHTS, Recall, add_bonus
+from recbole_sigma.decoding.votes import WEIGHTS, CollaborativeMemory, add_bonus
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
 from recbole_sigma.run.config import SigmaConfig
@@ -70,8 +70,8 @@ def test_fused_lists_are_sorted_sums_over_the_whole_catalogue(root, tmp_path):
     judged = judge.judge(model, data.valid)
     interaction, _, _, _ = next(iter(data.valid))
     histories = data.valid._dataset.chronology.before(interaction["user_id"], interaction["timestamp"])
-    recall = Recall(judge.config)
-    bonus = recall.bonus(data.valid._dataset, histories, len(interaction))
+    memory = CollaborativeMemory(judge.config)
+    bonus = memory.bonus(data.valid._dataset, histories, len(interaction))
     with torch.no_grad():
         scores = add_bonus(model.full_sort_predict(interaction), bonus, 0.3)
     assert np.array_equal(judged.lists[: len(interaction)], top_k(scores, judge.k, histories).items.numpy())
@@ -89,9 +89,9 @@ def test_held_out_items_do_not_reach_the_memory(tmp_path):
         write_planted(tmp_path / name / "planted", change=change)
         config = SigmaConfig("Pop", "planted", None, settings(tmp_path / name, tmp_path))
         data = load_data(config, config.model_class)
-        recall = Recall(config)
-        recall.bonus(data.test._dataset, (torch.tensor([0]), torch.tensor([1])), 1)
-        matrices.append(recall._memory.similarity.toarray())
+        memory = CollaborativeMemory(config)
+        memory.bonus(data.test._dataset, (torch.tensor([0]), torch.tensor([1])), 1)
+        matrices.append(memory._memory.similarity.toarray())
     assert np.array_equal(matrices[0], matrices[1])
     assert not np.array_equal(matrices[0], matrices[2])
 
