@@ -44,14 +44,19 @@ class Chronology:
         return len(self.users)
 
     @cached_property
+    def stride(self) -> int:
+        """More than any rank: ranks of a part are those of the whole dataset, and may exceed its length."""
+        return int(self.ranks.max()) + 2 if len(self) else 2
+
+    @cached_property
     def by_user(self) -> tuple[Tensor, Tensor]:
         """Events grouped by user, each group in order.
 
         Returns:
-            (order int64 [E], keys int64 [E]): ``order`` indexes the events; ``keys = user * (E + 1) + rank``
+            (order int64 [E], keys int64 [E]): ``order`` indexes the events; ``keys = user * stride + rank``
             is ascending.
         """
-        keys = self.users * (len(self) + 1) + self.ranks
+        keys = self.users * self.stride + self.ranks
         keys, order = torch.sort(keys, stable=True)
         return order, keys
 
@@ -71,9 +76,9 @@ class Chronology:
             (row int64 [nnz], item int64 [nnz]), row ascending, items of a row in order of time, repeats kept.
         """
         order, keys = self.by_user
-        base = users * (len(self) + 1)
+        base = users * self.stride
         start = torch.searchsorted(keys, base)
-        count = torch.searchsorted(keys, base + ranks) - start
+        count = torch.searchsorted(keys, base + ranks.clamp(max=self.stride - 1)) - start
         row = torch.repeat_interleave(torch.arange(len(users)), count)
         first = torch.cumsum(count, 0) - count
         position = start[row] + torch.arange(len(row)) - first[row]

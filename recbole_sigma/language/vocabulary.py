@@ -3,7 +3,7 @@
 Layout of a SIGMA prompt (paper figure 1c; the wording is ours)::
 
     <|start|> user profile: age 24, gender m. recent items: | [<a_k> v_i] [<a_k> v_j] ... | instruction
-    <|end|> | <a_y> <q>
+    <|end|> | <a_y>
 
 The history is not text: each item is its prefix tokens followed by one continuous token, see
 ``models.sigma``.
@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from recbole_sigma.language.loading import add_tokens, load_tokenizer
 from recbole_sigma.values import UserError
 
-PAD, START, END, QUERY = "<|pad|>", "<|start|>", "<|end|>", "<q>"
-SPECIAL = (PAD, START, END, QUERY)
+PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"
+SPECIAL = (PAD, START, END)
 
 
 def profile_text(values: dict[str, str]) -> str:

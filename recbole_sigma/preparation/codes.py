@@ -26,7 +26,7 @@ from recbole_sigma.values import ItemCodes, UserError
 QUANTIZERS = ("rq-kmeans", "rq-vae", "file:<path>")
 
 
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 
 
 def prepare_codes(dataset: Any, config: Any) -> ItemCodes:

@@ -89,6 +89,29 @@ def test_before_equals_a_plain_loop(events) -> None:
         assert item[row == position].tolist() == want
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=30),
+    st.sets(st.integers(0, 29)),
+)
+def test_a_part_with_gaps_in_its_ranks_keeps_users_together_and_in_order(events, held_out) -> None:
+    """Train events keep the ranks of the whole dataset; late ones must not sort among the next user's."""
+    kept = [(rank, user, item) for rank, (user, item) in enumerate(events) if rank not in held_out]
+    if not kept:
+        return
+    ranks, users, items = (torch.tensor(column) for column in zip(*kept, strict=True))
+    part = Chronology(users=users, items=items, ranks=ranks, times=ranks.double())
+    expected = sorted(kept, key=lambda event: (event[1], event[0]))
+    grouped_users, grouped_items = part.sequences()
+    assert grouped_users.tolist() == [user for _, user, _ in expected]
+    assert grouped_items.tolist() == [item for _, _, item in expected]
+    moments = torch.arange(len(events) + 3)
+    for user in range(1, 6):
+        row, met = part.before(torch.full_like(moments, user), moments)
+        for moment in moments.tolist():
+            history = [item for rank, who, item in kept if who == user and rank < moment]
+            assert met[row == moment].tolist() == history
+
+
 def test_ranks_stay_exact_past_float32() -> None:
     """float32 counts to 2^24 only; ranks must not go through it."""
     n = 2**24 + 3
