@@ -166,11 +166,12 @@ def check_words(
 
 
 def refuse_options_of_others(verb: str, rest: Iterable[str], parsers: dict[str, Parser]) -> None:
-    """Refuse options that another verb owns and that are no keys."""
+    """Refuse options that another verb owns, unless they are keys too and this verb takes keys."""
+    keys = declared_keys() - {"model", "dataset"} if "config_files" in parsers[verb].options() else ()
     for word in rest:
         name = word.removeprefix("--").partition("=")[0]
         owners = [other for other, parser in parsers.items() if name in parser.options()]
-        if word.startswith("--") and owners and name not in declared_keys():
+        if word.startswith("--") and owners and name not in keys:
             raise UserError(f"--{name} does not belong to {verb}: it is an option of {', '.join(owners)}")
 
 
