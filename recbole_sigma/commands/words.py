@@ -151,11 +151,12 @@ def check_words(
     given = [(file, load_yaml(file, problems)) for file in files]
     given.append(("the command line", parse_arguments(rest, problems)))
     named = {key: value for _, values in given for key, value in values.items()}
+    own_file = model is not None and ".py:" in model  # runs code; `registry.from_file` checks it later
     model, dataset = model or named.get("model"), dataset or named.get("dataset")
     if one_model:
         if model is None:
             problems.append("no model is named: give --model=SIGMA (or model: SIGMA in a config file)")
-        elif not registry.is_model(str(model)):
+        elif not own_file and not registry.is_model(str(model)):
             problems.append(f"unknown model {model!r}{nearest(str(model), registry.model_names())}")
         if dataset is None:
             problems.append(
