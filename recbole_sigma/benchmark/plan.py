@@ -19,6 +19,9 @@ from recbole_sigma.machine.files import fingerprint
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.folder import NOT_PART_OF_A_RUN
+from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import UserError
 
 MACHINE = NOT_PART_OF_A_RUN | frozenset(
@@ -158,7 +161,7 @@ def make_plan(
             cell_config = SigmaConfig(
                 row.base, dataset, files, {**given, **row.values, "filter_seen": policy}, words
             )
-            if bool(cell_config["filter_seen"]) != policy:
+            if read(ProtocolKeys, cell_config).filter_seen != policy:
                 raise UserError("--filter_seen and --filter name the same thing: leave one of the two out")
             protocol = cell_config.protocol()
             protocols.setdefault(
@@ -187,9 +190,9 @@ def make_plan(
     trainings = [
         Training(t.model, t.seed, t.values, t.config, t.key, tuple(cells)) for t, cells in made.values()
     ]
-    lengths = {str(cell.config["MAX_ITEM_LIST_LENGTH"]) for t in trainings for cell in t.cells}
+    lengths = {read(RecBoleKeys, cell.config).MAX_ITEM_LIST_LENGTH for t in trainings for cell in t.cells}
     notes = (
-        [f"rows differ in MAX_ITEM_LIST_LENGTH ({', '.join(sorted(lengths))}): a variant sets it"]
+        [f"rows differ in MAX_ITEM_LIST_LENGTH ({', '.join(map(str, sorted(lengths)))}): a variant sets it"]
         if len(lengths) > 1
         else []
     )

@@ -21,7 +21,9 @@ from recbole_sigma.benchmark.variants import Row, rows_of
 from recbole_sigma.machine.files import fingerprint, write_atomically
 from recbole_sigma.machine.progress import Progress
 from recbole_sigma.models.contract import contract_class
+from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import load_yaml, parse_arguments
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import UserError
 
 FORMAT = 1
@@ -279,7 +281,7 @@ def fit(
     trainer = quick_start.build_trainer(config, quick_start.build_model(config, model_class, data.train))
     trainer.judge.collector.data_collect(data.train)
     score, metrics = trainer.fit(
-        data.train, data.valid, saved=False, show_progress=bool(config["show_progress"])
+        data.train, data.valid, saved=False, show_progress=read(RecBoleKeys, config).show_progress
     )
     return {
         "valid": float(score),

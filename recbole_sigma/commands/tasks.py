@@ -17,7 +17,6 @@ from recbole_sigma.commands.words import (
     refuse_rest,
     whole_number,
 )
-from recbole_sigma.models.contract import contract
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
 
@@ -90,6 +89,7 @@ def _judge_checkpoint(options: argparse.Namespace) -> int:
     from recbole_sigma.evaluation.tasks.bench import TaskBench
     from recbole_sigma.evaluation.tasks.report import full_report
     from recbole_sigma.machine.progress import Progress
+    from recbole_sigma.models.contract import contract
     from recbole_sigma.quick_start import load_data_and_model
     from recbole_sigma.run import checkpoint as files
 

@@ -151,11 +151,12 @@ def check_words(
     given = [(file, load_yaml(file, problems)) for file in files]
     given.append(("the command line", parse_arguments(rest, problems)))
     named = {key: value for _, values in given for key, value in values.items()}
+    own_file = model is not None and ".py:" in model  # runs code; `registry.from_file` checks it later
     model, dataset = model or named.get("model"), dataset or named.get("dataset")
     if one_model:
         if model is None:
             problems.append("no model is named: give --model=SIGMA (or model: SIGMA in a config file)")
-        elif not registry.is_model(str(model)):
+        elif not own_file and not registry.is_model(str(model)):
             problems.append(f"unknown model {model!r}{nearest(str(model), registry.model_names())}")
         if dataset is None:
             problems.append(
@@ -166,11 +167,12 @@ def check_words(
 
 
 def refuse_options_of_others(verb: str, rest: Iterable[str], parsers: dict[str, Parser]) -> None:
-    """Refuse options that another verb owns and that are no keys."""
+    """Refuse options that another verb owns, unless they are keys too and this verb takes keys."""
+    keys = declared_keys() - {"model", "dataset"} if "config_files" in parsers[verb].options() else ()
     for word in rest:
         name = word.removeprefix("--").partition("=")[0]
         owners = [other for other, parser in parsers.items() if name in parser.options()]
-        if word.startswith("--") and owners and name not in declared_keys():
+        if word.startswith("--") and owners and name not in keys:
             raise UserError(f"--{name} does not belong to {verb}: it is an option of {', '.join(owners)}")
 
 

@@ -29,6 +29,7 @@ _KINDS = {
     tuple: "a list",
     dict: "a mapping",
 }
+_MEMBERS = {int: "integers", float: "numbers", str: "texts"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _wrong(key: Key, value: Any) -> str | None:
     if key.element is not None:
         for member in _members(value):
             if not _fits(key.element, member):
-                return f"{key.name} must be a list whose members are {_KINDS[key.element]}, not {value!r}"
+                return f"{key.name} must be a list of {_MEMBERS[key.element]}, not {value!r}"
     low, high = key.low, key.high
     if low is not None and high is not None and not low <= value <= high:  # NaN is refused too
         return f"{key.name} must lie in [{low:g}, {high:g}], not {value!r}"

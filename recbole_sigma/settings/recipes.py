@@ -130,13 +130,11 @@ def _load_if_there(path: Path) -> dict[str, Any]:
 
 # Keys that RecBole 1.2.1's code reads but that none of its lists or property files declares.
 UNDECLARED = frozenset(
-    "model dataset config_files encoding local_rank nproc world_size offset ip port tail_ratio "
-    "train_stage reg_weight "
-    "pre_model_path pretrain_epochs save_step mask_ratio ft_ratio crop_eta reorder_beta "
-    "user_inter_num_interval ITEM_SEQ "
-    "convert_token_to_onehot token_num double_tower numerical_features discretization wandb_project "
-    "kg_reverse_r "
-    "normalize_all benchmark_filename embedding_size hyper_files group_offset source_id_field".split()
+    "model dataset config_files encoding local_rank nproc world_size offset ip port tail_ratio train_stage "
+    "reg_weight pre_model_path pretrain_epochs save_step mask_ratio ft_ratio crop_eta reorder_beta "
+    "user_inter_num_interval ITEM_SEQ convert_token_to_onehot token_num double_tower numerical_features "
+    "discretization wandb_project kg_reverse_r normalize_all benchmark_filename embedding_size hyper_files "
+    "group_offset source_id_field".split()
 )
 _ARGUMENT_LISTS = ("general_arguments", "training_arguments", "evaluation_arguments", "dataset_arguments")
 

@@ -161,6 +161,11 @@ def test_version(capsys) -> None:
     assert capsys.readouterr().out.strip() == "0.1.0"
 
 
+def test_a_models_file_is_no_unknown_model(scratch: Path, capsys) -> None:
+    assert main(["--model=none.py:Mine", "--dataset=ml-100k"]) == 2
+    assert "none.py:Mine: there is no file none.py" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("style", ["--key=value", "--key value"])
 def test_one_model(style, planted, capsys, scratch: Path) -> None:
     argv = ["--model=BPR", "--dataset=planted", "--epochs=1", "--quiet", "--output=out", *words(planted)]

@@ -122,7 +122,7 @@ words("epochs huge", "epochs must lie in", "--epochs=999999999999")
 words("epochs as payload", "epochs must be", f"--epochs={PAYLOAD}")
 words("seed negative", "seed must lie in", "--seed=-3")
 words("topk zero", "topk must be a list of positive integers", "--topk=[0]", "--valid_metric=NDCG")
-words("topk words", "topk must be a list of positive integers", "--topk=ten")
+words("topk words", "topk must be a list of integers", "--topk=ten")
 words(
     "topk longer than the catalogue", "larger than the catalogue", "--topk=[900]", "--valid_metric=NDCG@900"
 )
