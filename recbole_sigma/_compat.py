@@ -35,7 +35,7 @@ def restore_numpy_aliases() -> list[str]:
 
     missing = [name for name in NUMPY_ALIASES if name not in vars(np)]
     for name in missing:
-        setattr(np, name, getattr(np, NUMPY_ALIASES[name]))
+        setattr(np, name, vars(np)[NUMPY_ALIASES[name]])
     return missing
 
 

@@ -48,7 +48,7 @@ class _ModelAlias(types.ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name == self.__dict__.get("_model"):
-            return getattr(importlib.import_module(self._target), name)
+            return vars(importlib.import_module(self._target))[name]
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 
@@ -157,7 +157,7 @@ def _hook_quick_start(module: types.ModuleType) -> None:
     module._stock_run_recboles, module.run_recboles = module.run_recboles, run_recboles
     module.load_data_and_model, module.get_flops = load_data_and_model, get_flops
     package = sys.modules.get("recbole.quick_start")
-    if package is not None and hasattr(package, "load_data_and_model"):  # imported before us
+    if package is not None and "load_data_and_model" in vars(package):  # imported before us
         package.load_data_and_model, package.run_recboles = load_data_and_model, run_recboles
 
 
@@ -174,7 +174,7 @@ HOOKS: dict[str, Callable[[types.ModuleType], None]] = {
 
 
 def _run_hook(module: types.ModuleType) -> None:
-    if not getattr(module, "_recbole_sigma", False):
+    if "_recbole_sigma" not in vars(module):
         module._recbole_sigma = True  # type: ignore[attr-defined]
         HOOKS[module.__name__](module)
 

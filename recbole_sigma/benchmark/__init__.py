@@ -25,4 +25,4 @@ def __getattr__(name: str) -> Any:
     """The public names, imported when they are asked for: listing the rows needs no torch."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return vars(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"))[name]

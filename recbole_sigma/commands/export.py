@@ -52,7 +52,7 @@ def export(options: argparse.Namespace, rest: Sequence[str]) -> int:
     target = Path(options.output)
     check_empty(target)
     model, tokenizer = trained_backbone(options.checkpoint, options.backbone)
-    export_merged(model, tokenizer, target, getattr(torch, DTYPES[dtype]))
+    export_merged(model, tokenizer, target, vars(torch)[DTYPES[dtype]])
     if not options.quiet:
         count = sum(parameter.numel() for parameter in model.parameters())
         print(

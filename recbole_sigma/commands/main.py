@@ -55,7 +55,7 @@ def _dispatch(words: list[str]) -> int:
         print(__version__)
         return 0
     if options.help:
-        models = getattr(options, "model", None) or getattr(options, "models", None) or ""
+        models = vars(options).get("model") or vars(options).get("models") or ""
         print(help_text(top, verbs[verb] if named else None, models.split(",")[0] or None))
         return 0
     refuse_options_of_others(verb, rest, verbs)

@@ -44,7 +44,7 @@ class Once(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Store the value; a second one is a mistake."""
-        if getattr(namespace, self.dest) not in (self.default, values):
+        if vars(namespace)[self.dest] not in (self.default, values):
             raise UserError(f"{option_string} is given twice with different values")
         setattr(namespace, self.dest, values.strip())
 
@@ -96,7 +96,7 @@ MOVED = {
 
 def moved_places(options: argparse.Namespace) -> dict[str, str]:
     """The values of `MOVED` that are given."""
-    values = {name: getattr(options, name) for name in MOVED}
+    values = {name: vars(options)[name] for name in MOVED}
     return {name: value for name, value in values.items() if value is not None}
 
 

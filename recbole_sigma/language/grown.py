@@ -179,7 +179,7 @@ def _keep_only_trained(model: Any, name: str) -> None:
     def check_base(state: dict[str, Any], prefix: str) -> None:
         for key, what in ((VOCABULARY, "vocabulary"), (WEIGHTS, "weights")):
             stored = state.get(prefix + key)
-            if stored is not None and not torch.equal(stored.cpu(), getattr(model, key).cpu()):
+            if stored is not None and not torch.equal(stored.cpu(), model.get_buffer(key).cpu()):
                 raise UserError(_other_base(name, what))
 
     def check(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:

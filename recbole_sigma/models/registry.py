@@ -75,7 +75,7 @@ def find_model(name: str) -> type | None:
         if path in sys.modules or (root / family / f"{name.lower()}.py").is_file():
             return getattr(importlib.import_module(path), name, None)
     if name in _EXTERNAL.values():
-        return getattr(importlib.import_module(f"recbole.model.exlib_recommender.{name.lower()}"), name)
+        return vars(importlib.import_module(f"recbole.model.exlib_recommender.{name.lower()}"))[name]
     return None
 
 
@@ -108,7 +108,7 @@ def adopt(model_class: type) -> None:
     known = find_model(name)
     if known is model_class:
         return
-    if known is not None and not getattr(sys.modules.get(alias), "_adopted", False):
+    if known is not None and "_adopted" not in vars(sys.modules.get(alias, sys)):
         raise UserError(
             f"the class {model_class.__module__}.{name} has the name of an existing model, which RecBole "
             "would train in its "
@@ -187,5 +187,5 @@ def dataset_class(model_class: type) -> type | None:
     """Dataset class of a model of ours (or derived from ours), else None."""
     for name in ours(model_class):
         module, _, attribute = MODELS[name].dataset.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return vars(importlib.import_module(module))[attribute]
     return None

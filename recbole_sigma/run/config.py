@@ -15,7 +15,7 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry
-from recbole_sigma.models.contract import without_beam
+from recbole_sigma.models.contract import contract_class, without_beam
 from recbole_sigma.settings import reading, recipes
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
@@ -250,7 +250,7 @@ class SigmaConfig(Config):
         if (
             isinstance(beam, int)
             and 0 < beam < max(whole, default=0)
-            and getattr(self.model_class, "beam_bounds_list", True)
+            and contract_class(self.model_class).beam_bounds_list
         ):
             say(
                 f"decode_beam {beam} is smaller than the longest list, topk {max(whole)}: raise "

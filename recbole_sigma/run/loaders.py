@@ -106,5 +106,5 @@ def make_dataset_class(model_class: type) -> type:
         module = stock_data.importlib.import_module("recbole.data.dataset")
         found = vars(module).get(f"{model_class.__name__}Dataset")
         if not (isinstance(found, type) and issubclass(found, Dataset)):
-            found = getattr(module, _STOCK_DATASETS.get(model_class.type, "Dataset"))
+            found = vars(module)[_STOCK_DATASETS.get(model_class.type, "Dataset")]
     return exact(found)

@@ -36,10 +36,10 @@ def start_log(config: Any) -> Path | None:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     path = folder / f"{config['model']}-{config['dataset']}-{stamp}-{os.getpid()}.log"
     root = getLogger()
-    for handler in [h for h in root.handlers if getattr(h, "_recbole_sigma", False)]:
+    for handler in [h for h in root.handlers if "_recbole_sigma" in vars(h)]:
         root.removeHandler(handler)
         handler.close()
-    level = getattr(logging, read(RecBoleKeys, config).state)
+    level = logging.getLevelNamesMapping()[read(RecBoleKeys, config).state]
     form = "%(asctime)s %(levelname)s %(message)s"
     for handler, handler_level in (
         (logging.FileHandler(path, encoding="utf-8"), logging.INFO),
@@ -62,7 +62,7 @@ FILE_ONLY = {"file_only": True}
 
 def _brief(record: logging.LogRecord) -> bool:
     """Whether a record belongs on the console."""
-    return not getattr(record, "file_only", False)
+    return not vars(record).get("file_only", False)
 
 
 class _Formatter(logging.Formatter):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from recbole_sigma.language.loading import setting
 from recbole_sigma.models.contract import contract
 from recbole_sigma.values import UserError
 
@@ -75,8 +76,8 @@ def memory_estimate(model: nn.Module, positions: int, half: bool) -> dict[str, f
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     activations = 0.0
     for part in model.modules():
-        config = getattr(part, "config", None)
-        if config is not None and hasattr(config, "num_hidden_layers") and hasattr(part, "base_model_prefix"):
+        config = setting(part, "config")
+        if setting(config, "num_hidden_layers") and setting(part, "base_model_prefix") is not None:
             per_layer = (34 if half else 68) * config.hidden_size * positions
             kept = 2 * config.hidden_size * positions if _recomputes(part) else per_layer
             activations = float(per_layer + (config.num_hidden_layers - 1) * kept)
@@ -93,9 +94,7 @@ def memory_estimate(model: nn.Module, positions: int, half: bool) -> dict[str, f
 
 def _recomputes(model: Any) -> bool:
     """Whether a transformers model recomputes activations in the backward pass."""
-    if hasattr(model, "is_activation_checkpointing"):
-        return bool(model.is_activation_checkpointing)
-    return bool(model.is_gradient_checkpointing)  # transformers before 5
+    return bool(setting(model, "is_activation_checkpointing") or model.is_gradient_checkpointing)
 
 
 def memory_sentence(model: nn.Module, positions: int, half: bool) -> str:

@@ -301,7 +301,7 @@ class SigmaTrainer(StoredRun):
 
     def current_order(self) -> Tensor | None:
         """State of the generator that draws the order of the training data."""
-        generator = getattr(self._train_data, "generator", None)
+        generator = None if self._train_data is None else vars(self._train_data).get("generator")
         return None if generator is None else generator.get_state()
 
     def _start_schedule(self, train_data: Any) -> None:

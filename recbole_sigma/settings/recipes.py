@@ -158,7 +158,7 @@ def _argument_lists() -> set[str]:
     return {
         name
         for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in _ARGUMENT_LISTS
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in _ARGUMENT_LISTS
         for name in ast.literal_eval(node.value)
     }
 

@@ -7,7 +7,7 @@ under a prefix of any length are one slice of `ItemsByPrefix.order`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -98,12 +98,16 @@ class Catalogue(ItemsByPrefix):
 
     def to(self, device: torch.device | str) -> Catalogue:
         """The same catalogue on another device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in moved.items():
-            if isinstance(value, (Tensor, Trie)):
-                moved[name] = value.to(device)
-        moved["nodes"] = tuple(nodes.to(device) for nodes in self.nodes)
-        return Catalogue(**moved)
+        return replace(
+            self,
+            order=self.order.to(device),
+            start=self.start.to(device),
+            row=self.row.to(device),
+            prefix=self.prefix.to(device),
+            codes=self.codes.to(device),
+            nodes=tuple(nodes.to(device) for nodes in self.nodes),
+            trie=self.trie.to(device),
+        )
 
 
 def build_catalogue(codes: Tensor, sizes: Sequence[int], length: int) -> Catalogue:
