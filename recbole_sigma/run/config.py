@@ -35,6 +35,7 @@ DERIVED_KEYS = (
 )
 
 
+_RETIRED = "sigma_slot"  # a key of the first form of SIGMA, whose weights have other names and shapes
 _PLAIN_NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 
 
@@ -296,9 +297,17 @@ def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = No
     Args:
         values: what `requested_values` gave.
         overrides: keys to change, such as ``data_path`` on another machine.
+
+    Raises:
+        UserError: a checkpoint of a SIGMA that this version does not have any more.
     """
     merged = {**values, **(overrides or {})}
     model, dataset = merged.pop("model"), merged.pop("dataset")
+    if _RETIRED in values:
+        raise UserError(
+            f"the checkpoint was written before {model} got its present form (its settings hold {_RETIRED}): "
+            f"train it anew with python run_recbole_sigma.py --model={model} --dataset={dataset}"
+        )
     known = recipes.declared_keys()
     return SigmaConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
 

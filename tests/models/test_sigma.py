@@ -12,7 +12,7 @@ from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.models.sigma.trunk import Branches, Histories
 from recbole_sigma.preparation.items import Prepared
 from recbole_sigma.quick_start import build_model, load_data_and_model, run_sigma
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import SigmaConfig, rebuild_config
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 from tests.models.conftest import planted_config, write_planted
@@ -337,6 +337,12 @@ def test_a_checkpoint_carries_its_preparation_and_refuses_another_catalogue(
         file.write_text(file.read_text().replace("i0_0", "new"))
     with pytest.raises(UserError, match="another item catalogue"):
         load_data_and_model(result["checkpoint"], {"data_path": str(other)})
+
+
+def test_a_checkpoint_of_the_first_form_is_refused_with_the_way_out():
+    old = {"model": "SIGMA", "dataset": "planted", "sigma_objective": "global", "sigma_slot": "sum"}
+    with pytest.raises(UserError, match="train it anew with python .* --model=SIGMA --dataset=planted"):
+        rebuild_config(old)
 
 
 def test_ablations_by_one_key_train(planted_settings):
