@@ -17,6 +17,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 from recbole_sigma import _compat
+from recbole_sigma.models import stock
 from recbole_sigma.models.registry import MODELS, adopt, available_models, dataset_class, find_model, ours
 from recbole_sigma.settings.recipes import merge_internal
 
@@ -161,15 +162,26 @@ def _hook_quick_start(module: types.ModuleType) -> None:
         package.load_data_and_model, package.run_recboles = load_data_and_model, run_recboles
 
 
+# --- RecBole's models: no eval, no pickle ---
+
+
+def _hook_model(module: types.ModuleType) -> None:
+    from recbole_sigma.run.checkpoint import weights_of
+
+    stock.disarm(module, weights_of)
+
+
 # --- the mechanism ---
 
-HOOKS: dict[str, Callable[[types.ModuleType], None]] = {
+HOOKS: dict[str, Callable[[types.ModuleType], object]] = {
     "recbole": lambda module: _compat.apply(),
     "recbole.config.configurator": _hook_config,
     "recbole.data.dataset": _hook_dataset,
     "recbole.trainer": _hook_trainer,
     "recbole.evaluator.register": _hook_metrics,
     "recbole.quick_start.quick_start": _hook_quick_start,
+    "recbole.model.abstract_recommender": lambda module: _compat.restore_dok_update(),
+    **dict.fromkeys(stock.LOADERS, _hook_model),
 }
 
 
