@@ -269,10 +269,11 @@ def unpack(trainer: Any, saved: files.Checkpoint) -> None:
     """
     files.load_weights(trainer.model, saved)
     with reading(saved.path or "the stored state", files.AGAIN):
+        fresh = [dict(group) for group in trainer.optimizer.param_groups]
         trainer.optimizer.load_state_dict(
             packing.unpack_optimizer(saved.group("optimizer"), saved.meta["optimizer"])
         )
-        _check_moments(trainer.optimizer)
+        _check_optimizer(trainer.optimizer, fresh)
         trainer.scheduler_step = saved.meta["scheduler_step"]
         if saved.meta["scaler"]:
             trainer.scaler.load_state_dict(saved.meta["scaler"])
@@ -284,10 +285,29 @@ def unpack(trainer: Any, saved: files.Checkpoint) -> None:
         trainer.history = list(saved.meta["history"])
 
 
-def _check_moments(optimizer: Any) -> None:
-    """An optimizer takes stored moments of any shape, and fails at its next step only."""
-    for group in optimizer.param_groups:
+def _check_optimizer(optimizer: Any, fresh: list[dict[str, Any]]) -> None:
+    """An optimizer takes stored options and moments of any kind, and fails at its next step only.
+
+    Args:
+        optimizer: with the stored state in it.
+        fresh: its groups as they were before.
+    """
+    for group, own in zip(optimizer.param_groups, fresh, strict=True):
+        for name, value in group.items():
+            if name != "params" and _kind(value) != _kind(own.get(name, 0.0)):
+                raise TypeError(f"the optimizer's {name} is {value!r}")
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and value.numel() != 1 and value.shape != parameter.shape:
-                    raise ValueError(f"{name} of the optimizer has shape {tuple(value.shape)}")
+                if not isinstance(value, Tensor):
+                    if value is not None and _kind(value) != "number":
+                        raise TypeError(f"the optimizer's {name} is a {type(value).__name__}")
+                elif value.numel() != 1 and value.shape != parameter.shape:
+                    raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}")
+
+
+def _kind(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_kind(part) for part in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number" if math.isfinite(value) else "no number"
+    return type(value)
