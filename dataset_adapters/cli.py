@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import shlex
 import signal
 import sys
@@ -17,7 +19,7 @@ from dataset_adapters.filters import DUPLICATES
 from dataset_adapters.job import PROTOCOLS, Adapter, Job, resolve_inputs
 from dataset_adapters.registry import ADAPTERS
 from dataset_adapters.rows import ENCODINGS, RowReader
-from dataset_adapters.values import TextCleaner
+from dataset_adapters.values import TextCleaner, visible
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,12 +30,20 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; exit code 0, 2 for a failure of the input, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal whose alphabet is small shows the rest escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _polite_kill():
-            return _run(given)
+            code = _run(given)
+            sys.stdout.flush()
+            return code
     except AdapterError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {visible(str(error))}\n")
         return 2
+    except BrokenPipeError:  # whoever read our output has closed it, such as `head`
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  nothing is left to flush
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing was written\n")
         return 130
@@ -250,7 +260,7 @@ def report(result: Result) -> str:
         f"use it: --dataset={card['name']} --data_path={result.folder.parent} "
         f"--config_files={result.folder}/{card['name']}.yaml"
     )
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(visible, lines)) + "\n"
 
 
 def _parts(split: dict[str, Any]) -> str:

@@ -47,6 +47,18 @@ def parse_object(line: str) -> dict[str, Any]:
     return value
 
 
+def _handled(handle: Callable[[Any], None], row: Any) -> None:
+    """Hand a row over; a value that overflows what holds it makes a bad row, not a fault.
+
+    Raises:
+        BadRow: also in place of an overflow.
+    """
+    try:
+        handle(row)
+    except (OverflowError, RecursionError) as error:
+        raise BadRow(f"holds a value that is too large or too deep ({error})") from None
+
+
 class RowReader:
     """Reads files row by row and hands each row to a function that may raise :class:`BadRow`.
 
@@ -89,7 +101,7 @@ class RowReader:
                 continue
             source.rows += 1
             try:
-                handle(self._decode(raw).rstrip("\r\n"))
+                _handled(handle, self._decode(raw).rstrip("\r\n"))
             except BadRow as reason:
                 self.bad(source, number, reason)
         self._close(source)
@@ -172,7 +184,7 @@ class RowReader:
                 source.rows += 1
                 if len(record) != width:
                     raise BadRow(f"{len(record)} cells where the first line has {width}")
-                handle([record[i] for i in at])
+                _handled(handle, [record[i] for i in at])
             except StopIteration:
                 break
             except (BadRow, csv.Error) as reason:
@@ -192,20 +204,30 @@ class RowReader:
             ) from error
         try:
             with pq.ParquetFile(source.path) as file, progress(source, self.show) as bar:
-                column_positions(source.path, file.schema_arrow.names, columns, None)
+                names = file.schema_arrow.names
+                column_positions(source.path, names, columns, None)
+                twice = next((name for name in columns if names.count(name) > 1), None)
+                if twice is not None:
+                    raise AdapterError(f"{source.path}: has two columns {twice!r}; rename one of them")
                 share = bar.total / max(file.metadata.num_rows, 1)
                 for batch in file.iter_batches(batch_size=1 << 15, columns=list(dict.fromkeys(columns))):
                     cells = [_python_values(batch.column(name), pa) for name in columns]
                     for row in zip(*cells, strict=True):
                         source.rows += 1
                         try:
-                            handle(list(row))
+                            _handled(handle, list(row))
                         except BadRow as reason:
                             self.bad(source, source.rows, reason)
                     bar.update(share * batch.num_rows)
-        except (pa.ArrowException, OSError) as error:
+        except AdapterError:
+            raise
+        # damaged pages, dates past the year 9999, bad UTF-8, columns of a type that Python lacks
+        except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, MemoryError) as error:
+            why = " ".join(str(error).split())[:200] or type(error).__name__
             raise AdapterError(
-                f"{source.path}: is damaged after row {source.rows} ({error}); fetch it again"
+                f"{source.path}: is damaged, or holds what Python cannot, after row {source.rows} "
+                f"({why}); fetch it again, "
+                "or write its columns as text, numbers and times before the year 9999"
             ) from error
         source.size, source.sha256 = source.path.stat().st_size, digest_of(source.path)
 
@@ -316,9 +338,12 @@ def column_positions(
 def _python_values(column: Any, pa: Any) -> list[Any]:
     """Arrow column to Python values; timestamps become ISO texts in UTC."""
     if pa.types.is_timestamp(column.type):
+        # only nanoseconds lose digits in microseconds; other units must not wrap round
+        loses = column.type.unit == "ns"
+        zone = column.type.tz
         return [
             None if v is None else v.isoformat()
-            for v in column.cast(pa.timestamp("us"), safe=False).to_pylist()
+            for v in column.cast(pa.timestamp("us", zone), safe=not loses).to_pylist()
         ]
     if pa.types.is_date(column.type):
         return [None if v is None else v.isoformat() for v in column.to_pylist()]

@@ -20,6 +20,9 @@ from dataset_adapters.errors import AdapterError
 
 MAX_LINE = 64 << 20
 _BLOCK = 1 << 20
+# Four bytes of Zstandard can stand for 128 KiB: a block of this size unpacks to 32 MiB at most.
+_ZSTD_BLOCK = 1 << 10
+_MAX_WINDOW = 1 << 27
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -30,7 +33,7 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-_DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)
+_DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, MemoryError)
 
 
 @dataclass
@@ -108,8 +111,8 @@ class _Zstandard(io.RawIOBase):
             raise AdapterError(
                 f"{path}: needs the package zstandard; pip install 'recbole-sigma[adapters]'"
             ) from error
-        self._raw, self._ready = raw, b""
-        self._new = zstandard.ZstdDecompressor().decompressobj
+        self._raw, self._ready = raw, memoryview(b"")
+        self._new = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj
         self._frame, self._open, self._error = self._new(), False, zstandard.ZstdError
 
     def readable(self) -> bool:
@@ -117,7 +120,7 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            block = self._raw.read(_BLOCK // 8)
+            block = self._raw.read(_ZSTD_BLOCK)
             if not block:
                 if self._open:
                     raise EOFError("the last frame is not complete")
@@ -132,7 +135,7 @@ class _Zstandard(io.RawIOBase):
                         self._frame = self._new()
             except self._error as error:
                 raise OSError(str(error)) from error
-            self._ready = b"".join(parts)
+            self._ready = memoryview(b"".join(parts))
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
@@ -190,7 +193,8 @@ def numbered_lines(source: Source, show: bool) -> Iterator[tuple[int, bytes]]:
                 pass
         except _DAMAGE as error:
             raise AdapterError(
-                f"{source.path}: is damaged or cut short after line {number} ({error}); fetch the file again"
+                f"{source.path}: is damaged or cut short after line {number} "
+                f"({error or type(error).__name__}); fetch the file again"
             ) from error
         source.size, source.sha256 = source.path.stat().st_size, raw.digest.hexdigest()
 

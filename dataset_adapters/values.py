@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import reprlib
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -24,8 +25,23 @@ _ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1
 _DIGITS = re.compile("[0-9]{1,20}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = 4_102_444_800 * SECOND  # the year 2100
+_LARGEST = 2**53  # positions are written as numbers, which RecBole holds in 64-bit floats
 _SCALE = {"s": SECOND, "ms": 1_000, "us": 1}
 UNITS = ("auto", "s", "ms", "us", "iso", "order")
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: control characters and marks that turn its direction are shown as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+
+def shown(value: Any) -> str:
+    """A raw value for a message: one short line, however long or deep it is."""
+    return _short.repr(value)
 
 
 def clean_id(value: Any, what: str) -> str:
@@ -41,7 +57,7 @@ def clean_id(value: Any, what: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a Parquet column of whole numbers with gaps arrives as floats
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        value = str(value)
     if not isinstance(value, str):
         raise BadRow(
             f"{what} id is {'missing' if value is None else type(value).__name__}, text or a whole "
@@ -71,10 +87,10 @@ def number(value: Any, what: str) -> float:
     """
     try:
         result = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         result = math.nan
     if not math.isfinite(result):
-        raise BadRow(f"{what} is {value!r}, a number expected")
+        raise BadRow(f"{what} is {shown(value)}, a finite number expected")
     return result
 
 
@@ -92,6 +108,8 @@ class Clock:
             raise AdapterError(f"unknown time unit {unit!r}; one of {', '.join(UNITS)}")
         self.unit = "iso" if pattern else unit
         self.pattern = pattern
+        if pattern is not None:
+            _check_pattern(pattern)
 
     @property
     def scale(self) -> int:
@@ -113,7 +131,9 @@ class Clock:
         count = self._count(value)
         if self.unit == "order":
             if count < 0 or count != count.to_integral_value():
-                raise BadRow(f"position {value!r} is not a whole number from 0")
+                raise BadRow(f"position {shown(value)} is not a whole number from 0")
+            if count > _LARGEST:
+                raise BadRow(f"position {shown(value)} is larger than {_LARGEST}")
             return int(count)
         return self._checked(int(count * _SCALE[self.unit]), value)
 
@@ -131,25 +151,25 @@ class Clock:
 
     def _checked(self, time: int, value: Any) -> int:
         if time <= 0:
-            raise BadRow(f"time {value!r} is zero or negative, which usually stands for a missing time")
+            raise BadRow(f"time {shown(value)} is zero or negative, which usually stands for a missing time")
         if time >= _LATEST:
             hint = "; it looks like milliseconds in a column of seconds" if self.unit == "s" else ""
-            raise BadRow(f"time {value!r} lies after the year 2100{hint}")
+            raise BadRow(f"time {shown(value)} lies after the year 2100{hint}")
         # Seconds read as milliseconds land in 1970: no public log is that old.
         if self.unit in ("ms", "us") and time < 3 * 365 * 86_400 * SECOND:
-            raise BadRow(f"time {value!r} looks like seconds in a column of {self.unit}")
+            raise BadRow(f"time {shown(value)} looks like seconds in a column of {self.unit}")
         return time
 
     @staticmethod
     def _count(value: Any) -> Decimal:
         if isinstance(value, bool) or not isinstance(value, int | float | str) or "_" in str(value):
-            raise BadRow(f"time is {value!r}, a number expected")
+            raise BadRow(f"time is {shown(value)}, a number expected")
         try:
             result = Decimal(str(value).strip())
         except InvalidOperation:
-            raise BadRow(f"time is {value!r}, a number expected") from None
+            raise BadRow(f"time is {shown(value)}, a number expected") from None
         if not result.is_finite() or result.adjusted() > 20:
-            raise BadRow(f"time is {value!r}, a finite number expected")
+            raise BadRow(f"time is {shown(value)}, a finite number expected")
         return result
 
     def _date(self, value: Any) -> int:
@@ -160,16 +180,37 @@ class Clock:
                 if self.pattern
                 else datetime.fromisoformat(text.strip())
             )
-        except ValueError:
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+            return (moment - _EPOCH) // timedelta(microseconds=1)
+        except (ValueError, OverflowError):
             wanted = (
                 f"a date like {self.pattern!r}"
                 if self.pattern
                 else "an ISO date (2011-10-23 17:55:08) or a number"
             )
-            raise BadRow(f"time is {value!r}, {wanted} expected") from None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return (moment - _EPOCH) // timedelta(microseconds=1)
+            raise BadRow(f"time is {shown(value)}, {wanted} expected") from None
+
+
+def _check_pattern(pattern: str) -> None:
+    """Refuse a time pattern that Python cannot compile, before the first row is blamed for it.
+
+    Raises:
+        AdapterError: naming the pattern.
+    """
+    reason = None
+    try:
+        datetime.strptime("", pattern)
+    except ValueError as error:  # an empty text fits no pattern, which says nothing against the pattern
+        reason = str(error) if "directive" in str(error) or "%" in str(error).partition("format")[0] else None
+    except (re.error, OverflowError, IndexError, KeyError) as error:
+        reason = str(error)
+    if reason is not None:
+        raise AdapterError(
+            f"--time-format {pattern!r}: is no pattern of strptime ({reason}); write each directive once, "
+            "such as "
+            "%Y-%m-%d"
+        )
 
 
 def _resolve(entity: re.Match[str]) -> str:

@@ -110,6 +110,26 @@ def check_recbole_version() -> str | None:
     return found
 
 
+def restore_dok_update() -> bool:
+    """Give SciPy's ``dok_matrix`` the method ``_update`` back, where it is gone; whether it was.
+
+    reason:  RecBole's GCMC, LightGCN, NCL, NGCF, SpectralCF, KGIN and MCCLK fill their adjacency matrix
+             through this private method.
+    bound:   scipy >= 1.13 with recbole <= 1.2.1; runs when RecBole's first model is imported.
+    remove:  when RecBole builds the matrices from coordinates.
+    """
+    from scipy.sparse import dok_matrix
+
+    if hasattr(dok_matrix, "_update"):
+        return False
+
+    def _update(self: Any, data: Any) -> None:
+        self._dict.update(data)
+
+    dok_matrix._update = _update
+    return True
+
+
 def repaired_model(model_class: type) -> type:
     """RecBole's Pop counting every train interaction; any other class as it is.
 

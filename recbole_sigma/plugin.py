@@ -8,6 +8,7 @@ hook.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -17,6 +18,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 from recbole_sigma import _compat
+from recbole_sigma.models import stock
 from recbole_sigma.models.registry import MODELS, adopt, available_models, dataset_class, find_model, ours
 from recbole_sigma.settings.recipes import merge_internal
 
@@ -134,16 +136,29 @@ def run_recboles(rank: int, *args: Any) -> None:
     quick_start._stock_run_recboles(rank, *args)
 
 
-def _hook_quick_start(module: types.ModuleType) -> None:
-    stock_load, stock_flops = module.load_data_and_model, module.get_flops
+def _flops_of(stock_flops: Callable[..., float]) -> Callable[..., float]:
+    """RecBole's count of operations; 1, as RecBole says for Pop, for our models.
 
+    Counting deep-copies the model and calls predict on a row of the unsplit dataset, which for packed
+    datasets is a bare event without history.
+    """
+
+    @functools.wraps(stock_flops)
     def get_flops(model: Any, *args: Any, **kwargs: Any) -> float:
-        """RecBole's count; 1, as RecBole says for Pop, for our models.
-
-        Counting deep-copies the model and calls predict on a row of the unsplit dataset, which for packed
-        datasets is a bare event without history.
-        """
         return 1 if ours(type(model)) else stock_flops(model, *args, **kwargs)
+
+    return get_flops
+
+
+def _hook_utils(module: types.ModuleType) -> None:
+    module.get_flops = _flops_of(module.get_flops)  # type: ignore[attr-defined]
+    package = sys.modules.get("recbole.utils")
+    if package is not None and hasattr(package, "get_flops"):  # imported before us
+        package.get_flops = module.get_flops  # type: ignore[attr-defined]
+
+
+def _hook_quick_start(module: types.ModuleType) -> None:
+    stock_load = module.load_data_and_model
 
     def load_data_and_model(model_file: str) -> tuple[Any, ...]:
         """RecBole's function; a checkpoint of recbole_sigma is read by recbole_sigma."""
@@ -155,21 +170,33 @@ def _hook_quick_start(module: types.ModuleType) -> None:
         return stock_load(model_file)
 
     module._stock_run_recboles, module.run_recboles = module.run_recboles, run_recboles
-    module.load_data_and_model, module.get_flops = load_data_and_model, get_flops
+    module.load_data_and_model, module.get_flops = load_data_and_model, _flops_of(module.get_flops)
     package = sys.modules.get("recbole.quick_start")
     if package is not None and "load_data_and_model" in vars(package):  # imported before us
         package.load_data_and_model, package.run_recboles = load_data_and_model, run_recboles
 
 
+# --- RecBole's models: no eval, no pickle ---
+
+
+def _hook_model(module: types.ModuleType) -> None:
+    from recbole_sigma.run.checkpoint import weights_of
+
+    stock.disarm(module, weights_of)
+
+
 # --- the mechanism ---
 
-HOOKS: dict[str, Callable[[types.ModuleType], None]] = {
+HOOKS: dict[str, Callable[[types.ModuleType], object]] = {
     "recbole": lambda module: _compat.apply(),
     "recbole.config.configurator": _hook_config,
     "recbole.data.dataset": _hook_dataset,
     "recbole.trainer": _hook_trainer,
     "recbole.evaluator.register": _hook_metrics,
+    "recbole.utils.utils": _hook_utils,
     "recbole.quick_start.quick_start": _hook_quick_start,
+    "recbole.model.abstract_recommender": lambda module: _compat.restore_dok_update(),
+    **dict.fromkeys(stock.LOADERS, _hook_model),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from logging import getLogger
@@ -16,6 +17,7 @@ from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.machine import resources
+from recbole_sigma.machine.files import reading
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run import checkpoint as files
@@ -23,6 +25,7 @@ from recbole_sigma.run.config import SigmaConfig, rebuild_config
 from recbole_sigma.run.launch import launch, wanted_processes
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.run.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
+from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.run.resume import continue_run, open_run
 from recbole_sigma.run.trainer import make_trainer
 from recbole_sigma.settings.reader import read
@@ -85,9 +88,10 @@ def run_sigma(
     built, cpu_model = time.perf_counter(), time.process_time()
     trainer.judge.collector.data_collect(data.train)
     stock = read(RecBoleKeys, config)
-    best_score, best_result = trainer.fit(
-        data.train, data.valid, saved=saved, show_progress=stock.show_progress
-    )
+    with recbole_refuses(f"train {config['model']}", _KEYS.format(config["model"])):
+        best_score, best_result = trainer.fit(
+            data.train, data.valid, saved=saved, show_progress=stock.show_progress
+        )
     trained, cpu_train = time.perf_counter(), time.process_time()
     if saved:
         trainer.load(trainer.saved_model_file)
@@ -139,6 +143,9 @@ def run_sigma(
     }
 
 
+_KEYS = "check the settings that it names (--help --model={} lists them)"
+
+
 def build_model(config: Any, model_class: type, train: Any) -> Any:
     """Build a model on the train data, from the seed alone.
 
@@ -149,7 +156,8 @@ def build_model(config: Any, model_class: type, train: Any) -> Any:
     if not world.main:
         distributed.wait()
     init_seed(config["seed"], config["reproducibility"])
-    model = model_class(config, train._dataset).to(config["device"])
+    with recbole_refuses(f"build {config['model']}", _KEYS.format(config["model"])):
+        model = model_class(config, train._dataset).to(config["device"])
     if world.main:
         distributed.wait()
     else:
@@ -160,7 +168,8 @@ def build_model(config: Any, model_class: type, train: Any) -> Any:
 def build_trainer(config: Any, model: Any) -> Any:
     """The trainer that RecBole would choose, with our evaluator and checkpoints."""
     Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's own check is a race
-    return make_trainer(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    with recbole_refuses(f"build the trainer of {config['model']}", _KEYS.format(config["model"])):
+        return make_trainer(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
 
 
 # --- reloading ---
@@ -179,13 +188,16 @@ def load_data_and_model(
         (config, model, dataset, train_data, valid_data, test_data)
     """
     saved = files.read(model_file)
-    config = rebuild_config(saved.meta["config"], overrides)
+    with reading(model_file, files.AGAIN):
+        config = rebuild_config(saved.meta["config"], overrides)
     model_class = repaired_model(config.model_class)
     extra = files.extra_of(saved)
     data = load_data(config, model_class)
-    if extra:
-        data.train._dataset.use_prepared(extra)
-    model = build_model(config, model_class, data.train)
+    # with items prepared in the file, what the model raises about them is the file's damage
+    with reading(model_file, files.AGAIN) if extra else contextlib.nullcontext():
+        if extra:
+            data.train._dataset.use_prepared(extra)
+        model = build_model(config, model_class, data.train)
     files.load_weights(model, saved)
     model.eval()
     return config, model, data.dataset, data.train, data.valid, data.test

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.data.atomic import (
+    PADDING,
+    Column,
+    Format,
+    format_of,
+    number_in,
+    read_header,
+    read_rows,
+)
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import nearest, raise_all
 from recbole_sigma.settings.recbole_keys import RoleKeys
+from recbole_sigma.values import UserError
 
-
-def header(path: Path, separator: str, problems: list[str]) -> list[str]:
-    """Field names in the first line of an atomic file (``name:type`` columns)."""
-    try:
-        with path.open("rb") as file:
-            line = file.readline(1 << 20).decode("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path} cannot be read: {error}")
-        return []
-    fields = []
-    for column in line.split(separator):
-        name, colon, kind = column.partition(":")
-        if not colon or kind not in ("token", "token_seq", "float", "float_seq"):
-            problems.append(
-                f"{path}:1 column {column!r} is not `name:type` with type token, token_seq, float or "
-                "float_seq "
-                f"(columns are separated by {separator!r})"
-            )
-            return []
-        fields.append(name)
-    return fields
+EXACT = 2.0**53
+"""Whole numbers above it have no exact float64, so events could change places."""
 
 
 def check_files(config: Any, needs_text: bool) -> None:
@@ -58,17 +49,23 @@ def check_files(config: Any, needs_text: bool) -> None:
                 "datasets"
             ]
         )
-    separator = config["field_separator"]
+    form = format_of(config)
     suffixes = config["benchmark_filename"]
+    if suffixes and len(suffixes) != 3:
+        problems.append(
+            f"benchmark_filename must name three files, for training, validation and test, not {suffixes!r}"
+        )
     files = [folder / f"{name}.{part}.inter" for part in suffixes] if suffixes else [folder / f"{name}.inter"]
-    wanted = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
+    users, items, time = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"]
+    wanted = [users, items]
     if not suffixes and (config["eval_args"]["order"] == "TO" or read(ProtocolKeys, config).filter_seen):
-        wanted.append(config["TIME_FIELD"])
+        wanted.append(time)
     for path in files:
         if not path.is_file():
             problems.append(f"{path} does not exist: the folder must hold the interactions under that name")
             continue
-        fields = header(path, separator, problems)
+        columns = _header(path, form, problems)
+        fields = [column.name for column in columns]
         for field in wanted:
             if fields and field not in fields:
                 problems.append(
@@ -78,26 +75,62 @@ def check_files(config: Any, needs_text: bool) -> None:
             file.readline()
             if not file.readline().strip():
                 problems.append(f"{path} holds no interaction below its header")
-        if fields and not problems:
-            times = [config["TIME_FIELD"]] if config["TIME_FIELD"] in wanted else []
-            problems += line_problems(path, fields, separator, wanted[:2], times)
+        problems += _role_problems(config, path, columns)
+        if columns and not problems:
+            problems += line_problems(path, columns, form, (users, items), [time] if time in fields else [])
     if needs_text:
-        problems += _text_problems(config, folder / f"{name}.item", separator)
+        problems += _text_problems(config, folder / f"{name}.item", form)
     for kind in ("item", "user"):
         path, key = folder / f"{name}.{kind}", config[f"{kind.upper()}_ID_FIELD"]
-        if _loaded(config, kind) and path.is_file() and not problems:
-            fields = header(path, separator, problems)
-            problems += line_problems(path, fields, separator, [key], unique=key) if fields else []
+        if loads(config, kind) and path.is_file() and not problems:
+            columns = _header(path, form, problems)
+            problems += _role_problems(config, path, columns)
+            if columns and not problems:
+                problems += line_problems(path, columns, form, [key], unique=key)
     raise_all(problems)
 
 
-def _loaded(config: Any, kind: str) -> bool:
+def _header(path: Path, form: Format, problems: list[str]) -> list[Column]:
+    """Columns of a file; none, and a problem, where its first line is no header."""
+    try:
+        return read_header(path, form)
+    except UserError as error:
+        problems.append(str(error))
+        return []
+
+
+def loads(config: Any, kind: str) -> bool:
     """Whether the run reads the item or user file."""
     columns = config["load_col"]
     return columns is None or bool(columns.get(kind))
 
 
-def _text_problems(config: Any, path: Path, separator: str) -> list[str]:
+def _role_problems(config: Any, path: Path, columns: Sequence[Column]) -> list[str]:
+    """Columns whose declared type does not fit the part that they play.
+
+    A time that is declared as text would order events as text does: 10 before 9.
+    """
+    text: tuple[str, ...] = ("token", "token_seq")
+    roles: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for key in ("profile_fields", "category_field", "brand_field"):
+        named = config[key] if path.suffix == (".user" if key == "profile_fields" else ".item") else None
+        roles |= {name: (key, text) for name in ([named] if isinstance(named, str) else named or ())}
+    if path.suffix == ".inter":
+        roles |= {config[key]: (key, ("float",)) for key in ("RATING_FIELD", "LABEL_FIELD", "TIME_FIELD")}
+        roles[f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"] = ("LIST_SUFFIX", ("token_seq",))
+    roles |= {config[key]: (key, ("token",)) for key in ("USER_ID_FIELD", "ITEM_ID_FIELD")}
+    problems = []
+    for column in columns:
+        key, kinds = roles.get(column.name, ("", (column.kind,)))
+        if column.kind not in kinds:
+            problems.append(
+                f"{path}:1 declares {column.name!r} as {column.kind}, but {key} names it, which needs "
+                f"{' or '.join(kinds)}: write {column.name}:{kinds[0]} in the header"
+            )
+    return problems
+
+
+def _text_problems(config: Any, path: Path, form: Format) -> list[str]:
     fields = read(RoleKeys, config).text_fields
     if not fields:
         return [
@@ -106,12 +139,18 @@ def _text_problems(config: Any, path: Path, separator: str) -> list[str]:
     if not path.is_file():
         return [f"{config['model']} reads item text, but {path} does not exist"]
     problems: list[str] = []
-    found = header(path, separator, problems)
+    columns = {column.name: column.kind for column in _header(path, form, problems)}
     loaded = (config["load_col"] or {}).get("item", []) if config["load_col"] is not None else "*"
     for field in fields:
-        if found and field not in found:
+        if columns and field not in columns:
             problems.append(
-                f"{path}:1 has no text field {field!r}{nearest(field, found)}; it has {', '.join(found)}"
+                f"{path}:1 has no text field {field!r}{nearest(field, columns)}; it has {', '.join(columns)}"
+            )
+        elif columns and not columns[field].startswith("token"):
+            problems.append(
+                f"{path}:1 declares {field!r} as {columns[field]}, but text_fields names it, which needs "
+                "token or "
+                f"token_seq: write {field}:token in the header, or take it out of text_fields"
             )
         elif loaded != "*" and loaded is not None and field not in loaded:
             problems.append(
@@ -142,74 +181,61 @@ MAX_REPORTED = 3
 
 def line_problems(
     path: Path,
-    fields: Sequence[str],
-    separator: str,
-    filled: Sequence[str] = (),
-    numbers: Sequence[str] = (),
+    columns: Sequence[Column],
+    form: Format,
+    ids: Sequence[str] = (),
+    times: Sequence[str] = (),
     unique: str | None = None,
 ) -> list[str]:
     """Sentences about the first damaged lines.
 
     Args:
         path: a file whose header is good.
-        fields: the names in its header.
-        separator: what separates columns.
-        filled: columns that may not be empty.
-        numbers: columns that must hold finite numbers.
+        columns: those of its header.
+        form: how the file is written.
+        ids: columns that name a user or an item in every row.
+        times: columns that must hold finite numbers.
         unique: a column whose value may come once only, or None.
     """
-    place = {name: at for at, name in enumerate(fields)}
-    full = [(name, place[name]) for name in filled if name in place]
-    finite = [(name, place[name]) for name in numbers if name in place]
+    place = {column.name: at for at, column in enumerate(columns)}
+    named = [(name, place[name]) for name in ids if name in place]
+    finite = [(name, place[name]) for name in times if name in place]
     seen: dict[str, int] = {}
     problems: list[str] = []
-    width, key = len(fields), place.get(unique) if unique else None
+    key = place.get(unique) if unique else None
 
     def say(number: int, what: str) -> None:
         problems.append(f"{path}:{number} {what}")
 
-    for number, line in _lines(path, say):
+    for number, cells in read_rows(path, len(columns), form, say):
         if len(problems) >= MAX_REPORTED:
             break
-        if '"' in line:  # a quoted cell may hold separators: the CSV reader's business
-            continue
-        cells = line.split(separator)
-        if len(cells) != width:
-            say(number, f"has {len(cells)} column{'s' * (len(cells) != 1)}, the header has {width}")
-            continue
-        if "\0" in line:
-            say(number, "holds a zero byte: the file is damaged")
-        for name, at in full:
-            if not cells[at].strip():
+        for name, at in named:
+            cell = cells[at].strip()
+            if not cell:
                 say(number, f"has column {name!r} empty")
+            elif cell == PADDING:
+                say(
+                    number,
+                    f"has {PADDING} in column {name!r}, which RecBole keeps for its padding: rename it",
+                )
         for name, at in finite:
-            _check_number(name, cells[at], number, say)
+            problem = _time_problem(cells[at])
+            if problem:
+                say(number, f"has {cells[at][:40]!r} in column {name!r}, {problem}")
         if key is not None:
-            first = seen.setdefault(cells[key], number)
+            cell = cells[key].strip()
+            first = seen.setdefault(cell, number)
             if first != number:
-                say(number, f"has {unique} {cells[key]!r} twice (first in line {first}): keep one of them")
-    return problems
+                say(number, f"has {unique} {cell!r} twice (first in line {first}): keep one of them")
+    return problems[:MAX_REPORTED]
 
 
-def _check_number(name: str, text: str, number: int, say: Callable[[int, str], None]) -> None:
+def _time_problem(text: str) -> str | None:
+    value = number_in(text)
+    if value is not None:
+        return "which is too large to be kept exactly: give seconds" if abs(value) > EXACT else None
     try:
-        value = float(text)
+        return "which orders nothing: give every event a time" if not math.isfinite(float(text)) else None
     except ValueError:
-        say(number, f"has {text!r} in column {name!r}, which is no number")
-    else:
-        if not math.isfinite(value):
-            say(number, f"has {text!r} in column {name!r}, which orders nothing: give every event a time")
-
-
-def _lines(path: Path, say: Callable[[int, str], None]) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if number == 1:
-                continue
-            try:
-                line = raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError:
-                say(number, "is not UTF-8 text: convert the file")
-                return
-            if line:
-                yield number, line
+        return "which is no number"

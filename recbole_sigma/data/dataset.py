@@ -30,6 +30,7 @@ class PackedDataset(ExactTime, SequentialDataset):
     """
 
     prepared_extra: dict[str, Any] | None = None
+    packs_events = True
     cold_rows = False
     """Whether the model can predict from an empty history (`task_empty_history`)."""
 
@@ -48,18 +49,13 @@ class PackedDataset(ExactTime, SequentialDataset):
             UserError: an order other than time, a split that this dataset does not know, or no training
                 target.
         """
-        if self.config["benchmark_filename"] is not None:
-            raise UserError(
-                f"dataset '{self.dataset_name}' uses benchmark_filename (a published split), which packed"
-                " training does not read yet: use a dataset with one .inter file and eval_args split LS"
-                " or RS"
-            )
         if self.config["eval_args"]["order"] != "TO":
             raise UserError("eval_args: order must be TO (by time) for sequential and generative models")
         self._change_feat_format()
         events = self.chronology
-        part = split_events(events.users.numpy(), self.config["eval_args"])
-        self.event_part = part
+        part = self.event_part
+        if self.config["benchmark_filename"] is None or part is None:
+            part = self.event_part = split_events(events.users.numpy(), self.config["eval_args"])
         self.event_feat = self.inter_feat[torch.argsort(self.inter_feat[self.time_field])]
         cold = self.cold_rows and read(TaskKeys, self.config).task_empty_history
         order, _ = events.by_user

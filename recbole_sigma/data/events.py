@@ -17,6 +17,8 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from torch import Tensor
 
+from recbole_sigma.data.loading import AtomicFiles
+from recbole_sigma.data.published import check_order
 from recbole_sigma.values import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +62,16 @@ class Chronology:
         keys, order = torch.sort(keys, stable=True)
         return order, keys
 
+    @cached_property
+    def seconds(self) -> Tensor | None:
+        """The times as unix seconds, float64 [E]; None where they are no dates (positions, years, ...).
+
+        Milliseconds, micro- and nanoseconds are known by their size: as seconds they would lie thousands of
+        years ahead.
+        """
+        scale = unit_of(self.times)
+        return None if scale is None else self.times / scale
+
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of the events grouped by user, in time order inside a user: int64 [E] each."""
         order, _ = self.by_user
@@ -83,6 +95,23 @@ class Chronology:
         first = torch.cumsum(count, 0) - count
         position = start[row] + torch.arange(len(row)) - first[row]
         return row, self.items[order[position]]
+
+
+def unit_of(times: Tensor) -> float | None:
+    """How many units of a time column make a second: 1, 1e3, 1e6 or 1e9; None where it holds no dates.
+
+    All times must lie between 1980 and 2100 in one and the same unit.
+
+    >>> unit_of(torch.tensor([1.3e12, 1.5e12])), unit_of(torch.tensor([1.0, 2.0]))
+    (1000.0, None)
+    """
+    if not len(times):
+        return None
+    least, greatest = float(times.min()), float(times.max())
+    for scale in (1.0, 1e3, 1e6, 1e9):
+        if 315_532_800 * scale <= least and greatest < 4_102_444_800 * scale:
+            return scale
+    return None
 
 
 def build_chronology(
@@ -111,13 +140,14 @@ def build_chronology(
     return chronology, ranks
 
 
-class ExactTime:
+class ExactTime(AtomicFiles):
     """Mixin before any RecBole Dataset class; see the module's docstring.
 
     Attributes:
         chronology: `Chronology` of all events that survived filtering; set before augmentation and split.
         held_out: ranks of the events outside train, int64 [H], ascending; set by `build`.
-        event_part: int8 [E], train (0), validation (1) or test (2); None for a dataset that is not packed.
+        event_part: int8 [E] by rank, 0 train, 1 validation, 2 test, where ``benchmark_filename`` gives the
+            split and the files hold events; else None until a packed dataset has split.
         event_feat: the columns of all events, in order of time; None for a dataset that is not packed.
         built_tasks: the instruction tasks of the dataset, once they are built.
         settled: keys that the user left to the data, and that building the dataset filled in.
@@ -135,10 +165,14 @@ class ExactTime:
 
         RecBole sorts with an unstable sort here, which reorders ties.
         """
+        cause = f"rm_dup_inter {self.config['rm_dup_inter']}, which keeps one event of a user and an item"
+        if self.config["rm_dup_inter"] is not None and self.time_field in self.inter_feat:
+            self._counted(cause, self._drop_repeats)
+        else:
+            self._counted(cause, super()._remove_duplication)  # type: ignore[misc]
+
+    def _drop_repeats(self) -> None:
         keep = self.config["rm_dup_inter"]
-        if keep is None or self.time_field not in self.inter_feat:
-            super()._remove_duplication()  # type: ignore[misc]
-            return
         frame = self.inter_feat.sort_values(by=[self.time_field], kind="stable")
         frame = frame.drop_duplicates(subset=[self.uid_field, self.iid_field], keep=keep)
         self.inter_feat = frame.sort_index()
@@ -180,6 +214,12 @@ class ExactTime:
             users, items = interaction[self.uid_field].numpy(), interaction[self.iid_field].numpy()
             self.chronology, ranks = build_chronology(users, items, self._raw_times)
             del self._raw_times
+            if self._file_part is not None:
+                self.event_part = np.empty(len(ranks), dtype=np.int8)
+                self.event_part[ranks] = self._file_part
+                check_order(
+                    self.chronology.users.numpy(), self.event_part, self.field2id_token[self.uid_field]
+                )
             if self.time_field is not None:
                 interaction[self.time_field] = torch.from_numpy(ranks)
                 if self.time_field not in self.field2type:
@@ -220,9 +260,22 @@ class ExactTime:
 
     def build(self) -> list[Any]:
         """Split as RecBole does, and remember which events are held out."""
-        datasets = super().build()  # type: ignore[misc]
+        if self._file_part is not None and isinstance(self, SequentialDataset):
+            datasets = self._published_parts()
+        else:
+            datasets = super().build()  # type: ignore[misc]
         self.mark_held_out(datasets)
         return datasets
+
+    def _published_parts(self) -> list[Any]:
+        """Rows of a sequential dataset, each in the part of its target."""
+        self._change_feat_format()
+        assert self.event_part is not None
+        part = self.event_part[self.inter_feat[self.time_field].numpy()]
+        self._drop_unused_col()
+        return [
+            self.copy(self.inter_feat[torch.from_numpy(np.flatnonzero(part == which))]) for which in range(3)
+        ]  # type: ignore[attr-defined]
 
     def mark_held_out(self, datasets: list[Any]) -> None:
         """Store the ranks of the events in ``datasets[1:]`` on every part of the split.
@@ -238,7 +291,9 @@ class ExactTime:
         # a user's first event is no row of a sequential dataset: under a global cut in time it must not
         # count as train when it lies past the cut
         cut = torch.empty(0, dtype=torch.int64)
-        if kind == "RS" and group == "none" and arguments["order"] == "TO":
+        if self.config["benchmark_filename"] is not None:
+            pass  # the files say it
+        elif kind == "RS" and group == "none" and arguments["order"] == "TO":
             cut = held
         elif kind == "TS" and ranks:
             cut = ranks[-1]

@@ -18,7 +18,6 @@ FORBIDDEN = frozenset(
     "bought_together related review review_text reviewtext summary".split()
 )
 """Item columns that were written after the interactions: they tell the future (rule R3)."""
-EARLIEST = 1e8  # unix seconds of 1973: smaller times are positions or days, not moments
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,9 @@ def gather(dataset: Any, config: Any) -> Material:
     titles = item_values(dataset, roles["text_fields"][0], "text_fields") if roles["text_fields"] else None
     categories = _role(dataset, names.category_field, "category_field", n)
     level = keys.task_category_level
-    users, items, times = events.users.numpy(), events.items.numpy(), events.times.numpy()
+    users, items = events.users.numpy(), events.items.numpy()
+    dates = events.seconds
+    times = (events.times if dates is None else dates).numpy()
     lag = keys.task_lag_days
     return Material(
         users=users,
@@ -128,7 +129,7 @@ def gather(dataset: Any, config: Any) -> Material:
         queries=event_texts(dataset, names.query_field)
         if names.query_field and dataset.event_feat is not None
         else None,
-        lag_days=None if lag is None or not len(times) or times[0] < EARLIEST else lag,
+        lag_days=None if lag is None or dates is None else lag,
         southern=keys.task_hemisphere == "south",
         empty_history=keys.task_empty_history,
         seed=read(RecBoleKeys, config).seed,

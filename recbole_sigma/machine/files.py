@@ -1,4 +1,9 @@
-"""Fingerprinted store for prepared item data: tensors in safetensors, everything else in its JSON header."""
+"""Files that this program writes and reads back: checked, replaced in one step, named by what went in.
+
+`reading` is what every reader of such a file stands in: whatever a damaged or forged file makes Python raise
+comes out as one sentence. `ArtifactStore` keeps prepared item data: tensors in safetensors, the rest in a
+JSON header.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,56 @@ from torch import Tensor
 from recbole_sigma.values import UserError
 
 FORMAT = "recbole-sigma-artifact-1"
+DELETE = "delete the file and run again"
+
+_DAMAGE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
+
+
+@contextlib.contextmanager
+def reading(path: Path | str, remedy: str) -> Iterator[None]:
+    """Turn what reading a damaged file of ours raises into a sentence; a `UserError` passes unchanged.
+
+    Args:
+        path: the file.
+        remedy: what to do about it.
+
+    Raises:
+        UserError: naming the file, what is wrong with it, and the remedy.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        what = " ".join(str(error).split())[:160]
+        kind = type(error).__name__
+        raise UserError(f"{path} is damaged ({f'{kind}: {what}' if what else kind}): {remedy}") from error
+
+
+def checked_json(text: str | bytes) -> Any:
+    """A JSON value without NaN, which nothing of ours writes.
+
+    Raises:
+        ValueError: not JSON, or NaN in it.
+        RecursionError: nested too deep.
+    """
+
+    def constant(name: str) -> float:
+        if name == "NaN":
+            raise ValueError("it holds NaN")
+        return float(name.replace("Infinity", "inf"))
+
+    return json.loads(text, parse_constant=constant)
 
 
 def fingerprint(**parts: Any) -> str:
@@ -69,23 +124,18 @@ class ArtifactStore:
         path = self.path(kind, key)
         if not path.exists():
             return None
-        try:
+        with reading(f"the stored item data {path}", DELETE):
             with safe_open(str(path), framework="pt") as handle:
                 meta = handle.metadata() or {}
                 tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"the stored item data {path} cannot be read ({error}): delete the file and run again"
-            ) from error
-        if meta.get("format") != FORMAT or meta.get("fingerprint") != key:
-            raise UserError(
-                f"the stored item data {path} belongs to another preparation: delete the file and run again"
-            )
-        if meta.get("checksum") != _checksum(tensors, meta.get("header", "")):
-            raise UserError(
-                f"the stored item data {path} is damaged (checksum differs): delete the file and run again"
-            )
-        return tensors, json.loads(meta["header"])
+            if meta.get("format") != FORMAT or meta.get("fingerprint") != key:
+                raise UserError(f"the stored item data {path} belongs to another preparation: {DELETE}")
+            if meta.get("checksum") != _checksum(tensors, meta.get("header", "")):
+                raise ValueError("its checksum differs")
+            header = checked_json(meta["header"])
+            if not isinstance(header, dict):
+                raise TypeError("its header is no mapping")
+            return tensors, header
 
     def save(self, kind: str, key: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> Path:
         """Write an artifact atomically; an existing file of the same name is replaced whole.

@@ -174,6 +174,12 @@ def file_of(name: str) -> Path | None:
     return _FILES.get(name)
 
 
+def adopted(name: str) -> bool:
+    """Whether a class of this name was passed to RecBole in this process (`adopt`)."""
+    alias = f"recbole.model.{RECBOLE_FAMILIES[0]}.{str(name).lower()}"
+    return bool(getattr(sys.modules.get(alias), "_adopted", False))
+
+
 def ours(model_class: type) -> list[str]:
     """Our models that a class is or derives from, nearest first."""
     return [

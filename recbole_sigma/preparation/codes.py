@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.ground import TEACHER_WINDOW, encode_texts
-from recbole_sigma.machine.files import ArtifactStore, fingerprint
+from recbole_sigma.machine.files import DELETE, ArtifactStore, fingerprint, reading
 from recbole_sigma.preparation.fields import item_texts
 from recbole_sigma.settings.keys import ArtifactKeys, CodeKeys, RqVaeKeys, TigerKeys, VectorKeys
 from recbole_sigma.settings.reader import read
@@ -95,7 +95,8 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
     stored = store.load("tiger-codes", key)
     if stored is not None:
         logger.info("Semantic IDs read from %s", store.path("tiger-codes", key))
-        return ItemCodes(stored[0]["codes"], tuple(stored[1]["sizes"]), 0)
+        with reading(store.path("tiger-codes", key), DELETE):
+            return ItemCodes(stored[0]["codes"], tuple(stored[1]["sizes"]), 0)
     if quantizer == "rq-vae":
         show = read(RecBoleKeys, config).show_progress
         bar = (lambda epochs: tqdm(epochs, desc="RQ-VAE", ncols=100)) if show else None

@@ -41,7 +41,7 @@ from recbole_sigma.language.vocabulary import (
     pretrained_tokenizer,
     train_bpe,
 )
-from recbole_sigma.machine.files import ArtifactStore, fingerprint
+from recbole_sigma.machine.files import DELETE, ArtifactStore, fingerprint, reading
 from recbole_sigma.preparation.fields import field_strings, item_texts, user_profiles
 from recbole_sigma.settings.keys import ArtifactKeys, BackboneKeys, GroundingKeys, TaskKeys, TokenizerKeys
 from recbole_sigma.settings.reader import read
@@ -299,8 +299,9 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     logger = logging.getLogger()
     if stored is not None:
         logger.info("Item preparation read from %s", store.path("items", key))
-        _say_retrieval(stored[1]["report"])
-        return Prepared.restore(*stored)
+        with reading(store.path("items", key), DELETE):
+            _say_retrieval(stored[1]["report"])
+            return Prepared.restore(*stored)
     check_models(options)
     vectors, report = ground(material, options, config)
     codes = tokenize(vectors, options)

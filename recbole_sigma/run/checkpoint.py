@@ -6,32 +6,29 @@ best score, library versions and a SHA-256 over all tensors.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import platform
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy import sparse
 from torch import Tensor
 
-from recbole_sigma.machine.files import atomic_file
+from recbole_sigma.machine.files import atomic_file, checked_json, reading
+from recbole_sigma.run.packing import moved, unpack_values
 from recbole_sigma.values import UserError
 
 FORMAT = "recbole-sigma-checkpoint"
 FORMAT_VERSION = 1
 _KEY, _CHECK = "recbole_sigma", "recbole_sigma_sha256"
+AGAIN = "restore it from a copy or train again"
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own bound
 
 
@@ -156,7 +153,7 @@ def is_checkpoint(path: Path | str) -> bool:
                 return False
             head = json.loads(file.read(size))
         return isinstance(head, dict) and _KEY in (head.get("__metadata__") or {})
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -175,31 +172,63 @@ def read_meta(path: Path | str) -> dict[str, Any]:
             "files hold pickled code "
             f"and are not read: train again with run_recbole_sigma.py"
         )
-    with _damage(path), safe_open(str(path), framework="pt") as file:
+    with reading(path, AGAIN), safe_open(str(path), framework="pt") as file:
         header = file.metadata()
-        meta = json.loads(header[_KEY])
+        meta = checked_json(header[_KEY])
+        if not isinstance(meta, dict):
+            raise TypeError("its header is no mapping")
         if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
             raise UserError(
                 f"{path} has checkpoint format version {meta.get('format_version')!r}, this release "
                 f"reads {FORMAT_VERSION}: use the release that wrote it "
-                f"({(meta.get('versions') or {}).get('recbole-sigma')})"
+                f"({str(meta.get('versions'))[:200]})"
             )
         if hashlib.sha256(header[_KEY].encode()).hexdigest() != header.get(_CHECK):
-            raise UserError(
-                f"{path} is damaged: sha256 of its header differs from the stored one; train again"
-            )
+            raise ValueError("sha256 of its header differs from the stored one")
+        _check_types(meta)
         return meta
 
 
-@contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """What a damaged file makes its readers raise, as a sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): restore it from a copy or train again") from error
+_NUMBER, _NOTHING = (int, float), type(None)
+TYPES: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "dataset": (str,),
+    "config": (dict,),
+    "aliases": (dict,),
+    "sha256": (str,),
+    "epoch": (int,),
+    "place": (dict, _NOTHING),
+    "cur_step": (int,),
+    "best_valid_score": _NUMBER,
+    "best_valid_result": (dict, _NOTHING),
+    "best_epoch": (int, _NOTHING),
+    "history": (list,),
+    "other": (dict,),
+    "optimizer": (dict, _NOTHING),
+    "scheduler_step": (int,),
+    "scaler": (dict,),
+    "rng": (dict, _NOTHING),
+    "extra": (dict,),
+    "origin": (dict,),
+    "best_file": (str,),
+    "trained": (bool,),
+    "finished": (bool,),
+}
+"""What the values of a header are; the first five must be there."""
+
+
+def _check_types(meta: dict[str, Any]) -> None:
+    missing = [name for name in list(TYPES)[:5] if name not in meta]
+    if missing:
+        raise KeyError(f"its header lacks {missing[0]}")
+    for name, kinds in TYPES.items():
+        if name in meta and not isinstance(meta[name], kinds):
+            raise TypeError(f"{name} in its header is a {type(meta[name]).__name__}")
+    for key in ("model", "dataset"):
+        if meta["config"].get(key) != meta[key]:
+            raise ValueError(f"its header names two different values of {key}")
+    if Path(meta.get("best_file", "x")).name != meta.get("best_file", "x"):
+        raise ValueError("best_file is no plain name")
 
 
 def read(path: Path | str, model: str | None = None, dataset: str | None = None) -> Checkpoint:
@@ -218,118 +247,38 @@ def read(path: Path | str, model: str | None = None, dataset: str | None = None)
     for name, want in (("model", model), ("dataset", dataset)):
         if want is not None and meta.get(name) != want:
             raise UserError(f"{path} was written for {name} {meta.get(name)!r}, not {want!r}")
-    with _damage(path), safe_open(str(path), framework="pt") as file:
+    with reading(path, AGAIN), safe_open(str(path), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     if digest(tensors) != meta.get("sha256"):
         raise UserError(
-            f"{path} is damaged: sha256 of its tensors differs from the one in its header; train again"
+            f"{path} is damaged (sha256 of its tensors differs from the one in its header): {AGAIN}"
         )
-    with _damage(path):
+    with reading(path, AGAIN):
         tensors.update({name: tensors[source] for name, source in meta["aliases"].items()})
     return Checkpoint(meta=meta, tensors=tensors, path=path)
 
 
-# --- state of a run ---
+def weights_of(path: Path | str) -> dict[str, Any]:
+    """A trained model's weights, from one of our checkpoints or a weights-only file of torch.
 
-
-def pack_values(values: dict[str, Any], group: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split a mapping into tensors and plain JSON values, without pickle.
-
-    Tensors, numeric arrays and scipy sparse matrices become tensors under ``group/``; None, numbers, text
-    and lists or mappings of them stay plain.
+    RecBole's models with stages of pre-training ask for them; what torch cannot read as plain tensors is
+    refused, never unpickled.
 
     Raises:
-        UserError: for anything else.
+        UserError: the file is missing, damaged, or holds more than tensors.
     """
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{group}/{name}"
-        if isinstance(value, Tensor) and value.layout == torch.strided:
-            tensors[key] = value
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            tensors[key] = torch.from_numpy(np.ascontiguousarray(value))
-            plain[name] = {"kind": "ndarray"}
-        elif sparse.issparse(value):
-            matrix = value.tocsr()
-            for part in ("indptr", "indices", "data"):
-                tensors[f"{key}#{part}"] = torch.from_numpy(np.ascontiguousarray(getattr(matrix, part)))
-            plain[name] = {"kind": "sparse", "format": value.format, "shape": list(value.shape)}
-        else:
-            try:
-                plain[name] = {"kind": "plain", "value": json.loads(json.dumps(value))}
-            except (TypeError, ValueError):
-                raise UserError(
-                    f"the model's other parameter {name!r} is a {type(value).__name__}, which a safe "
-                    "checkpoint cannot hold: "
-                    f"keep it as a tensor"
-                ) from None
-    return tensors, plain
-
-
-def unpack_values(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    """Inverse of `pack_values`, given the group's tensors."""
-    values: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if "#" not in name}
-    for name, note in plain.items():
-        if note["kind"] == "ndarray":
-            values[name] = tensors[name].numpy()
-        elif note["kind"] == "sparse":
-            parts = tuple(tensors[f"{name}#{part}"].numpy() for part in ("data", "indices", "indptr"))
-            values[name] = sparse.csr_matrix(parts, shape=tuple(note["shape"])).asformat(note["format"])
-        else:
-            values[name] = note["value"]
-    return values
-
-
-def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's ``state_dict`` as tensors under ``optimizer/`` and plain values."""
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
-    for index, slots in state["state"].items():
-        for name, value in slots.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value
-            else:
-                plain["state"].setdefault(str(index), {})[name] = value
-    return tensors, json.loads(json.dumps(plain, default=float))
-
-
-def unpack_optimizer(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    """Inverse of `pack_optimizer`, given the group's tensors."""
-    state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in plain["state"].items()}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = tensor
-    return {"state": state, "param_groups": plain["param_groups"]}
-
-
-def pack_random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State of the generators of torch, numpy and python."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
-    tensors = {
-        "rng/torch": torch.get_rng_state(),
-        "rng/numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-    }
-    if torch.cuda.is_available():
-        for index, state in enumerate(torch.cuda.get_rng_state_all()):
-            tensors[f"rng/cuda{index}"] = state
-    return tensors, {
-        "numpy": [kind, int(position), int(has_gauss), float(gauss)],
-        "python": random.getstate(),
-    }
-
-
-def restore_random_state(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Inverse of `pack_random_state`, given the group's tensors."""
-    torch.set_rng_state(tensors["torch"])
-    kind, position, has_gauss, gauss = plain["numpy"]
-    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, gauss))
-    major, internal, gauss_next = plain["python"]
-    random.setstate((major, tuple(internal), gauss_next))
-    if torch.cuda.is_available():
-        states = [tensors[f"cuda{i}"] for i in range(torch.cuda.device_count()) if f"cuda{i}" in tensors]
-        if len(states) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(states)
+    if is_checkpoint(path):
+        return {"state_dict": read(path).group("model")}
+    if not Path(path).is_file():
+        raise UserError(f"the file of trained weights {str(path)!r} does not exist: name a checkpoint")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a hostile pickle makes the restricted reader raise
+        raise UserError(
+            f"{path} does not hold plain weights ({type(error).__name__}) and is not unpickled: name a "
+            "checkpoint of this program, or weights stored as tensors only"
+        ) from None
+    return loaded if "state_dict" in loaded else {"state_dict": loaded}
 
 
 def load_weights(model: Any, checkpoint: Checkpoint) -> None:
@@ -355,10 +304,25 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
                 "wants "
                 f"{tuple(own[name].shape)}: was it trained with another config or dataset?"
             )
-    model.load_state_dict(weights)
-    other = unpack_values(checkpoint.group("other"), checkpoint.meta.get("other", {}))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model.load_other_parameter({k: v.to(device) if isinstance(v, Tensor) else v for k, v in other.items()})
+        if own[name].dtype != weights[name].dtype:
+            raise UserError(
+                f"{checkpoint.path}: weights {name!r} are of type {weights[name].dtype}, the model wants "
+                f"{own[name].dtype}: {AGAIN}"
+            )
+        if weights[name].is_floating_point() and bool(torch.isnan(weights[name]).any()):
+            raise UserError(
+                f"{checkpoint.path}: weights {name!r} hold NaN, so training had failed: train again with "
+                "a lower "
+                "learning_rate or train_clip_norm"
+            )
+    with reading(checkpoint.path or "the checkpoint", AGAIN):
+        model.load_state_dict(weights)
+        other = unpack_values(checkpoint.group("other"), checkpoint.meta.get("other", {}))
+        unknown = next((name for name in other if name not in model.other_parameter()), None)
+        if unknown is not None:
+            raise KeyError(f"the model has no parameter {unknown!r}")
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        model.load_other_parameter({name: moved(value, device) for name, value in other.items()})
 
 
 def extra_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -14,14 +14,23 @@ from recbole.evaluator.register import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sigma.machine import processes as distributed
-from recbole_sigma.models import registry
+from recbole_sigma.models import registry, stock
 from recbole_sigma.models.contract import contract_class, without_beam
+from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings import reading, recipes
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
-PROTOCOL_KEYS = ("eval_args", "metrics", "topk", "valid_metric", "filter_seen", "metric_decimal_place")
+PROTOCOL_KEYS = (
+    "eval_args",
+    "metrics",
+    "topk",
+    "valid_metric",
+    "filter_seen",
+    "metric_decimal_place",
+    "filter_inter_by_user_or_item",
+)
 # set by RecBole while it resolves a config; they follow from the others
 DERIVED_KEYS = (
     "MODEL_TYPE",
@@ -64,7 +73,8 @@ class SigmaConfig(Config):
         self._problems: list[str] = []
         self._given: list[tuple[str, dict[str, Any]]] = []
         self._arguments = list(arguments)
-        super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
+        with recbole_refuses("resolve these settings", "mend the key that it names"):
+            super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
         del self._problems, self._given, self._arguments
 
     # --- reading ---
@@ -107,8 +117,11 @@ class SigmaConfig(Config):
         if model is None:
             self._problems.append("no model is named: give --model=SIGMA (or model: SIGMA in a config file)")
         elif isinstance(model, str):
-            found = registry.find_model(model)
-            if found is None:
+            refused = stock.refusal(model)
+            found = None if refused else registry.find_model(model)
+            if refused:
+                self._problems.append(refused)
+            elif found is None:
                 self._problems.append(
                     f"unknown model {model!r}{reading.nearest(model, registry.model_names())}"
                 )
@@ -190,6 +203,7 @@ class SigmaConfig(Config):
 
     def _check(self, final: dict[str, Any]) -> None:
         say = self._problems.append
+        self._problems.extend(stock.problems(self.model_class.__name__, final))
         self._problems += recipes.key_problems(self._given, self._shipped, self.internal_config_dict)
         metrics = [str(name) for name in final["metrics"]]
         for name in metrics:
@@ -301,8 +315,14 @@ def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = No
     Raises:
         UserError: a checkpoint of a SIGMA that this version does not have any more.
     """
-    merged = {**values, **(overrides or {})}
+    merged = {**stock.without_files(str(values["model"]), values), **(overrides or {})}
     model, dataset = merged.pop("model"), merged.pop("dataset")
+    if model not in registry.model_names() and not registry.adopted(model):
+        raise UserError(
+            f"the checkpoint names the model {str(model)[:80]!r}, which is none of this program's or "
+            "RecBole's: "
+            "import the class and pass it to recbole_sigma first, or use the checkpoint of a known model"
+        )
     if _RETIRED in values:
         raise UserError(
             f"the checkpoint was written before {model} got its present form (its settings hold {_RETIRED}): "

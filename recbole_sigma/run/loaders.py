@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from logging import getLogger
 from typing import Any
 
@@ -18,6 +16,7 @@ from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.logs import FILE_ONLY
+from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.values import UserError
 
 _STOCK_DATASETS = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
@@ -43,40 +42,47 @@ def load_data(config: Any, model_class: type) -> Loaders:
     """
     preflight.check_files(config, contract_class(model_class).needs_item_text)
     init_seed(config["seed"], config["reproducibility"])
-    with _recbole_words(config):
+    words = (
+        f"use dataset {config['dataset']!r} for {config['model']}",
+        "mend the data or the keys that name its columns",
+    )
+    with recbole_refuses(*words):
         dataset = make_dataset_class(model_class)(config)
     getLogger().info(dataset, extra=FILE_ONLY)
     preflight.check_dataset(config, dataset)
-    with _recbole_words(config):
+    with recbole_refuses(*words):
         parts = dataset.build()
         train_sampler, valid_sampler, test_sampler = stock_data.create_samplers(config, dataset, parts)
-    train_class = stock_data.get_dataloader(config, "train")
-    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
-        arguments = config["train_neg_sample_args"]
-        sampler = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
-        train = train_class(config, parts[0], train_sampler, sampler, shuffle=True)
-    else:
-        train = train_class(config, parts[0], train_sampler, shuffle=config["shuffle"])
+        train_class = stock_data.get_dataloader(config, "train")
+        if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+            arguments = config["train_neg_sample_args"]
+            sampler = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
+            train = train_class(config, parts[0], train_sampler, sampler, shuffle=True)
+        else:
+            train = train_class(config, parts[0], train_sampler, shuffle=config["shuffle"])
     held_out = []
     for phase, part, sampler in (("valid", parts[1], valid_sampler), ("test", parts[2], test_sampler)):
         if not len(part.inter_feat):
-            raise UserError(
-                f"the {phase} part of {config['dataset']} is empty under {config['eval_args']['split']}: "
-                "no user has enough events"
-            )
+            raise UserError(_why_empty(config, phase))
         held_out.append(_eval_loader(config, phase, part, sampler))
     return Loaders(dataset, train, *held_out)
 
 
-@contextlib.contextmanager
-def _recbole_words(config: Any) -> Iterator[None]:
-    """What RecBole says about unusable data is the user's to mend, not a bug."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"RecBole cannot use dataset {config['dataset']!r}: {error}") from error
+def _why_empty(config: Any, phase: str) -> str:
+    """The sentence about a part of the split that holds no row."""
+    use = {"valid": "training needs one to choose its best epoch", "test": "the result is judged on it"}[
+        phase
+    ]
+    ((kind, how),) = config["eval_args"]["split"].items()
+    if config["benchmark_filename"] is not None:
+        cause = "its file holds no event that a history precedes"
+    elif how == ("valid_only" if phase == "test" else "test_only"):
+        cause = f"split {{{kind}: {how}}} makes none; write {{LS: valid_and_test}}"
+    elif isinstance(how, list) and not how[1 if phase == "valid" else 2]:
+        cause = f"split {{{kind}: {how}}} gives it the ratio 0; write {{{kind}: [8, 1, 1]}}"
+    else:
+        cause = f"no user has enough events for the split {{{kind}: {how}}}; loosen the filters"
+    return f"dataset {config['dataset']} has no {phase} part, and {use}: {cause}"
 
 
 _MAX_SCORES = 1 << 26  # scores of one evaluation batch: 256 MB

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.machine import processes as distributed
-from recbole_sigma.machine.files import fingerprint
+from recbole_sigma.machine.files import fingerprint, reading
 from recbole_sigma.models.contract import contract
+from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import requested_values
 from recbole_sigma.run.folder import RunFolder, run_id
 from recbole_sigma.run.loaders import Loaders
@@ -58,14 +59,17 @@ def continue_run(trainer: Any, run: RunFolder, data: Loaders) -> None:
                 "be continued exactly: run the command without --resume"
             )
         return
+    with reading(saved.path or run.state_path, files.AGAIN):
+        best_file, best_epoch = saved.meta["best_file"], saved.meta["best_epoch"]
+        written_for, trained = saved.meta["origin"], saved.meta["trained"]
     for what, digest in trainer.origin.items():
-        if saved.meta["origin"].get(what) != digest:
+        if written_for.get(what) != digest:
             raise UserError(
                 f"resume: the {what} changed since {saved.path} was written: restore it, or run the command "
                 "without --resume to start anew"
             )
-    best = Path(trainer.config["checkpoint_dir"]) / saved.meta["best_file"]
-    if saved.meta["best_epoch"] is not None and not best.is_file():
+    best = Path(trainer.config["checkpoint_dir"]) / best_file
+    if best_epoch is not None and not best.is_file():
         raise UserError(
             f"resume: {best}, which holds the best weights so far, is gone: run the command without --resume"
         )
@@ -75,7 +79,7 @@ def continue_run(trainer: Any, run: RunFolder, data: Loaders) -> None:
         getLogger().info(f"the run is finished; its weights are tested again: {best}")
     else:
         trainer.continue_from(saved)
-        trainer.trained = bool(saved.meta["trained"])
+        trainer.trained = trained
 
 
 def origin(model: Any, data: Loaders) -> dict[str, str]:

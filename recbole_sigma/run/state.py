@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from recbole_sigma.machine import processes as distributed
+from recbole_sigma.machine.files import reading
 from recbole_sigma.models.contract import contract
 from recbole_sigma.run import checkpoint as files
+from recbole_sigma.run import packing
 from recbole_sigma.run.config import requested_values
 from recbole_sigma.run.folder import RunFolder
 from recbole_sigma.settings.keys import FileKeys
@@ -65,6 +68,25 @@ class StoredRun:
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
+    def save_pretrained_model(self, epoch: int, saved_model_file: str) -> None:
+        """A stage of pre-training (S3Rec, RaCT) ends in a checkpoint as any other training does.
+
+        The stage after it reads the file that ``pre_model_path`` names.
+        """
+        self.saved_model_file = f"{Path(saved_model_file).with_suffix('')}.safetensors"
+        self._save_checkpoint(epoch, verbose=False)
+
+    def pretrain(self, *args: Any, **kwargs: Any) -> Any:
+        """RecBole's pre-training; its end is stored also where ``save_step`` does not divide the epochs."""
+        result = super().pretrain(*args, **kwargs)  # type: ignore[misc]
+        last = int(self.pretrain_epochs) - 1
+        if (last + 1) % int(self.save_step):
+            self.save_pretrained_model(last, self.saved_model_file)
+        self.logger.info(
+            f"Pre-training is over; go on with --train_stage=... --pre_model_path={self.saved_model_file}"
+        )
+        return result
+
     def state(self, epoch: int, place: dict[str, Any] | None = None) -> files.Checkpoint:
         """Everything that the run holds; see `state.pack`."""
         return pack(self, epoch, place)
@@ -79,8 +101,11 @@ class StoredRun:
         """Go on where a stored state ends, exactly."""
         unpack(self, saved)
         self._continued = saved
-        place = saved.meta["place"]
-        where = f", batch {place['batches']}" if place else ""
+        place = saved.meta.get("place")
+        with reading(saved.path or "the stored state", files.AGAIN):
+            where = f", batch {int(place['batches'])}" if place else ""
+            if place and (place["batches"] < 0 or not all(map(math.isfinite, sum(place["losses"], [])))):
+                raise ValueError("the place inside the epoch is none")
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}{where}")
 
     # --- the state of an unfinished run ---
@@ -130,10 +155,11 @@ class StoredRun:
 
     def accept_finished(self, saved: files.Checkpoint) -> None:
         """Take what a finished run found; its best weights are in `saved_model_file`."""
-        self.history = list(saved.meta["history"])
-        self.best_valid_score = saved.meta["best_valid_score"]
-        self.best_valid_result = saved.meta["best_valid_result"]
-        self.best_epoch = saved.meta["best_epoch"]
+        with reading(saved.path or "the stored state", files.AGAIN):
+            self.history = list(saved.meta["history"])
+            self.best_valid_score = saved.meta["best_valid_score"]
+            self.best_valid_result = saved.meta["best_valid_result"]
+            self.best_epoch = saved.meta["best_epoch"]
         self.trained = True
         self._last_meta = {key: value for key, value in saved.meta.items() if key not in _OF_THE_FILE}
 
@@ -152,9 +178,9 @@ def pack(trainer: Any, epoch: int, place: dict[str, Any] | None = None) -> files
     tensors: dict[str, Tensor] = {
         f"model/{name}": value for name, value in trainer.model.state_dict().items()
     }
-    other_tensors, other = files.pack_values(trainer.model.other_parameter() or {}, "other")
-    optimizer_tensors, optimizer = files.pack_optimizer(trainer.optimizer.state_dict())
-    random_tensors, generators = files.pack_random_state()
+    other_tensors, other = packing.pack_values(trainer.model.other_parameter() or {}, "other")
+    optimizer_tensors, optimizer = packing.pack_optimizer(trainer.optimizer.state_dict())
+    random_tensors, generators = packing.pack_random_state()
     tensors |= other_tensors | optimizer_tensors | random_tensors
     tensors |= _other_ranks(random_tensors, generators)
     order = trainer.order_state if place else trainer.current_order()
@@ -218,6 +244,11 @@ def _other_ranks(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str,
 
 def restore_generators(saved: files.Checkpoint) -> None:
     """Put back the generators of torch, numpy and python of this process."""
+    with reading(saved.path or "the stored state", files.AGAIN):
+        _restore_generators(saved)
+
+
+def _restore_generators(saved: files.Checkpoint) -> None:
     rank = distributed.current().rank
     tensors, plain = saved.group("rng"), saved.meta["rng"]
     if rank:
@@ -227,7 +258,7 @@ def restore_generators(saved: files.Checkpoint) -> None:
         size = int.from_bytes(content[:8], "little")
         plain = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["plain"])
         tensors = {name.removeprefix("rng/"): value for name, value in load(content).items()}
-    files.restore_random_state(tensors, plain)
+    packing.restore_random_state(tensors, plain)
 
 
 def unpack(trainer: Any, saved: files.Checkpoint) -> None:
@@ -237,15 +268,46 @@ def unpack(trainer: Any, saved: files.Checkpoint) -> None:
     from them.
     """
     files.load_weights(trainer.model, saved)
-    trainer.optimizer.load_state_dict(
-        files.unpack_optimizer(saved.group("optimizer"), saved.meta["optimizer"])
-    )
-    trainer.scheduler_step = saved.meta["scheduler_step"]
-    if saved.meta["scaler"]:
-        trainer.scaler.load_state_dict(saved.meta["scaler"])
-    trainer.start_epoch = saved.meta["epoch"] + 1
-    trainer.cur_step = saved.meta["cur_step"]
-    trainer.best_valid_score = saved.meta["best_valid_score"]
-    trainer.best_valid_result = saved.meta["best_valid_result"]
-    trainer.best_epoch = saved.meta["best_epoch"]
-    trainer.history = list(saved.meta["history"])
+    with reading(saved.path or "the stored state", files.AGAIN):
+        fresh = [dict(group) for group in trainer.optimizer.param_groups]
+        trainer.optimizer.load_state_dict(
+            packing.unpack_optimizer(saved.group("optimizer"), saved.meta["optimizer"])
+        )
+        _check_optimizer(trainer.optimizer, fresh)
+        trainer.scheduler_step = saved.meta["scheduler_step"]
+        if saved.meta["scaler"]:
+            trainer.scaler.load_state_dict(saved.meta["scaler"])
+        trainer.start_epoch = saved.meta["epoch"] + 1
+        trainer.cur_step = saved.meta["cur_step"]
+        trainer.best_valid_score = saved.meta["best_valid_score"]
+        trainer.best_valid_result = saved.meta["best_valid_result"]
+        trainer.best_epoch = saved.meta["best_epoch"]
+        trainer.history = list(saved.meta["history"])
+
+
+def _check_optimizer(optimizer: Any, fresh: list[dict[str, Any]]) -> None:
+    """An optimizer takes stored options and moments of any kind, and fails at its next step only.
+
+    Args:
+        optimizer: with the stored state in it.
+        fresh: its groups as they were before.
+    """
+    for group, own in zip(optimizer.param_groups, fresh, strict=True):
+        for name, value in group.items():
+            if name != "params" and _kind(value) != _kind(own.get(name, 0.0)):
+                raise TypeError(f"the optimizer's {name} is {value!r}")
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if not isinstance(value, Tensor):
+                    if value is not None and _kind(value) != "number":
+                        raise TypeError(f"the optimizer's {name} is a {type(value).__name__}")
+                elif value.numel() != 1 and value.shape != parameter.shape:
+                    raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}")
+
+
+def _kind(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_kind(part) for part in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number" if math.isfinite(value) else "no number"
+    return type(value)

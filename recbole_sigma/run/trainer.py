@@ -117,7 +117,7 @@ class SigmaTrainer(StoredRun):
         pre-training) keep theirs.
         """
         kinds = type(self).__mro__
-        between = kinds[kinds.index(SigmaTrainer) + 1 : kinds.index(stock.Trainer)]
+        between = kinds[kinds.index(StoredRun) + 1 : kinds.index(stock.Trainer)]
         own = ("fit", "_train_epoch", "_build_optimizer", "_valid_epoch", "pretrain")
         return not any(name in vars(kind) for kind in between for name in own)
 

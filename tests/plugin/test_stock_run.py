@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ def stock(model, planted, **more):
     return run_recbole(model=model, dataset="planted", config_dict={**planted, **more})
 
 
-@pytest.mark.parametrize("name", ["WindowItemKNN", "PackedSASRec", "SIGMA"])
+@pytest.mark.parametrize("name", ["WindowItemKNN", "PackedSASRec", "SIGMA", "TIGER"])
 def test_run_recbole_and_reload(name, planted, tiny, scratch: Path) -> None:
     from recbole.quick_start import load_data_and_model
     from recbole.trainer import Trainer
@@ -28,6 +30,33 @@ def test_run_recbole_and_reload(name, planted, tiny, scratch: Path) -> None:
     assert type(model).__name__ == name
     again = make_trainer(Trainer)(config, model).evaluate(test, load_best_model=False)
     assert dict(again) == dict(result["test_result"])
+    check_recboles_functions(model, dataset, test, config["device"])
+
+
+def check_recboles_functions(model, dataset, test, device) -> None:
+    """Every public function of RecBole's that takes a model, but for training itself."""
+    from recbole.utils import case_study, get_flops
+    from recbole.utils.case_study import full_sort_scores, full_sort_topk
+
+    users = dataset.token2id(dataset.uid_field, ["u0", "u7", "u14"])
+    scores = full_sort_scores(users, model, test, device=device)
+    assert scores.shape == (3, dataset.item_num) and (scores[:, 0] == -torch.inf).all()
+    best, items = full_sort_topk(users, model, test, k=5, device=device)
+    assert torch.equal(scores.gather(1, items), best) and (items > 0).all()
+    assert scores.add_(1.0) is scores  # nothing of it is read-only
+    assert get_flops(model, dataset, device, None, None) == 1
+    known = {"full_sort_scores", "full_sort_topk", "get_flops"}
+    assert takes_a_model(case_study) | takes_a_model(sys.modules["recbole.utils.utils"]) == known
+
+
+def takes_a_model(module) -> set[str]:
+    """Names of a module's own functions with a parameter ``model`` that is a model, not a name."""
+    functions = inspect.getmembers(module, inspect.isfunction)
+    return {
+        name
+        for name, function in functions
+        if function.__module__.startswith("recbole.") and "model" in inspect.signature(function).parameters
+    }
 
 
 def test_a_class_in_place_of_the_name(planted, tiny) -> None:

@@ -23,8 +23,8 @@ from recbole_sigma.run import trainer as training
 
 # where a process may die: a name -> (owner, attribute); the n-th call of it kills
 POINTS: dict[str, tuple[Any, str]] = {
-    "grounding": (preparation, "_ground"),
-    "quantizer": (preparation, "tokenize_items"),
+    "grounding": (preparation, "ground"),
+    "quantizer": (preparation, "tokenize"),
     "step": (training.SigmaTrainer, "_check_finite"),
     "evaluation": (Judge, "rank"),
     "inside a write": (os, "fsync"),

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataset_adapters.cli import main as convert
+from recbole_sigma.data.atomic import Format, load_frame, read_header
 from recbole_sigma.data.checks import line_problems
 from recbole_sigma.machine.files import ArtifactStore
 from recbole_sigma.run import checkpoint as files
@@ -52,8 +53,15 @@ def test_any_yaml_syntax_in_a_property_file(content: str) -> None:
 def test_any_bytes_in_an_atomic_file(content: bytes) -> None:
     path = Path("fuzz.inter")
     path.write_bytes(b"user_id:token\titem_id:token\ttimestamp:float\n" + content)
-    found = line_problems(path, ["user_id", "item_id", "timestamp"], "\t", ["user_id"], ["timestamp"])
+    found = line_problems(path, read_header(path, Format()), Format(), ["user_id"], ["timestamp"])
     assert all("fuzz.inter:" in problem for problem in found)
+    try:
+        frame, _ = load_frame(path, None, Format())
+    except UserError as error:
+        assert found and "fuzz.inter:" in str(error)  # the pre-flight had named a line too
+    else:
+        lines = [line.removesuffix(b"\r") for line in content.split(b"\n")]
+        assert len(frame) == sum(map(bool, lines))  # as many rows as lines
 
 
 @given(st.binary(max_size=400))

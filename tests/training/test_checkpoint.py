@@ -15,6 +15,7 @@ from scipy import sparse
 
 from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
 from recbole_sigma.run import checkpoint as files
+from recbole_sigma.run import packing
 from recbole_sigma.values import UserError
 
 
@@ -41,7 +42,7 @@ def test_reloaded_in_a_new_process_to_the_same_places(planted, tiny, scratch: Pa
 def small() -> files.Checkpoint:
     weight = torch.arange(6.0).reshape(2, 3)
     return files.Checkpoint(
-        meta={"model": "BPR", "dataset": "d", "config": {}},
+        meta={"model": "BPR", "dataset": "d", "config": {"model": "BPR", "dataset": "d"}},
         tensors={
             "model/a": weight,
             "model/tied": weight,
@@ -142,15 +143,15 @@ def test_a_failed_write_leaves_the_old_file(scratch: Path, monkeypatch) -> None:
 def test_other_parameters_round_trip() -> None:
     matrix = sparse.random(5, 4, 0.4, format="csc", random_state=0)
     values = {"t": torch.ones(2), "n": np.arange(3), "s": matrix, "none": None, "x": 1.5, "l": [1, "a"]}
-    tensors, plain = files.pack_values(values, "other")
-    again = files.unpack_values(
+    tensors, plain = packing.pack_values(values, "other")
+    again = packing.unpack_values(
         {k.removeprefix("other/"): v for k, v in tensors.items()}, json.loads(json.dumps(plain))
     )
     assert torch.equal(again["t"], values["t"]) and (again["n"] == values["n"]).all()
     assert (again["s"] != matrix).nnz == 0 and again["s"].format == "csc"
     assert again["none"] is None and again["x"] == 1.5 and again["l"] == [1, "a"]
     with pytest.raises(UserError, match="other parameter 'f'"):
-        files.pack_values({"f": test_other_parameters_round_trip}, "other")
+        packing.pack_values({"f": test_other_parameters_round_trip}, "other")
 
 
 def test_weights_of_another_shape_are_named(planted, tiny, scratch: Path) -> None:
@@ -183,12 +184,12 @@ def test_optimizer_and_generators_round_trip(scratch: Path) -> None:
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     steps(model, optimizer, 3)
-    tensors, plain = files.pack_optimizer(optimizer.state_dict())
-    random_tensors, generators = files.pack_random_state()
+    tensors, plain = packing.pack_optimizer(optimizer.state_dict())
+    random_tensors, generators = packing.pack_random_state()
     files.write(
         "o.safetensors",
         files.Checkpoint(
-            meta={"optimizer": plain, "rng": generators},
+            meta={**small().meta, "optimizer": plain, "rng": generators},
             tensors={**tensors, **random_tensors, **{f"model/{k}": v for k, v in model.state_dict().items()}},
         ),
     )
@@ -198,7 +199,7 @@ def test_optimizer_and_generators_round_trip(scratch: Path) -> None:
     other = torch.nn.Linear(3, 2)
     other.load_state_dict(saved.group("model"))
     second = torch.optim.AdamW(other.parameters(), lr=0.1, fused=True)
-    second.load_state_dict(files.unpack_optimizer(saved.group("optimizer"), saved.meta["optimizer"]))
-    files.restore_random_state(saved.group("rng"), saved.meta["rng"])
+    second.load_state_dict(packing.unpack_optimizer(saved.group("optimizer"), saved.meta["optimizer"]))
+    packing.restore_random_state(saved.group("rng"), saved.meta["rng"])
     steps(other, second, 3)
     assert torch.equal(model.weight, other.weight)

@@ -188,7 +188,6 @@ class SIGMA(PackedModel, SequentialRecommender):
         items, scores = self._in_parts(interaction, seen, how.width, of_rows)
         return RankedItems(items, scores)
 
-    @torch.inference_mode()
     def score_all(self, interaction: Any, seen: SeenPairs | None = None, width: int | None = None) -> Tensor:
         """log P(item | prompt) of every item that is left: float [B, N].
 
@@ -201,13 +200,14 @@ class SIGMA(PackedModel, SequentialRecommender):
             -inf for padding, for what is taken out and for items outside the beam.
         """
         how = self.decoding if width is None else replace(self.decoding, width=width)
-        (scores,) = self._in_parts(
-            interaction,
-            seen,
-            how.width,
-            lambda prompt, vectors, own: (self.objective.log_probs(prompt, vectors, how, own),),
-        )
-        return scores
+        with torch.inference_mode():
+            (scores,) = self._in_parts(
+                interaction,
+                seen,
+                how.width,
+                lambda prompt, vectors, own: (self.objective.log_probs(prompt, vectors, how, own),),
+            )
+        return scores.clone()  # RecBole's functions write into it, which an inference tensor refuses
 
     def _in_parts(
         self,

@@ -1,0 +1,55 @@
+"""RecBole's own refusals as sentences: what it raises about settings or data is the user's to mend."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from logging import getLogger
+from pathlib import Path
+
+from recbole_sigma.run.logs import FILE_ONLY
+from recbole_sigma.values import UserError
+
+_HERE = str(Path(__file__).resolve().parents[1])
+
+
+@contextlib.contextmanager
+def recbole_refuses(doing: str, remedy: str) -> Iterator[None]:
+    """Turn an exception that RecBole's code raised, itself or in a library below it, into a `UserError`.
+
+    What this package raises stays what it is: its faults must be seen as such. Where the exception came from
+    goes to the log file.
+
+    Args:
+        doing: what was tried, such as ``build SASRecF``.
+        remedy: what the user can do.
+
+    Raises:
+        UserError: in place of RecBole's exception.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if not _raised_by_recbole(error):
+            raise
+        places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+        getLogger().info(f"{places}{type(error).__name__}", extra=FILE_ONLY)
+        said = " ".join(str(error).split())[:300]
+        named = f"{type(error).__name__}: " if not isinstance(error, ValueError) else ""
+        raise UserError(f"RecBole cannot {doing}: {named}{said or 'it gives no reason'}; {remedy}") from error
+
+
+def _raised_by_recbole(error: Exception) -> bool:
+    """Whether the innermost frame that is RecBole's or ours is RecBole's."""
+    import recbole
+
+    theirs = str(Path(recbole.__file__).resolve().parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(_HERE):
+            return False
+        if frame.filename.startswith(theirs):
+            return True
+    return False
