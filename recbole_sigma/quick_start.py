@@ -61,7 +61,7 @@ def run_sigma(
     """
     started, cpu = time.perf_counter(), time.process_time()
     resources.restart_peak_memory()
-    if isinstance(model, str) and ".py:" in model:
+    if isinstance(model, str) and registry.names_file(model):
         model = registry.from_file(model).__name__
     files_, words = list(map(str, config_file_list or ())), list(arguments)
     config = SigmaConfig(model, dataset, files_, config_dict, words)

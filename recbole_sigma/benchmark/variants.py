@@ -132,7 +132,7 @@ def _merged(row: Row, name: str) -> Row:
 
 def _rows_of_first(word: str) -> list[Row]:
     model, colon, place = word.partition(":")
-    if colon and model.endswith(".py"):
+    if registry.names_file(word):
         name = registry.from_file(word).__name__
         return [Row(name, name, why=f"{name} from {Path(model).name}", source=Path(model).name)]
     if colon:

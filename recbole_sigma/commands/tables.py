@@ -179,8 +179,10 @@ def tune(options: argparse.Namespace, rest: list[str]) -> int:
     trials = int(_number(options.trials, "trials", 20))
     budget, seed = _number(options.budget, "budget", None), _seeds(options)[0]
     shared = shared_options(options, rest, "saved/tune")
-    for name in models.split(","):
-        check_words(rest, shared["config_file_list"], name, options.dataset)
+    from recbole_sigma.benchmark.variants import rows_of
+
+    for row in rows_of(models.split(",")):
+        check_words(rest, shared["config_file_list"], row.base, options.dataset)
     from tabulate import tabulate
 
     from recbole_sigma.benchmark.tune import tune as search

@@ -151,7 +151,9 @@ def check_words(
     given = [(file, load_yaml(file, problems)) for file in files]
     given.append(("the command line", parse_arguments(rest, problems)))
     named = {key: value for _, values in given for key, value in values.items()}
-    own_file = model is not None and ".py:" in model  # runs code; `registry.from_file` checks it later
+    own_file = model is not None and registry.names_file(
+        model
+    )  # runs code; `registry.from_file` checks it later
     model, dataset = model or named.get("model"), dataset or named.get("dataset")
     if one_model:
         if model is None:

@@ -8,13 +8,14 @@ docs/your_model.md walks through one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recbole.model.abstract_recommender import AbstractRecommender
-from recbole.utils import ModelType
-from torch import Tensor, nn
+from recbole_sigma.values import UserError
 
-from recbole_sigma.values import ItemCodes, RankedItems, SeenPairs, UserError
+if TYPE_CHECKING:  # the command line asks here too, before torch and RecBole are loaded
+    from torch import Tensor, nn
+
+    from recbole_sigma.values import ItemCodes, RankedItems, SeenPairs
 
 
 class Contract:
@@ -121,6 +122,9 @@ def contract_class(model_class: type) -> type[Contract]:
     """`contract` for a class that is not built yet."""
     if issubclass(model_class, Contract):
         return model_class
+    from recbole.model.abstract_recommender import AbstractRecommender
+    from recbole.utils import ModelType
+
     kind: Any = model_class if issubclass(model_class, AbstractRecommender) else None
     return _Traditional if kind and kind.type == ModelType.TRADITIONAL else Contract
 

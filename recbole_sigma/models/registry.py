@@ -123,6 +123,11 @@ def adopt(model_class: type) -> None:
     sys.modules[alias] = module
 
 
+def names_file(word: str) -> bool:
+    """Whether a word names a model of the user's own: ``folder/file.py:Class``."""
+    return ".py:" in word
+
+
 def from_file(word: str) -> type:
     """The model class behind ``folder/file.py:Class``; RecBole finds it by its name from now on.
 

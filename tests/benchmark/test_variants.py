@@ -36,10 +36,10 @@ def test_words_become_rows(scratch: Path) -> None:
         ("BPR+memory", "BPR"),
     ]
     assert with_memory[0].values == {"decode_mode": "top1_prefix", "memory": "validation"}
-    (both,) = rows_of(["SIGMA-global+top1+SIGMA-no-KD+memory"])
-    assert (both.name, both.base) == ("SIGMA-global+top1+SIGMA-no-KD+memory", "SIGMA")
+    (both,) = rows_of(["SIGMA-paper+top1+SIGMA-no-KD+memory"])
+    assert (both.name, both.base) == ("SIGMA-paper+top1+SIGMA-no-KD+memory", "SIGMA")
     assert both.values == {
-        **shipped()["SIGMA-global"].values,
+        **shipped()["SIGMA-paper"].values,
         "decode_mode": "top1_prefix",
         "grounding_kd_weight": 0.0,
         "memory": "validation",

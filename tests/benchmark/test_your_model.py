@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recbole_sigma.benchmark import run_benchmark
+from recbole_sigma.commands.main import main
 from recbole_sigma.quick_start import run_sigma
 from recbole_sigma.run.config import SigmaConfig
 from recbole_sigma.values import UserError
@@ -50,6 +51,20 @@ def test_a_change_in_the_file_trains_anew(planted, own_file: Path) -> None:
     own_file.write_text(own_file.read_text().replace("nn.Dropout(0.2)", "nn.Dropout(0.1)"))
     again = bench(planted, values={"epochs": 1})["outcome"]
     assert again["kept"] == ["WindowItemKNN, seed 2020"] and again["done"] == ["RecentItems, seed 2020"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model=own/my_model.py:RecentItems"],
+        ["tune", "--models=own/my_model.py:RecentItems,SASRec-CE", "--space=space.yaml", "--trials=1"],
+    ],
+)
+def test_the_other_verbs_take_the_same_words(words, planted, own_file: Path, capsys) -> None:
+    Path("space.yaml").write_text("learning_rate: {choices: [0.1, 0.01]}\n")
+    data = [f"--data_path={planted['data_path']}", "--load_col={inter: [user_id, item_id, timestamp]}"]
+    assert main([*words, "--dataset=planted", "--epochs=1", "--quiet", *data]) == 0
+    assert "RecentItems" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -34,3 +34,15 @@ def test_named_files_and_definitions_exist(page: str) -> None:
             missing += [f"{path}: {name}" for name in re.findall(r"`(\w+)`", names) if name not in defined]
     assert not missing, missing
     assert found
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/**/*.md")]
+    links = [
+        (page, target)
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in target
+    ]
+    assert len(links) > 30
+    assert [f"{page.name}: {target}" for page, target in links if not (page.parent / target).exists()] == []
