@@ -38,7 +38,7 @@ DERIVED_KEYS = (
 _PLAIN_NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 
 
-class SigmaConfig(Config):
+class RunConfig(Config):
     """A RecBole Config that never reads ``sys.argv``, never evaluates text, and checks every key.
 
     Args:
@@ -279,7 +279,7 @@ class SigmaConfig(Config):
 
 def requested_values(config: Any) -> dict[str, Any]:
     """What a config was asked for, as plain JSON values: enough to build it again."""
-    if isinstance(config, SigmaConfig):
+    if isinstance(config, RunConfig):
         values = dict(config.requested)
     else:
         merged = {**config.internal_config_dict, **config.external_config_dict}
@@ -290,7 +290,7 @@ def requested_values(config: Any) -> dict[str, Any]:
     return values
 
 
-def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> SigmaConfig:
+def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> RunConfig:
     """The config of a checkpoint.
 
     Args:
@@ -300,7 +300,7 @@ def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = No
     merged = {**values, **(overrides or {})}
     model, dataset = merged.pop("model"), merged.pop("dataset")
     known = recipes.declared_keys()
-    return SigmaConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
+    return RunConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
 
 
-__all__ = ["SigmaConfig", "UserError", "rebuild_config", "requested_values"]
+__all__ = ["RunConfig", "UserError", "rebuild_config", "requested_values"]
