@@ -128,4 +128,7 @@ def test_another_seed_gives_other_weights(trained) -> None:
 
 def test_the_config_is_the_one_asked_for(trained) -> None:
     config = RunConfig(trained["name"], "planted", config_dict=trained["values"])
-    assert trained["config"].requested == config.requested
+    asked, found = config.requested, trained["config"].requested
+    left_open = {key for key, value in asked.items() if value is None}  # the data may settle these
+    assert asked.keys() == found.keys()
+    assert {key for key in asked if asked[key] != found[key]} <= left_open

@@ -24,7 +24,7 @@ from recbole_sigma.run import trainer as training
 # where a process may die: a name -> (owner, attribute); the n-th call of it kills
 POINTS: dict[str, tuple[Any, str]] = {
     "grounding": (preparation, "_ground"),
-    "quantizer": (preparation, "tokenize_items"),
+    "quantizer": (preparation, "tokenize"),
     "step": (training.RunTrainer, "_check_finite"),
     "evaluation": (Judge, "rank"),
     "inside a write": (os, "fsync"),

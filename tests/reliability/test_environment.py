@@ -171,5 +171,5 @@ def test_a_fault_of_the_program_shows_places_not_values(scratch: Path, monkeypat
     err = capsys.readouterr().err
     assert "error: RuntimeError: broken on purpose in batch 0 (a fault of this program" in err
     logs = "".join(path.read_text() for path in (scratch / "log").rglob("*.log"))
-    assert "training.py" in logs
+    assert "trainer.py" in logs
     assert not re.search(r"\bu\d+\b", err)  # the dataset's user names
