@@ -144,7 +144,7 @@ def pipeline(folder: Path, size: int, meter: Meter) -> None:
     from recbole_sigma.models.sigma import model as sigma
     from recbole_sigma.preparation import items as preparation
     from recbole_sigma.quick_start import Judge, build_model, build_trainer
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
     from recbole_sigma.run.loaders import load_data
 
     meter.around(stage, "windowed_cooccurrence", "co-occurrence, two windows")
@@ -165,7 +165,7 @@ def pipeline(folder: Path, size: int, meter: Meter) -> None:
         "checkpoint_dir": str(folder / "saved"),
         **SETTINGS,
     }
-    config = SigmaConfig("SIGMA", "scale", config_dict=values)
+    config = RunConfig("SIGMA", "scale", config_dict=values)
     with meter("loading and split"):
         data = load_data(config, config.model_class)
     with meter("model, items and trie included"):

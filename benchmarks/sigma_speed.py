@@ -31,10 +31,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     from recbole_sigma.quick_start import build_model, build_trainer
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
     from recbole_sigma.run.loaders import load_data
 
-    config = SigmaConfig(arguments.model, arguments.dataset, None, {"show_progress": False}, overrides)
+    config = RunConfig(arguments.model, arguments.dataset, None, {"show_progress": False}, overrides)
     data = load_data(config, config.model_class)
     begin = time.process_time()
     model = build_model(config, config.model_class, data.train)

@@ -17,7 +17,7 @@ from tabulate import tabulate
 import recbole_sigma  # noqa: F401  before RecBole
 from recbole_sigma.grounding.ground import Sources
 from recbole_sigma.preparation.items import PreparationOptions, item_sources
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.settings.reading import parse_arguments
 from recbole_sigma.values import UserError
@@ -43,7 +43,7 @@ def train_items(name: str, given: dict[str, Any]) -> TrainItems:
     Raises:
         UserError: no such dataset, or a key that is wrong.
     """
-    config = SigmaConfig("SIGMA", name, None, {"state": "ERROR", "show_progress": False, **given})
+    config = RunConfig("SIGMA", name, None, {"state": "ERROR", "show_progress": False, **given})
     train = load_data(config, config.model_class).train._dataset
     options = PreparationOptions.from_config(config)
     sources = item_sources(train, config, options.grounding.views)

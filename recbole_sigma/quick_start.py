@@ -21,7 +21,7 @@ from recbole_sigma.machine.files import reading
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run import checkpoint as files
-from recbole_sigma.run.config import SigmaConfig, rebuild_config
+from recbole_sigma.run.config import RunConfig, rebuild_config
 from recbole_sigma.run.launch import launch, wanted_processes
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.run.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
@@ -32,7 +32,7 @@ from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
 
 
-def run_sigma(
+def run(
     model: str | type | None = None,
     dataset: str | None = None,
     config_file_list: Iterable[str] | None = None,
@@ -64,7 +64,7 @@ def run_sigma(
     if isinstance(model, str) and registry.names_file(model):
         model = registry.from_file(model).__name__
     files_, words = list(map(str, config_file_list or ())), list(arguments)
-    config = SigmaConfig(model, dataset, files_, config_dict, words)
+    config = RunConfig(model, dataset, files_, config_dict, words)
     if wanted_processes(config)[1] > 1 and not distributed.current().several:
         call = {"model": model, "dataset": dataset, "config_file_list": files_, "config_dict": config_dict}
         preflight.check_files(config, contract_class(config.model_class).needs_item_text)
@@ -78,11 +78,11 @@ def run_sigma(
     data = load_data(config, model_class)
     config.keep_settled(data.train._dataset.settled)
     prepared, cpu_data = time.perf_counter(), time.process_time()
-    run = open_run(config, saved)
+    folder = open_run(config, saved)
     network = build_model(config, model_class, data.train)
     trainer = build_trainer(config, network)
-    if run is not None:
-        continue_run(trainer, run, data)
+    if folder is not None:
+        continue_run(trainer, folder, data)
     logger.info(network, extra=FILE_ONLY)
     say_protocol(config, logger)
     built, cpu_model = time.perf_counter(), time.process_time()
@@ -101,8 +101,8 @@ def run_sigma(
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
         best_score = best_result[stock.valid_metric.lower()]
     trainer.finish()
-    if run is not None:
-        run.close()
+    if folder is not None:
+        folder.close()
     logger.info(f"best valid: {dict(best_result or {})}")
     logger.info(f"test result: {dict(test.metrics)}")
     if test.unreachable:
@@ -223,4 +223,14 @@ def evaluate_checkpoint(
     return judge.judge(model, test if phase == "test" else valid)
 
 
-__all__ = ["evaluate_checkpoint", "load_data", "load_data_and_model", "run_sigma"]
+run_sigma, SigmaConfig = run, RunConfig  # the names of version 0.1, for programs that import them
+
+__all__ = [
+    "RunConfig",
+    "SigmaConfig",
+    "evaluate_checkpoint",
+    "load_data",
+    "load_data_and_model",
+    "run",
+    "run_sigma",
+]

@@ -24,10 +24,10 @@ def main(folder: Path) -> int:
     threading.Thread(target=_stop_with_launcher, daemon=True).start()
     rank = os.environ["RANK"]
     try:
-        from recbole_sigma.quick_start import run_sigma
+        from recbole_sigma.quick_start import run
         from recbole_sigma.run.launch import write_result
 
-        result = run_sigma(**call)
+        result = run(**call)
         if rank == "0":
             (folder / "result.json").write_text(json.dumps(write_result(result)))
     except BaseException as error:

@@ -26,14 +26,14 @@ def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, 
     Returns:
         (the training's record, what its own test judgement gave, or None when nothing was trained now).
     """
-    from recbole_sigma.quick_start import run_sigma
+    from recbole_sigma.quick_start import run
 
     found = folder.training(training.key)
     if found is not None:
         return found[0], None
     work = folder.work_path(training.key)
     values = {**training.values, "checkpoint_dir": str(work), "resume": True}
-    result = run_sigma(training.model, plan.dataset, plan.files, values, arguments=plan.words)
+    result = run(training.model, plan.dataset, plan.files, values, arguments=plan.words)
     judged = Judged(result["test"], result["protocol"], result["loaders"].train, result["memory_weight"])
     record = {
         "created": now(),
@@ -99,11 +99,11 @@ def judge_again(
 ) -> Judged:
     """Judge a training's weights under another cell's settings, on validation and on test."""
     from recbole_sigma.quick_start import load_data_and_model
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
 
     wall, cpu = time.perf_counter(), time.process_time()
     differing = {key: value for key, value in cell.config.items() if trained["config"].get(key) != value}
-    here = SigmaConfig(training.model, plan.dataset, plan.files, training.values, plan.words).requested
+    here = RunConfig(training.model, plan.dataset, plan.files, training.values, plan.words).requested
     places = {
         key: here[key] for key in ("data_path", "artifact_dir", "log_dir", "gpu_id", "use_gpu") if key in here
     }

@@ -75,7 +75,7 @@ class Training:
     Attributes:
         model: model name.
         seed: the seed.
-        values: the dictionary that `run_sigma` gets.
+        values: the dictionary that `quick_start.run` gets.
         config: resolved settings without machine keys.
         key: fingerprint.
         cells: the cells, in order.
@@ -137,7 +137,7 @@ def make_plan(
         UserError: with the problems of the first row that has any.
     """
     from recbole_sigma.data import checks as preflight
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
     from recbole_sigma.settings.reading import load_yaml, parse_arguments
 
     files, words, given = tuple(map(str, files)), tuple(words), dict(values or {})
@@ -149,7 +149,7 @@ def make_plan(
     data: str | None = None
     protocols: dict[str, str] = {}
     for row in with_words(rows, asked):
-        base = SigmaConfig(row.base, dataset, files, {**given, **row.values}, words)
+        base = RunConfig(row.base, dataset, files, {**given, **row.values}, words)
         answers = contract_class(base.model_class)
         preflight.check_files(base, answers.needs_item_text)
         data = data or data_fingerprint(base)
@@ -158,7 +158,7 @@ def make_plan(
         code = {"code": hashlib.sha256(path.read_bytes()).hexdigest()} if path else {}
         weights = without(row.values, MEMORY | answers.decoding_keys)
         for policy in wanted:
-            cell_config = SigmaConfig(
+            cell_config = RunConfig(
                 row.base, dataset, files, {**given, **row.values, "filter_seen": policy}, words
             )
             if read(ProtocolKeys, cell_config).filter_seen != policy:
@@ -169,7 +169,7 @@ def make_plan(
             )
             selected = policy if answers.follows_filter(cell_config) else max(wanted)
             train_values = {**given, **weights, "filter_seen": selected}
-            train_config = SigmaConfig(row.base, dataset, files, train_values, words)
+            train_config = RunConfig(row.base, dataset, files, train_values, words)
             for seed in seeds[:1] if answers.training_free else seeds:
                 resolved, trained = plain(cell_config, seed), plain(train_config, seed)
                 key = fingerprint(training=without(trained, JUDGING), data=data, version=__version__, **code)

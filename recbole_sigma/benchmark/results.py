@@ -199,7 +199,7 @@ def title(metric: str) -> str:
 
 
 def single_record(result: dict[str, Any]) -> dict[str, Any]:
-    """The plain part of one `run_sigma` result, with every target's place."""
+    """The plain part of one result of `quick_start.run`, with every target's place."""
     plain = {
         key: value for key, value in result.items() if key not in ("test", "versions", "protocol", "loaders")
     }

@@ -65,7 +65,7 @@ def tune(
         UserError: for anything unusable, before the first training.
     """
     from recbole_sigma.data import checks as preflight
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
 
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}")
@@ -86,10 +86,10 @@ def tune(
                 f"{', '.join(fixed)} is both set and searched for {row.name}: take it out of one of the two"
             )
         given = {**values, **row.values, "seed": seed}
-        config = SigmaConfig(row.base, dataset, files, given, words)
+        config = RunConfig(row.base, dataset, files, given, words)
         preflight.check_files(config, contract_class(config.model_class).needs_item_text)
         for key in space:  # a misspelt key is found now, not in trial 1
-            SigmaConfig(row.base, dataset, files, {**given, key: _any_value(space[key])}, words)
+            RunConfig(row.base, dataset, files, {**given, key: _any_value(space[key])}, words)
         mark = fingerprint(
             config=plain(config, seed),
             space=space,
@@ -125,7 +125,7 @@ class Search:
         row: what is tuned.
         dataset: dataset name.
         folder: where log and settings go.
-        files, values, words: settings as `run_sigma` takes them.
+        files, values, words: settings as `quick_start.run` takes them.
         mark: fingerprint of everything that a trial's value depends on besides its point.
     """
 
@@ -272,9 +272,9 @@ def fit(
     from recbole_sigma import quick_start
     from recbole_sigma._compat import repaired_model
     from recbole_sigma.run import loaders
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
 
-    config = SigmaConfig(model, dataset, list(files), values, words)
+    config = RunConfig(model, dataset, list(files), values, words)
     model_class = repaired_model(config.model_class)
     quick_start.start_log(config)
     data = loaders.load_data(config, model_class)

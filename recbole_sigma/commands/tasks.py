@@ -58,11 +58,11 @@ def _show_tasks(options: argparse.Namespace, rest: list[str]) -> int:
     from tabulate import tabulate
 
     from recbole_sigma.instructions.samples import build_tasks, describe
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
     from recbole_sigma.run.loaders import load_data
 
     asked = {} if any(word.startswith("--tasks") for word in rest) else {"tasks": ["all"]}
-    config = SigmaConfig(
+    config = RunConfig(
         "SIGMA",
         options.dataset,
         files,

@@ -41,9 +41,9 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
     from recbole_sigma.benchmark.folder import write_json
     from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
     from recbole_sigma.machine import processes
-    from recbole_sigma.quick_start import run_sigma, unreachable_sentence
+    from recbole_sigma.quick_start import run, unreachable_sentence
 
-    result = run_sigma(options.model, options.dataset, **shared)
+    result = run(options.model, options.dataset, **shared)
     if result is None or not processes.current().main:
         return 0  # process 0 speaks for all
     plain = single_record(result)

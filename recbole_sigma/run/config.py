@@ -48,7 +48,7 @@ _RETIRED = "sigma_slot"  # a key of the first form of SIGMA, whose weights have 
 _PLAIN_NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 
 
-class SigmaConfig(Config):
+class RunConfig(Config):
     """A RecBole Config that never reads ``sys.argv``, never evaluates text, and checks every key.
 
     Args:
@@ -294,7 +294,7 @@ class SigmaConfig(Config):
 
 def requested_values(config: Any) -> dict[str, Any]:
     """What a config was asked for, as plain JSON values: enough to build it again."""
-    if isinstance(config, SigmaConfig):
+    if isinstance(config, RunConfig):
         values = dict(config.requested)
     else:
         merged = {**config.internal_config_dict, **config.external_config_dict}
@@ -305,7 +305,7 @@ def requested_values(config: Any) -> dict[str, Any]:
     return values
 
 
-def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> SigmaConfig:
+def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> RunConfig:
     """The config of a checkpoint.
 
     Args:
@@ -329,7 +329,7 @@ def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = No
             f"train it anew with python run_recbole_sigma.py --model={model} --dataset={dataset}"
         )
     known = recipes.declared_keys()
-    return SigmaConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
+    return RunConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
 
 
-__all__ = ["SigmaConfig", "UserError", "rebuild_config", "requested_values"]
+__all__ = ["RunConfig", "UserError", "rebuild_config", "requested_values"]

@@ -50,11 +50,11 @@ def wanted_processes(config: Any) -> tuple[int, int]:
 
 
 def launch(config: Any, call: dict[str, Any]) -> dict[str, Any] | None:
-    """Run `quick_start.run_sigma` in ``nproc`` processes and wait for them.
+    """Run `quick_start.run` in ``nproc`` processes and wait for them.
 
     Args:
         config: the resolved config; reads ``nproc``, ``world_size``, ``ip``, ``port``, ``group_offset``.
-        call: keyword arguments of `run_sigma` as plain JSON values.
+        call: keyword arguments of `quick_start.run` as plain JSON values.
 
     Returns:
         Rank 0's result without ``loaders``; None on a machine without rank 0.
@@ -173,7 +173,7 @@ _ARRAYS = frozenset(field.name for field in fields(Judgement) if field.type == "
 
 
 def write_result(result: dict[str, Any]) -> dict[str, Any]:
-    """A result of `run_sigma` as plain JSON values; `read_result` inverts it, but for the data's loaders."""
+    """A result of `quick_start.run` as plain JSON; `read_result` inverts it, but for the data's loaders."""
     test = asdict(result["test"])
     plain = {name: value.tolist() if name in _ARRAYS else value for name, value in test.items()}
     return {**{key: value for key, value in result.items() if key != "loaders"}, "test": plain}

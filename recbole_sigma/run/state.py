@@ -29,7 +29,7 @@ _OF_THE_FILE = ("format", "format_version", "versions", "aliases", "sha256")
 
 
 class StoredRun:
-    """Mixin of `training.SigmaTrainer`: checkpoints of the best epoch, and the state of an unfinished run.
+    """Mixin of `trainer.RunTrainer`: checkpoints of the best epoch, and the state of an unfinished run.
 
     Attributes:
         run: where the state of an unfinished run is kept; None keeps none.
@@ -170,7 +170,7 @@ def pack(trainer: Any, epoch: int, place: dict[str, Any] | None = None) -> files
     With several processes this is collective: the generators of all of them are kept.
 
     Args:
-        trainer: a `training.SigmaTrainer`.
+        trainer: a `trainer.RunTrainer`.
         epoch: last epoch that is finished, -1 for none.
         place: where in the epoch after it the run is: ``batches`` taken, the sums of the ``losses`` of each
             process so far, ``seconds``; None at the end of an epoch.
@@ -264,7 +264,7 @@ def _restore_generators(saved: files.Checkpoint) -> None:
 def unpack(trainer: Any, saved: files.Checkpoint) -> None:
     """Put a packed run into a fresh trainer, all but the generators.
 
-    They are restored where training goes on (`training.SigmaTrainer`), since what happens until then draws
+    They are restored where training goes on (`trainer.RunTrainer`), since what happens until then draws
     from them.
     """
     files.load_weights(trainer.model, saved)

@@ -61,7 +61,7 @@ def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> f
     return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-class SigmaTrainer(StoredRun):
+class RunTrainer(StoredRun):
     """Mixin before a RecBole trainer class; `make_trainer` builds the pair.
 
     What it asks of the model stands in `models.contract`.
@@ -419,12 +419,12 @@ def _ignore(*args: Any, **kwargs: Any) -> None:
 
 @cache
 def make_trainer(trainer_class: type) -> type:
-    """`SigmaTrainer` on top of a RecBole trainer class."""
-    if issubclass(trainer_class, SigmaTrainer):
+    """`RunTrainer` on top of a RecBole trainer class."""
+    if issubclass(trainer_class, RunTrainer):
         return trainer_class
     if not issubclass(trainer_class, stock.Trainer):
         raise UserError(
             f"{trainer_class.__name__} does not train by epochs over tensors (decision trees): run it "
             "with RecBole itself"
         )
-    return type(f"Sigma{trainer_class.__name__}", (SigmaTrainer, trainer_class), {"__module__": __name__})
+    return type(f"Run{trainer_class.__name__}", (RunTrainer, trainer_class), {"__module__": __name__})

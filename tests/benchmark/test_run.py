@@ -126,7 +126,7 @@ def test_one_history_for_every_model_unless_asked(planted) -> None:
 def test_everything_is_checked_before_the_first_training(
     planted, models, words, sentence, monkeypatch
 ) -> None:
-    monkeypatch.setattr(quick_start, "run_sigma", None)
+    monkeypatch.setattr(quick_start, "run", None)
     with pytest.raises(UserError, match=sentence):
         bench(planted, models, arguments=words, policies="both")
     assert not Path("o").exists()
@@ -139,8 +139,8 @@ def test_finished_cells_are_kept_and_force_redoes_them(planted, monkeypatch) -> 
     first = bench(planted, ["Pop", "BPR"], seeds=(1, 2))
     assert labels(first, "done") == ["Pop, seed 1", "BPR, seed 1", "BPR, seed 2"]
     trained = []
-    real = quick_start.run_sigma
-    monkeypatch.setattr(quick_start, "run_sigma", lambda m, *a, **k: (trained.append(m), real(m, *a, **k))[1])
+    real = quick_start.run
+    monkeypatch.setattr(quick_start, "run", lambda m, *a, **k: (trained.append(m), real(m, *a, **k))[1])
     again = bench(planted, ["Pop", "BPR"], seeds=(1, 2))
     assert not trained and len(labels(again, "kept")) == 3
     assert [c["test_result"] for c in again["cells"]] == [c["test_result"] for c in first["cells"]]
@@ -152,19 +152,19 @@ def test_finished_cells_are_kept_and_force_redoes_them(planted, monkeypatch) -> 
 
 
 def test_a_failed_cell_is_recorded_and_tried_again(planted, monkeypatch) -> None:
-    real = quick_start.run_sigma
+    real = quick_start.run
 
     def sometimes(model, *args, **kwargs):
         if model == "Pop":
             raise RuntimeError("broken on purpose")
         return real(model, *args, **kwargs)
 
-    monkeypatch.setattr(quick_start, "run_sigma", sometimes)
+    monkeypatch.setattr(quick_start, "run", sometimes)
     record = bench(planted, ["Pop", "WindowItemKNN"], policies="both")
     assert len(labels(record, "failed")) == 2 and len(labels(record, "done")) == 2
     assert [f["error"] for f in record["failed"]] == ["broken on purpose"] * 2
     assert any("test_run.py" in place for place in record["failed"][0]["where"])
-    monkeypatch.setattr(quick_start, "run_sigma", real)
+    monkeypatch.setattr(quick_start, "run", real)
     record = bench(planted, ["Pop", "WindowItemKNN"], policies="both")
     assert not record["failed"] and len(record["cells"]) == 4
 
@@ -188,7 +188,7 @@ def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_ag
     assert [c["weights"]["shared"] for c in shared["cells"]] == [None, "decoding", "decoding"]
     assert top1["weights"]["trained_and_epoch_picked_with"] == {"decode_mode": None}
     for reused, mode in ((top1, "top1_prefix"), (head, "apf")):
-        alone = quick_start.run_sigma(
+        alone = quick_start.run(
             "SIGMA", "planted", config_dict={**planted, **values, "decode_mode": mode, "seed": 2020}
         )
         assert reused["test_result"] == dict(alone["test_result"])
@@ -203,7 +203,7 @@ def test_the_memory_joins_the_weights_of_the_row_without_it(planted, tiny) -> No
     assert len(list(Path("o/trainings").glob("*.json"))) == 2, "one per policy: its losses follow the filter"
     for cell in shared["cells"][1::2]:
         assert cell["row"]["name"] == "PackedSASRec+memory" and cell["weights"]["shared"] == "decoding"
-        alone = quick_start.run_sigma(
+        alone = quick_start.run(
             "PackedSASRec",
             "planted",
             config_dict={
@@ -233,7 +233,7 @@ def test_a_row_runs_again_from_its_own_settings(planted) -> None:
     text = path.read_text()
     assert text.startswith("# PackedSASRec") and "--config_files" in text
     assert planted["data_path"] not in text
-    again = quick_start.run_sigma(
+    again = quick_start.run(
         "PackedSASRec",
         "planted",
         config_file_list=[str(path)],
@@ -292,7 +292,7 @@ def wait_for(path: Path, text: str) -> None:
 
 def command(planted, monkeypatch, hang: bool) -> Callable[[], int]:
     """The benchmark of three models, which logs each training and may hang after BPR's."""
-    real = quick_start.run_sigma
+    real = quick_start.run
 
     def logged(model, *args, **kwargs):
         done = real(model, *args, **kwargs)
@@ -303,7 +303,7 @@ def command(planted, monkeypatch, hang: bool) -> Callable[[], int]:
         return done
 
     def work() -> int:
-        monkeypatch.setattr(quick_start, "run_sigma", logged)
+        monkeypatch.setattr(quick_start, "run", logged)
         return main(
             [
                 "benchmark",
@@ -342,16 +342,16 @@ def test_a_training_killed_between_epochs_goes_on_with_the_next_epoch(planted, s
     whole = bench(planted, ["PackedSASRec"], output="whole", values=small)["cells"][0]
 
     def die() -> int:
-        from recbole_sigma.run.trainer import SigmaTrainer
+        from recbole_sigma.run.trainer import RunTrainer
 
-        real = SigmaTrainer._train_epoch
+        real = RunTrainer._train_epoch
 
         def until_two(self, train_data, epoch_idx, *args, **kwargs):
             if epoch_idx == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(self, train_data, epoch_idx, *args, **kwargs)
 
-        SigmaTrainer._train_epoch = until_two
+        RunTrainer._train_epoch = until_two
         bench(planted, ["PackedSASRec"], values=small)
         return 0
 

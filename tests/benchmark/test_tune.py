@@ -38,12 +38,12 @@ def trials_of(path) -> list[dict]:
 
 
 def test_every_shipped_space_is_read_and_fits_its_model() -> None:
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
 
     for path in (properties_dir() / "tune").glob("*.yaml"):
         space = spaces.read_space(path)
         point = spaces.draw(space, np.random.default_rng(0))
-        config = SigmaConfig(path.stem, "ml-100k", config_dict=point)
+        config = RunConfig(path.stem, "ml-100k", config_dict=point)
         assert all(config[key] == value for key, value in point.items())
 
 

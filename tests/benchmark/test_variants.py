@@ -103,13 +103,13 @@ def test_values_may_stand_in_a_property_file(scratch: Path) -> None:
 
 
 def test_shipped_variants_are_complete_and_known() -> None:
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
     from recbole_sigma.settings.recipes import declared_keys
 
     for name, row in shipped().items():
         assert row.why and row.source, name
         assert registry.find_model(row.base) is not None, name
-        config = SigmaConfig(row.base, "ml-100k", config_dict=row.values)
-        base = SigmaConfig(row.base, "ml-100k")
+        config = RunConfig(row.base, "ml-100k", config_dict=row.values)
+        base = RunConfig(row.base, "ml-100k")
         assert any(config[key] != base[key] for key in row.values) or name == "SASRec-CE", name
     assert "why" not in declared_keys() and "base" not in declared_keys()

@@ -9,8 +9,8 @@ import pytest
 
 from recbole_sigma.benchmark import run_benchmark
 from recbole_sigma.commands.main import main
-from recbole_sigma.quick_start import run_sigma
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.quick_start import run
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.values import UserError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "your_model.md"
@@ -88,13 +88,13 @@ def test_files_that_hold_no_model(code, word, sentence, planted) -> None:
     if code is not None:
         Path("my.py").write_text(code)
     with pytest.raises(UserError, match=sentence):
-        run_sigma(word, "planted", config_dict=planted)
+        run(word, "planted", config_dict=planted)
 
 
 def test_only_a_command_may_name_a_file(planted, own_file: Path) -> None:
     Path("keys.yaml").write_text("model: own/my_model.py:RecentItems\n")
     own_file.write_text("raise SystemExit('the file was run')\n")
     with pytest.raises(UserError, match="unknown model"):
-        run_sigma(None, "planted", ["keys.yaml"], planted)
+        run(None, "planted", ["keys.yaml"], planted)
     with pytest.raises(UserError, match="unknown model"):
-        SigmaConfig(None, "planted", None, {**planted, "model": "own/my_model.py:RecentItems"})
+        RunConfig(None, "planted", None, {**planted, "model": "own/my_model.py:RecentItems"})

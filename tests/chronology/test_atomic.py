@@ -16,8 +16,8 @@ from dataset_adapters.atomic import cell
 from recbole_sigma.data.atomic import Format, load_frame, read_header
 from recbole_sigma.data.checks import line_problems
 from recbole_sigma.data.events import unit_of
-from recbole_sigma.quick_start import run_sigma
-from recbole_sigma.run.config import SigmaConfig as Config
+from recbole_sigma.quick_start import run
+from recbole_sigma.run.config import RunConfig as Config
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 
@@ -104,7 +104,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header() -> None:
 @pytest.mark.parametrize("encoding", ["utf-16", "base64", "nothing", "idna\0"])
 def test_an_encoding_that_cannot_be_read_is_refused(encoding: str, write_dataset) -> None:
     with pytest.raises(UserError, match="encoding"):
-        run_sigma("Pop", "small", config_dict={**write_dataset(EVENTS), "encoding": encoding})
+        run("Pop", "small", config_dict={**write_dataset(EVENTS), "encoding": encoding})
 
 
 @pytest.mark.parametrize("value", ["—", "1_000", "9" * 400, "inf", "0x10"])

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_sigma.data.events import Chronology, ExactTime, build_chronology, exact
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 
 
 def loaders(model: str, dataset: str, values: dict):
-    config = SigmaConfig(model, dataset, config_dict=values)
+    config = RunConfig(model, dataset, config_dict=values)
     return load_data(config, config.model_class)
 
 
@@ -61,7 +61,7 @@ def test_stock_recbole_has_the_rounded_targets(ml100k) -> None:
     """The reason for the module; when this fails, RecBole keeps exact time and `chronology` may go."""
     from recbole.data import create_dataset, data_preparation
 
-    config = SigmaConfig("BPR", "ml-100k")
+    config = RunConfig("BPR", "ml-100k")
     _, _, test = data_preparation(config, create_dataset(config))
     truth = last_items(ml100k, ml100k["timestamp"].to_numpy())
     assert sum(truth[u] != item for u, item in targets(test).items()) == 149

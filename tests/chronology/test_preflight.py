@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.quick_start import run
 from recbole_sigma.values import UserError
 
 EVENTS = [(u, f"i{k}", 10 * k) for u in "abcd" for k in range(6)]
@@ -15,7 +15,7 @@ EVENTS = [(u, f"i{k}", 10 * k) for u in "abcd" for k in range(6)]
 def test_missing_folder_names_the_nearest(write_dataset) -> None:
     values = write_dataset(EVENTS, "my-movies")
     with pytest.raises(UserError, match="my-movie does not exist; nearest: my-movies"):
-        run_sigma("BPR", "my-movie", config_dict=values)
+        run("BPR", "my-movie", config_dict=values)
 
 
 def test_missing_inter_file(write_dataset) -> None:
@@ -23,7 +23,7 @@ def test_missing_inter_file(write_dataset) -> None:
     path = Path(values["data_path"]) / "small" / "small.inter"
     path.rename(path.with_name("other.inter"))
     with pytest.raises(UserError, match=r"small.inter does not exist"):
-        run_sigma("BPR", "small", config_dict=values)
+        run("BPR", "small", config_dict=values)
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def test_missing_inter_file(write_dataset) -> None:
 def test_wrong_columns(header, sentence, write_dataset) -> None:
     values = write_dataset(EVENTS, header=header)
     with pytest.raises(UserError, match=sentence):
-        run_sigma("BPR", "small", config_dict=values)
+        run("BPR", "small", config_dict=values)
 
 
 def test_empty_file(write_dataset) -> None:
     with pytest.raises(UserError, match="holds no interaction"):
-        run_sigma("BPR", "small", config_dict=write_dataset([]))
+        run("BPR", "small", config_dict=write_dataset([]))
 
 
 def test_list_longer_than_the_catalogue(write_dataset) -> None:
     values = write_dataset(EVENTS) | {"topk": [1, 7], "valid_metric": "NDCG@7"}
     with pytest.raises(UserError, match=r"topk 7 is larger than the catalogue of small \(6 items\)"):
-        run_sigma("BPR", "small", config_dict=values)
+        run("BPR", "small", config_dict=values)
 
 
 def needs_text():
@@ -82,15 +82,15 @@ def test_item_text(item_file, more, sentence, write_dataset) -> None:
     if item_file:
         (Path(values["data_path"]) / "small" / "small.item").write_text(f"{item_file}\ni1\tone\n")
     with pytest.raises(UserError, match=sentence):
-        run_sigma(needs_text(), "small", config_dict=values)
+        run(needs_text(), "small", config_dict=values)
 
 
 def test_beam_smaller_than_the_list(write_dataset) -> None:
     with pytest.raises(UserError, match="decode_beam 1 is smaller than the longest list, topk 2"):
-        run_sigma("BPR", "small", config_dict=write_dataset(EVENTS) | {"decode_beam": 1})
+        run("BPR", "small", config_dict=write_dataset(EVENTS) | {"decode_beam": 1})
 
 
 def test_nothing_was_written(write_dataset, scratch: Path) -> None:
     with pytest.raises(UserError):
-        run_sigma("BPR", "small", config_dict=write_dataset(EVENTS) | {"topk": [9]})
+        run("BPR", "small", config_dict=write_dataset(EVENTS) | {"topk": [9]})
     assert not (scratch / "saved").exists()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_sigma.quick_start import run_sigma
-from recbole_sigma.run.config import SigmaConfig as Config
+from recbole_sigma.quick_start import run
+from recbole_sigma.run.config import RunConfig as Config
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 
@@ -80,22 +80,20 @@ def test_the_files_give_the_events_of_the_log(form: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("model", ["Pop", "BPR", "SASRec", "PackedSASRec", "WindowItemKNN"])
 def test_every_kind_of_model_runs_on_files_of_events(model: str, tmp_path: Path) -> None:
-    result = run_sigma(model, "small", config_dict=files(tmp_path / "d", "events"), saved=False)
+    result = run(model, "small", config_dict=files(tmp_path / "d", "events"), saved=False)
     assert len(result["test"].targets) == USERS
 
 
 def test_the_split_of_the_files_is_that_of_the_log(tmp_path: Path) -> None:
     """The same events, split by RecBole's leave-one-out or read from three files: the same places."""
     values = files(tmp_path / "d", "events")
-    split = run_sigma("WindowItemKNN", "small", config_dict=values, saved=False)
+    split = run("WindowItemKNN", "small", config_dict=values, saved=False)
     folder = tmp_path / "d" / "small"
     lines = [(folder / f"small.{name}.inter").read_text().splitlines() for name in ("train", "valid", "test")]
     (folder / "small.inter").write_text(
         "\n".join([lines[0][0], *(row for part in lines for row in part[1:])])
     )
-    whole = run_sigma(
-        "WindowItemKNN", "small", config_dict={**values, "benchmark_filename": None}, saved=False
-    )
+    whole = run("WindowItemKNN", "small", config_dict={**values, "benchmark_filename": None}, saved=False)
     assert split["test_result"] == whole["test_result"]
     assert np.array_equal(split["test"].places, whole["test"].places)
 

@@ -11,8 +11,8 @@ from recbole_sigma import quick_start
 from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models import registry
-from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.quick_start import evaluate_checkpoint, run
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.values import RankedItems
 
 MODELS = ["Pop", "BPR", "SASRec", "GRU4Rec", "BERT4Rec", *registry.available_models()]
@@ -33,7 +33,7 @@ def trained(request, planted, tiny, tmp_path_factory) -> dict[str, Any]:
         values["artifact_dir"] = str(folder / "artifacts")
     if request.param not in tiny:
         pytest.skip(f"no tiny settings for {request.param} in tests/conftest.py")
-    result = run_sigma(request.param, "planted", config_dict=values)
+    result = run(request.param, "planted", config_dict=values)
     config, model, dataset, train, valid, test = quick_start.load_data_and_model(result["checkpoint"])
     return {
         "name": request.param,
@@ -110,7 +110,7 @@ def test_a_saved_model_is_the_same_model(trained) -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers(trained) -> None:
-    again = run_sigma(trained["name"], "planted", config_dict=trained["values"], saved=False)
+    again = run(trained["name"], "planted", config_dict=trained["values"], saved=False)
     assert again["test_result"] == trained["result"]["test_result"]
     assert [h["train_loss"] for h in again["history"]] == [
         h["train_loss"] for h in trained["result"]["history"]
@@ -120,14 +120,14 @@ def test_the_same_seed_gives_the_same_numbers(trained) -> None:
 def test_another_seed_gives_other_weights(trained) -> None:
     if trained["name"] in ("Pop", "WindowItemKNN"):
         pytest.skip("nothing is drawn at random")
-    other = run_sigma(trained["name"], "planted", config_dict={**trained["values"], "seed": 7}, saved=False)
+    other = run(trained["name"], "planted", config_dict={**trained["values"], "seed": 7}, saved=False)
     assert [h["train_loss"] for h in other["history"]] != [
         h["train_loss"] for h in trained["result"]["history"]
     ]
 
 
 def test_the_config_is_the_one_asked_for(trained) -> None:
-    config = SigmaConfig(trained["name"], "planted", config_dict=trained["values"])
+    config = RunConfig(trained["name"], "planted", config_dict=trained["values"])
     stored = trained["config"].requested
     assert stored.keys() == config.requested.keys()
     differing = {key for key in stored if stored[key] != config.requested[key]}

@@ -13,8 +13,8 @@ from recbole_sigma.evaluation.collector import slot_flags
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.evaluation.metrics import DUPLICATE, EMPTY, INVALID, OK, SEEN
 from recbole_sigma.models.contract import Contract
-from recbole_sigma.quick_start import run_sigma
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.quick_start import run
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import RankedItems, UserError
 
@@ -66,7 +66,7 @@ def random_events(seed: int = 0, repeats: bool = True) -> list[tuple[str, str, i
 
 
 def judge_of(model_name, values, filter_seen=True, metrics=ALL_METRICS, seed=0, lists=False, ints=True):
-    config = SigmaConfig(
+    config = RunConfig(
         model_name,
         "small",
         config_dict={
@@ -301,14 +301,12 @@ def test_nothing_dense_besides_the_scores(write_dataset, monkeypatch) -> None:
 
 def test_sampled_evaluation_is_refused(write_dataset) -> None:
     with pytest.raises(UserError, match="ranks the full catalogue"):
-        run_sigma(
-            "BPR", "small", config_dict=write_dataset(random_events()) | {"eval_args": {"mode": "uni20"}}
-        )
+        run("BPR", "small", config_dict=write_dataset(random_events()) | {"eval_args": {"mode": "uni20"}})
 
 
 def test_log_header_and_result_carry_the_policy(write_dataset, scratch) -> None:
     values = write_dataset(random_events(9)) | {"epochs": 1, "filter_seen": False}
-    result = run_sigma("BPR", "small", config_dict=values, saved=False)
+    result = run("BPR", "small", config_dict=values, saved=False)
     assert result["protocol"]["filter_seen"] is False
     (log,) = (scratch / "log" / "BPR").glob("*.log")
     text = log.read_text()

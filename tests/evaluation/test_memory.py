@@ -7,8 +7,8 @@ import torch
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.decoding.votes import WEIGHTS, CollaborativeMemory, add_bonus
 from recbole_sigma.evaluation.judge import Judge
-from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.quick_start import evaluate_checkpoint, run
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from tests.models.conftest import planted_config, write_planted
 
@@ -32,7 +32,7 @@ def root(tmp_path):
 def test_every_model_can_have_the_memory(root, tmp_path, model):
     own = {"decode_beam": 24, "MAX_ITEM_LIST_LENGTH": 8} if model == "TIGER" else {}
     plain = settings(root, tmp_path, **own)
-    result = run_sigma(model, "planted", config_dict={**plain, "memory": "validation"})
+    result = run(model, "planted", config_dict={**plain, "memory": "validation"})
     assert result["memory_weight"] in WEIGHTS
     again = evaluate_checkpoint(result["checkpoint"])
     assert dict(again.metrics) == result["test_result"]
@@ -50,7 +50,7 @@ def test_the_chosen_weight_is_the_best_on_validation(root, tmp_path):
     values = settings(
         root, tmp_path, memory="validation", metrics=["NDCG"], topk=[10], valid_metric="NDCG@10"
     )
-    result = run_sigma("PackedSASRec", "planted", config_dict=values)
+    result = run("PackedSASRec", "planted", config_dict=values)
     found = {}
     for weight in WEIGHTS:
         again = evaluate_checkpoint(
@@ -61,12 +61,12 @@ def test_the_chosen_weight_is_the_best_on_validation(root, tmp_path):
 
 
 def test_fused_lists_are_sorted_sums_over_the_whole_catalogue(root, tmp_path):
-    config = SigmaConfig("PackedSASRec", "planted", None, settings(root, tmp_path))
+    config = RunConfig("PackedSASRec", "planted", None, settings(root, tmp_path))
     data = load_data(config, config.model_class)
     from recbole_sigma.quick_start import build_model
 
     model = build_model(config, config.model_class, data.train).eval()
-    judge = Judge(SigmaConfig("PackedSASRec", "planted", None, settings(root, tmp_path, memory="fixed")))
+    judge = Judge(RunConfig("PackedSASRec", "planted", None, settings(root, tmp_path, memory="fixed")))
     judged = judge.judge(model, data.valid)
     interaction, _, _, _ = next(iter(data.valid))
     histories = data.valid._dataset.chronology.before(interaction["user_id"], interaction["timestamp"])
@@ -87,7 +87,7 @@ def test_held_out_items_do_not_reach_the_memory(tmp_path):
     matrices = []
     for name, change in (("a", None), ("b", held_out), ("c", train)):
         write_planted(tmp_path / name / "planted", change=change)
-        config = SigmaConfig("Pop", "planted", None, settings(tmp_path / name, tmp_path))
+        config = RunConfig("Pop", "planted", None, settings(tmp_path / name, tmp_path))
         data = load_data(config, config.model_class)
         memory = CollaborativeMemory(config)
         memory.bonus(data.test._dataset, (torch.tensor([0]), torch.tensor([1])), 1)
@@ -101,7 +101,7 @@ def test_recommend_gives_the_lists_that_were_judged(root, tmp_path):
     from recbole_sigma.recommend.recommender import Recommender, Request
 
     values = settings(root, tmp_path, memory="fixed", memory_weight=2.0)
-    path = run_sigma("SIGMA", "planted", config_dict=values)["checkpoint"]
+    path = run("SIGMA", "planted", config_dict=values)["checkpoint"]
     judged = evaluate_checkpoint(path)
     _, _, dataset, _, _, test = load_data_and_model(path)
     users = dataset.id2token("user_id", test._dataset.inter_feat["user_id"].numpy())

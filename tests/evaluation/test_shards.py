@@ -14,7 +14,7 @@ from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.models.contract import Contract
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 
@@ -60,7 +60,7 @@ def events(users: int = 25) -> list[tuple[str, str, int]]:
 
 def judged(name, values, processes=1, **changes):
     merged = {**values, "metrics": METRICS, "topk": [1, 3, 7], "valid_metric": "NDCG@7", **changes}
-    config = SigmaConfig(name, "small", config_dict=merged)
+    config = RunConfig(name, "small", config_dict=merged)
     data = load_data(config, config.model_class)
     judge = Judge(config)
     judge.collector.data_collect(data.train)
@@ -150,8 +150,8 @@ def test_survival_is_the_mean_over_a_seeded_sample(write_dataset) -> None:
 def test_models_without_a_beam_are_refused(write_dataset) -> None:
     values = write_dataset(events())
     with pytest.raises(UserError, match="prefix_survival .* SASRec has no beam search: take it out"):
-        SigmaConfig("SASRec", "small", config_dict={**values, "metrics": ["NDCG", "prefix_survival"]})
-    config = SigmaConfig("TIGER", "small", config_dict={**values, "metrics": ["NDCG", "prefix_survival"]})
+        RunConfig("SASRec", "small", config_dict={**values, "metrics": ["NDCG", "prefix_survival"]})
+    config = RunConfig("TIGER", "small", config_dict={**values, "metrics": ["NDCG", "prefix_survival"]})
     data = load_data(config, config.model_class)
     with pytest.raises(UserError, match="Linear has no beam search"):
         Judge(config).judge(torch.nn.Linear(2, 2), data.test)

@@ -7,7 +7,7 @@ import pytest
 
 from recbole_sigma.grounding import ground as stage
 from recbole_sigma.preparation.items import prepare
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from tests.models.conftest import CYCLE, GROUPS, planted_config, write_planted
 
@@ -35,7 +35,7 @@ def prepared(tmp_path):
             "fusion_inputs": ["id", "text", "image"],
             **more,
         }
-        config = SigmaConfig("SIGMA", "planted", None, values)
+        config = RunConfig("SIGMA", "planted", None, values)
         train = load_data(config, config.model_class).train._dataset
         return prepare(train, config), train.train_events()
 

@@ -105,10 +105,10 @@ def shop(shop_root):
 def built(root: Path, files: Path | None = None, **changes):
     """(TaskSet, train dataset) of the shop in ``root``."""
     from recbole_sigma.instructions.samples import build_tasks
-    from recbole_sigma.run.config import SigmaConfig
+    from recbole_sigma.run.config import RunConfig
     from recbole_sigma.run.loaders import load_data
 
     values = shop_config(root, task_dir=str(files or root / "task_files"), **changes)
-    config = SigmaConfig("SIGMA", "shop", None, values)
+    config = RunConfig("SIGMA", "shop", None, values)
     train = load_data(config, config.model_class).train._dataset
     return build_tasks(train, config), train

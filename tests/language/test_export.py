@@ -12,7 +12,7 @@ from recbole_sigma.commands.main import main
 from recbole_sigma.language.loading import load_causal_model
 from recbole_sigma.language.vocabulary import pretrained_tokenizer
 from recbole_sigma.preparation import items as preparation
-from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.quick_start import run
 from recbole_sigma.values import UserError
 from tests.language.conftest import save_model, saved  # noqa: F401  a fixture
 from tests.models.conftest import planted_config, write_planted
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
                 "lora_rank": 3,
                 "MAX_ITEM_LIST_LENGTH": 6,
             }
-            made[shape] = run_sigma("SIGMA", "planted", config_dict=values)["checkpoint"], base
+            made[shape] = run("SIGMA", "planted", config_dict=values)["checkpoint"], base
         return made[shape]
 
     return get
@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_items_are_grounded(
     ):
         with pytest.raises(UserError, match=match):
             config = {**planted_config(tmp_path, tmp_path), **values}
-            run_sigma("SIGMA", "planted", config_dict=config)
+            run("SIGMA", "planted", config_dict=config)
 
 
 def test_the_hub_is_asked_once(monkeypatch, capsys):

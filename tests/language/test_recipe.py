@@ -3,7 +3,7 @@
 import torch
 
 from recbole_sigma.quick_start import build_model, build_trainer
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.settings.reading import load_yaml
 from recbole_sigma.settings.recipes import declared_keys, properties_dir, shipped_defaults
@@ -37,7 +37,7 @@ def test_it_trains_a_step_on_a_tiny_model(tmp_path, saved):  # noqa: F811
         "grounding_chunk": 4,
         "MAX_ITEM_LIST_LENGTH": 6,
     }
-    config = SigmaConfig("SIGMA", "planted", [str(RECIPE)], {**own, **tiny})
+    config = RunConfig("SIGMA", "planted", [str(RECIPE)], {**own, **tiny})
     data = load_data(config, config.model_class)
     model = build_model(config, config.model_class, data.train)
     assert model.prepared.report["views"].keys() == {"collaborative", "semantic", "taxonomy"}

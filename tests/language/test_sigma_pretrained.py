@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from recbole_sigma.quick_start import build_model, build_trainer, load_data_and_model, run_sigma
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.quick_start import build_model, build_trainer, load_data_and_model, run
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 from tests.language.conftest import save_model
@@ -34,7 +34,7 @@ def settings(root, tmp_path, folder, **more):
 
 def test_trains_stores_and_reloads(root, tmp_path, saved):
     folder = save_model(tmp_path / "base", "qwen3", hidden_size=64, num_hidden_layers=3)
-    result = run_sigma("SIGMA", "planted", config_dict=settings(root, tmp_path, folder))
+    result = run("SIGMA", "planted", config_dict=settings(root, tmp_path, folder))
     losses = [epoch["train_loss"] for epoch in result["history"]]
     assert sum(losses[-1]) < sum(losses[0])
     base = os.path.getsize(os.path.join(folder, "model.safetensors"))
@@ -56,7 +56,7 @@ def test_trains_stores_and_reloads(root, tmp_path, saved):
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
 def test_other_shapes_decode_like_a_full_pass(root, tmp_path, saved, shape):
-    config = SigmaConfig("SIGMA", "planted", None, settings(root, tmp_path, saved(shape), decode_beam=0))
+    config = RunConfig("SIGMA", "planted", None, settings(root, tmp_path, saved(shape), decode_beam=0))
     data = load_data(config, config.model_class)
     torch.manual_seed(0)
     model = build_model(config, config.model_class, data.train).eval()
@@ -77,7 +77,7 @@ def test_other_shapes_decode_like_a_full_pass(root, tmp_path, saved, shape):
 def test_two_kinds_of_model_that_fail_before_training(root, tmp_path, saved):
     for shape, match in (("bert", "not a causal language model"), ("t5", "encoder-decoder")):
         with pytest.raises(UserError, match=match):
-            run_sigma("SIGMA", "planted", config_dict=settings(root, tmp_path, saved(shape)))
+            run("SIGMA", "planted", config_dict=settings(root, tmp_path, saved(shape)))
 
 
 def test_accumulating_4_times_8_rows_is_a_batch_of_32(tmp_path, saved):
@@ -98,7 +98,7 @@ def test_accumulating_4_times_8_rows_is_a_batch_of_32(tmp_path, saved):
         }
         values |= {"train_schedule": "constant", "train_batch_size": 32, "train_accumulation": pieces}
         values |= {"lora_dropout": 0.0, "task_labels_per_row": 0}
-        config = SigmaConfig("SIGMA", "planted", None, values)
+        config = RunConfig("SIGMA", "planted", None, values)
         data = load_data(config, config.model_class)
         trainer = build_trainer(config, build_model(config, config.model_class, data.train))
         trainer._train_data = data.train

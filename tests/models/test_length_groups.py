@@ -6,7 +6,7 @@ from recbole_sigma.models import packed_sasrec
 from recbole_sigma.models.packed import SMALLEST_GROUP, length_groups
 from recbole_sigma.models.sigma import model as sigma
 from recbole_sigma.quick_start import build_model
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from tests.models.conftest import planted_config, write_planted
 
@@ -35,7 +35,7 @@ def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch,
     (tmp_path / "data/planted/planted.inter").write_text("\n".join(kept) + "\n")
     change = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0} if model == "PackedSASRec" else {}
     settings = {**planted_config(tmp_path / "data", tmp_path), **change, "train_batch_size": 64}
-    config = SigmaConfig(model, "planted", None, {**settings, "filter_seen": True})
+    config = RunConfig(model, "planted", None, {**settings, "filter_seen": True})
     data = load_data(config, config.model_class)
     network = build_model(config, config.model_class, data.train)
     batch = next(iter(data.train))

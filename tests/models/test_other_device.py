@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recbole_sigma.quick_start import build_trainer
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from tests.elsewhere import DEVICE, Elsewhere, pretend
 from tests.language.conftest import save_model
@@ -59,7 +59,7 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
         "filter_seen": True,
         **changes,
     }
-    config = SigmaConfig("SIGMA", "planted", None, settings)
+    config = RunConfig("SIGMA", "planted", None, settings)
     data = load_data(config, config.model_class)
     torch.manual_seed(0)
     model = config.model_class(config, data.train._dataset)
@@ -108,7 +108,7 @@ def test_an_epoch_and_its_evaluation_elsewhere(root, tmp_path, name):
     }
     if name == "TIGER":
         settings |= {"tiger_layers": 1, "tiger_decoder_layers": 1, "tiger_d_model": 16, "tiger_d_ff": 16}
-    config = SigmaConfig(name, "planted", None, settings)
+    config = RunConfig(name, "planted", None, settings)
     data = load_data(config, config.model_class)
     torch.manual_seed(0)
     model = config.model_class(config, data.train._dataset)

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from recbole_sigma import quick_start
-from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.quick_start import run
 from recbole_sigma.run import loaders
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 
 
 def build(planted, **values):
-    config = SigmaConfig("PackedSASRec", "planted", config_dict={**planted, **values})
+    config = RunConfig("PackedSASRec", "planted", config_dict={**planted, **values})
     data = loaders.load_data(config, config.model_class)
     return quick_start.build_model(config, config.model_class, data.train).eval(), data
 
@@ -99,7 +99,7 @@ def test_it_learns_a_certain_next_item(planted) -> None:
         "learning_rate": 0.01,
         "stopping_step": 40,
     }
-    result = run_sigma("PackedSASRec", "planted", config_dict=values, saved=False)
+    result = run("PackedSASRec", "planted", config_dict=values, saved=False)
     assert result["test_result"]["hit@1"] >= 0.95
 
 

@@ -11,8 +11,8 @@ from recbole_sigma.decoding.fusion import MODES
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.models.sigma.trunk import Branches, Histories
 from recbole_sigma.preparation.items import Prepared
-from recbole_sigma.quick_start import build_model, load_data_and_model, run_sigma
-from recbole_sigma.run.config import SigmaConfig, rebuild_config
+from recbole_sigma.quick_start import build_model, load_data_and_model, run
+from recbole_sigma.run.config import RunConfig, rebuild_config
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 from tests.models.conftest import planted_config, write_planted
@@ -22,7 +22,7 @@ PAPER = {"sigma_objective": "paper"}
 
 
 def build(settings, **changes):
-    config = SigmaConfig("SIGMA", "planted", None, {**settings, **changes})
+    config = RunConfig("SIGMA", "planted", None, {**settings, **changes})
     data = load_data(config, config.model_class)
     torch.manual_seed(0)
     return config, data, build_model(config, config.model_class, data.train)
@@ -33,7 +33,7 @@ def one_batch(loader):
 
 
 def test_planted_cycle_is_learned(planted_settings):
-    result = run_sigma("SIGMA", "planted", config_dict=planted_settings)
+    result = run("SIGMA", "planted", config_dict=planted_settings)
     assert result["test_result"]["hit@1"] >= 0.95
     assert result["seconds"]["cpu"] < 60
 
@@ -207,7 +207,7 @@ def test_every_prefix_length_learns_the_cycle(planted_settings, length, objectiv
     change = {"tokenizer_prefix_length": length, "sigma_objective": objective, "fusion_id_residual": True}
     if length == "all":  # pure semantic IDs cannot tell colliding items of the history apart
         change["tokenizer_codebook_size"] = 12
-    result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, **change}, saved=False)
+    result = run("SIGMA", "planted", config_dict={**planted_settings, **change}, saved=False)
     assert result["test_result"]["hit@1"] >= (0.7 if length == "all" else 0.85)
 
 
@@ -247,11 +247,11 @@ def test_history_settles_what_the_user_left_open(planted_settings, caplog):
 
 def test_same_seed_same_metrics_other_seed_others(planted_settings, tmp_path):
     short = {**planted_settings, "epochs": 2, "learning_rate": 0.002}
-    first = run_sigma("SIGMA", "planted", config_dict=short, saved=False)
-    again = run_sigma(
+    first = run("SIGMA", "planted", config_dict=short, saved=False)
+    again = run(
         "SIGMA", "planted", config_dict={**short, "artifact_dir": str(tmp_path / "fresh")}, saved=False
     )
-    other = run_sigma("SIGMA", "planted", config_dict={**short, "seed": 8}, saved=False)
+    other = run("SIGMA", "planted", config_dict={**short, "seed": 8}, saved=False)
     assert first["test_result"] == again["test_result"]
     assert first["history"][-1]["train_loss"] == again["history"][-1]["train_loss"]
     assert first["history"][-1]["train_loss"] != other["history"][-1]["train_loss"]
@@ -324,7 +324,7 @@ def test_artifacts_are_reused_and_damage_is_refused(planted_settings, tmp_path):
 def test_a_checkpoint_carries_its_preparation_and_refuses_another_catalogue(
     planted_settings, planted_root, tmp_path
 ):
-    result = run_sigma("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1})
+    result = run("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1})
     moved = tmp_path / "elsewhere"
     _, model, _, _, _, test = load_data_and_model(result["checkpoint"], {"artifact_dir": str(moved)})
     assert not moved.exists()
@@ -363,9 +363,7 @@ def test_ablations_by_one_key_train(planted_settings):
         {**PAPER, "sigma_id_weight": 0.0},
         {**PAPER, "sigma_mask_seen": True, "filter_seen": True},
     ):
-        result = run_sigma(
-            "SIGMA", "planted", config_dict={**planted_settings, "epochs": 1, **change}, saved=False
-        )
+        result = run("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1, **change}, saved=False)
         assert np.isfinite(result["best_valid_score"]), change
 
 

@@ -9,8 +9,8 @@ import torch
 from recbole_sigma.decoding.exact import score_items
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models.tiger import PrefixPacker
-from recbole_sigma.quick_start import build_model, evaluate_checkpoint, run_sigma
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.quick_start import build_model, evaluate_checkpoint, run
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.settings.reading import load_yaml
 from recbole_sigma.settings.recipes import properties_dir, shipped_defaults
@@ -33,7 +33,7 @@ def tiger_settings(planted_settings):
 
 
 def build(settings, **changes):
-    config = SigmaConfig("TIGER", "planted", None, {**settings, **changes})
+    config = RunConfig("TIGER", "planted", None, {**settings, **changes})
     data = load_data(config, config.model_class)
     return config, data, build_model(config, config.model_class, data.train).eval()
 
@@ -44,7 +44,7 @@ def one_batch(loader):
 
 @pytest.mark.slow
 def test_planted_cycle_is_learned(tiger_settings):
-    result = run_sigma("TIGER", "planted", config_dict={**tiger_settings, "epochs": 30, "eval_step": 30})
+    result = run("TIGER", "planted", config_dict={**tiger_settings, "epochs": 30, "eval_step": 30})
     assert result["test_result"]["hit@1"] >= 0.9
 
 
@@ -175,7 +175,7 @@ def test_codes_can_come_from_a_file(tiger_settings, tmp_path):
 
 
 def test_a_reloaded_checkpoint_gives_the_same_lists(tiger_settings, tmp_path):
-    result = run_sigma("TIGER", "planted", config_dict={**tiger_settings, "epochs": 2, "eval_step": 1})
+    result = run("TIGER", "planted", config_dict={**tiger_settings, "epochs": 2, "eval_step": 1})
     for file in (tmp_path / "artifacts").glob("*"):
         file.unlink()  # the codes must come from the checkpoint
     again = evaluate_checkpoint(result["checkpoint"])
@@ -186,8 +186,7 @@ def test_a_reloaded_checkpoint_gives_the_same_lists(tiger_settings, tmp_path):
 
 def test_same_seed_same_bits(tiger_settings):
     results = [
-        run_sigma("TIGER", "planted", config_dict={**tiger_settings, "epochs": 2, "eval_step": 1})
-        for _ in range(2)
+        run("TIGER", "planted", config_dict={**tiger_settings, "epochs": 2, "eval_step": 1}) for _ in range(2)
     ]
     assert results[0]["history"][1]["train_loss"] == results[1]["history"][1]["train_loss"]
     assert np.array_equal(results[0]["test"].places, results[1]["test"].places)
@@ -235,7 +234,7 @@ def test_recipes_name_known_keys_only_and_resolve(name, tiger_settings):
     own = {
         key: tiger_settings[key] for key in ("data_path", "load_col", "text_fields", "topk", "valid_metric")
     }
-    config = SigmaConfig("TIGER", "planted", [str(path)], own)
+    config = RunConfig("TIGER", "planted", [str(path)], own)
     declared = shipped_defaults(("TIGER",)).keys()
     assert load_yaml(path).keys() <= declared
     assert config["tiger_heads"] * config["tiger_d_kv"] == 384

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recbole_sigma.grounding.cooccurrence import window_similarity
-from recbole_sigma.quick_start import load_data_and_model, run_sigma
+from recbole_sigma.quick_start import load_data_and_model, run
 
 
 def brute(users, items, n_items, window, shrink, forward=0.5):
@@ -41,7 +41,7 @@ def test_votes_flow_forwards_by_their_share(forward) -> None:
 @pytest.mark.parametrize("forward", [0.5, 0.8])
 def test_scores_are_recency_weighted_sums(planted, forward) -> None:
     change = {"knn_last": 3, "knn_decay": 0.5, "knn_forward": forward}
-    result = run_sigma("WindowItemKNN", "planted", config_dict={**planted, **change})
+    result = run("WindowItemKNN", "planted", config_dict={**planted, **change})
     _, model, dataset, _, _, test = load_data_and_model(result["checkpoint"])
     interaction, *_ = next(iter(test))
     scores = model.full_sort_predict(interaction)
@@ -56,7 +56,7 @@ def test_scores_are_recency_weighted_sums(planted, forward) -> None:
 
 
 def test_held_out_events_do_not_count(planted) -> None:
-    result = run_sigma("WindowItemKNN", "planted", config_dict=planted)
+    result = run("WindowItemKNN", "planted", config_dict=planted)
     _, model, dataset, train, _, _ = load_data_and_model(result["checkpoint"])
     events = train._dataset.train_events()
     assert len(events) == len(dataset.chronology) - 2 * (dataset.user_num - 1)
@@ -67,7 +67,7 @@ def test_held_out_events_do_not_count(planted) -> None:
 
 def test_the_known_number_on_ml100k() -> None:
     """.2248 / .1180, measured independently in another code base."""
-    result = run_sigma(
+    result = run(
         "WindowItemKNN", "ml-100k", config_dict={"show_progress": False, "state": "ERROR"}, saved=False
     )
     assert result["test_result"]["hit@10"] == pytest.approx(0.2248, abs=1e-4)

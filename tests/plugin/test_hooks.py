@@ -64,10 +64,10 @@ def test_get_trainer_asks_the_trainer_module() -> None:
     import recbole.trainer as module
     from recbole.utils import ModelType, get_trainer
 
-    from recbole_sigma.run.trainer import SigmaTrainer
+    from recbole_sigma.run.trainer import RunTrainer
 
     for name in registry.available_models():
-        assert issubclass(get_trainer(ModelType.SEQUENTIAL, name), SigmaTrainer)
+        assert issubclass(get_trainer(ModelType.SEQUENTIAL, name), RunTrainer)
     assert get_trainer(ModelType.GENERAL, "BPR") is module.Trainer
     assert get_trainer(ModelType.TRADITIONAL, "Pop") is module.TraditionalTrainer
 
@@ -240,7 +240,13 @@ def test_hooks_also_work_on_modules_imported_before_us() -> None:
         "recbole.quick_start.load_data_and_model.__module__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["SigmaTrainer", "recbole_sigma.plugin"], done.stderr
+    assert done.stdout.split() == ["RunTrainer", "recbole_sigma.plugin"], done.stderr
+
+
+def test_the_names_of_the_first_version_are_still_there() -> None:
+    from recbole_sigma import quick_start
+
+    assert quick_start.run_sigma is quick_start.run and quick_start.SigmaConfig is quick_start.RunConfig
 
 
 def test_unknown_names_are_none_not_an_import_error() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.preparation import items as preparation
-from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.quick_start import run
 from recbole_sigma.run import checkpoint
 from recbole_sigma.run import trainer as training
 
@@ -25,7 +25,7 @@ from recbole_sigma.run import trainer as training
 POINTS: dict[str, tuple[Any, str]] = {
     "grounding": (preparation, "ground"),
     "quantizer": (preparation, "tokenize"),
-    "step": (training.SigmaTrainer, "_check_finite"),
+    "step": (training.RunTrainer, "_check_finite"),
     "evaluation": (Judge, "rank"),
     "inside a write": (os, "fsync"),
     "before a rename": (os, "replace"),
@@ -116,7 +116,7 @@ def in_process(imported: None, tmp_path: Path) -> Iterator[Callable[..., dict[st
                 sys.stderr = (home / "stderr").open("a", encoding="utf-8")
                 if point is not None:
                     die_at(*point)
-                found = outcome(run_sigma(model, "planted", config_dict=values))
+                found = outcome(run(model, "planted", config_dict=values))
                 report.write_text(json.dumps(found))
             except BaseException:
                 traceback.print_exc()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from recbole_sigma.commands.main import main
-from recbole_sigma.run.trainer import SigmaTrainer
+from recbole_sigma.run.trainer import RunTrainer
 from tests.conftest import write_planted
 
 COLUMNS = "--load_col={inter: [user_id, item_id, timestamp], item: [item_id, title, genre]}"
@@ -82,7 +82,7 @@ def test_a_full_disk_for_real(scratch: Path) -> None:
 def test_ctrl_c_in_the_middle(scratch: Path) -> None:
     def act() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us without it
-        real, calls = SigmaTrainer._check_finite, [0]
+        real, calls = RunTrainer._check_finite, [0]
 
         def interrupt(self, *args):
             calls[0] += 1
@@ -90,7 +90,7 @@ def test_ctrl_c_in_the_middle(scratch: Path) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
             return real(self, *args)
 
-        SigmaTrainer._check_finite = interrupt
+        RunTrainer._check_finite = interrupt
         return main([*GOOD, "--train_batch_size=32"])
 
     code, err = in_child(act, scratch)
@@ -166,10 +166,10 @@ def test_a_fault_of_the_program_shows_places_not_values(scratch: Path, monkeypat
     def broken(self, loss, epoch, batch):
         raise RuntimeError(f"broken on purpose in batch {batch}")
 
-    monkeypatch.setattr(SigmaTrainer, "_check_finite", broken)
+    monkeypatch.setattr(RunTrainer, "_check_finite", broken)
     assert main(GOOD) == 1
     err = capsys.readouterr().err
     assert "error: RuntimeError: broken on purpose in batch 0 (a fault of this program" in err
     logs = "".join(path.read_text() for path in (scratch / "log").rglob("*.log"))
-    assert "training.py" in logs
+    assert "trainer.py" in logs
     assert not re.search(r"\bu\d+\b", err)  # the dataset's user names

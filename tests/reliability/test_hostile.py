@@ -13,7 +13,7 @@ import pytest
 
 from recbole_sigma.commands.failures import fail
 from recbole_sigma.commands.main import main
-from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
+from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.values import UserError
 from tests.conftest import write_planted
 
@@ -90,9 +90,7 @@ def checkpoint(name: str, sentence: str, damage: Callable[[bytes], bytes]) -> No
             "show_progress": False,
             "epochs": 1,
         }
-        result = run_sigma(
-            "Pop", "planted", config_dict={**values, "state": "ERROR", "checkpoint_dir": "good"}
-        )
+        result = run("Pop", "planted", config_dict={**values, "state": "ERROR", "checkpoint_dir": "good"})
         content = Path(result["checkpoint"]).read_bytes()
         (folder / "bad.safetensors").write_bytes(damage(content))
         return lambda: evaluate_checkpoint("bad.safetensors")

@@ -15,7 +15,7 @@ import recbole
 import torch
 
 from recbole_sigma.models import registry, stock
-from recbole_sigma.quick_start import evaluate_checkpoint, load_data_and_model, run_sigma
+from recbole_sigma.quick_start import evaluate_checkpoint, load_data_and_model, run
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import rebuild_config
 from recbole_sigma.values import UserError
@@ -121,7 +121,7 @@ def test_our_runner_never_gets_there(planted, monkeypatch: pytest.MonkeyPatch) -
         elif not owner:
             monkeypatch.setattr(module, call, trap, raising=False)
     for model in ("BPR", "PackedSASRec"):
-        result = run_sigma(model, "planted", config_dict={**planted, "epochs": 1})
+        result = run(model, "planted", config_dict={**planted, "epochs": 1})
         assert evaluate_checkpoint(result["checkpoint"]).metrics == result["test_result"]
 
 
@@ -154,7 +154,7 @@ CODE = "__import__('pathlib').Path('OWNED').touch() or print"
 
 def test_a_setting_is_not_evaluated(planted) -> None:
     with pytest.raises(UserError, match="teacher must be one of"):
-        run_sigma("KD_DAGFM", "planted", config_dict={**planted, "teacher": CODE})
+        run("KD_DAGFM", "planted", config_dict={**planted, "teacher": CODE})
     with pytest.raises(ValueError, match="is not one of"):
         importlib.import_module(stock.EVALUATES).eval(CODE)
     assert not Path("OWNED").exists()

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from recbole_sigma.machine.files import ArtifactStore, checked_json, reading
-from recbole_sigma.quick_start import load_data_and_model, run_sigma
+from recbole_sigma.quick_start import load_data_and_model, run
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import packing
-from recbole_sigma.run.trainer import SigmaTrainer
+from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.values import UserError
 
 bounded = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -59,7 +59,7 @@ def trained(planted, tiny, tmp_path_factory) -> tuple[dict[str, Any], files.Chec
         **planted, **tiny["PackedSASRec"], "epochs": 2, "checkpoint_dir": str(folder), "log_dir": str(folder),
         "checkpoint_steps": 1,
     }  # fmt: skip
-    real = SigmaTrainer._check_finite
+    real = RunTrainer._check_finite
 
     def stop(self: Any, loss: Any, epoch: int, batch: int) -> None:
         if epoch == 1 and batch == 1:
@@ -67,9 +67,9 @@ def trained(planted, tiny, tmp_path_factory) -> tuple[dict[str, Any], files.Chec
         real(self, loss, epoch, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SigmaTrainer, "_check_finite", stop)
+        patch.setattr(RunTrainer, "_check_finite", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_sigma("PackedSASRec", "planted", config_dict=values)
+            run("PackedSASRec", "planted", config_dict=values)
     gc.collect()  # the interrupted run holds a lock
     (state,) = folder.glob("runs/*/last.safetensors")
     (best,) = folder.glob("*.safetensors")
@@ -102,7 +102,7 @@ def test_any_value_in_the_header_of_a_stored_state(data: st.DataObject, trained)
     saved = files.read(state)
     files.write(state, files.Checkpoint(damaged(plain(saved), data), saved.tensors))
     try:
-        run_sigma("PackedSASRec", "planted", config_dict={**values, "resume": True, "epochs": 2})
+        run("PackedSASRec", "planted", config_dict={**values, "resume": True, "epochs": 2})
     except UserError as error:
         assert "\n  File" not in str(error)
     finally:
@@ -134,7 +134,7 @@ def test_moments_of_another_shape_are_noticed_before_the_first_step(trained) -> 
     name = next(key for key in saved.tensors if key.endswith("exp_avg"))
     files.write(state, files.Checkpoint(plain(saved), {**saved.tensors, name: torch.zeros(3, 3, 3)}))
     with pytest.raises(UserError, match=r"last.safetensors is damaged .*exp_avg"):
-        run_sigma("PackedSASRec", "planted", config_dict={**values, "resume": True})
+        run("PackedSASRec", "planted", config_dict={**values, "resume": True})
     state.write_bytes(before)
 
 

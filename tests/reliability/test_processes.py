@@ -20,10 +20,10 @@ import torch
 from recbole_sigma import quick_start
 from recbole_sigma.data.shares import epoch_batches, epoch_length
 from recbole_sigma.machine import processes as distributed
-from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
+from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run import checkpoint, launch, loaders
-from recbole_sigma.run.config import SigmaConfig
-from recbole_sigma.run.trainer import SigmaTrainer
+from recbole_sigma.run.config import RunConfig
+from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.values import UserError
 from tests.reliability.conftest import free_port, outcome
 
@@ -75,7 +75,7 @@ def ranks(imported, tmp_path: Path) -> Callable[..., list[Any]]:
 
 
 def loader_of(planted, tiny, model="BPR", **values):
-    config = SigmaConfig(model, "planted", config_dict={**planted, **tiny[model], **values})
+    config = RunConfig(model, "planted", config_dict={**planted, **tiny[model], **values})
     return loaders.load_data(config, config.model_class).train
 
 
@@ -125,12 +125,12 @@ def test_two_processes_take_the_steps_of_one(planted, tiny, ranks, scratch: Path
         "attn_dropout_prob": 0.0,
     }
 
-    def run() -> Any:
-        result = run_sigma("PackedSASRec", "planted", config_dict={**values, "checkpoint_dir": "two"})
+    def work() -> Any:
+        result = run("PackedSASRec", "planted", config_dict={**values, "checkpoint_dir": "two"})
         return [result["checkpoint"], result["test_result"], result["history"][-1]["train_loss"]]
 
-    (first, metrics, losses), (_, other, _) = ranks(run)
-    alone = run_sigma("PackedSASRec", "planted", config_dict={**values, "checkpoint_dir": "one"})
+    (first, metrics, losses), (_, other, _) = ranks(work)
+    alone = run("PackedSASRec", "planted", config_dict={**values, "checkpoint_dir": "one"})
     assert metrics == other  # every process knows the result
     weights = checkpoint.read(first).group("model")
     for name, value in checkpoint.read(alone["checkpoint"]).group("model").items():
@@ -163,7 +163,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(model, tiny, write_dataset
     }
 
     def gradient() -> Any:
-        config = SigmaConfig(model, "small", config_dict=values)
+        config = RunConfig(model, "small", config_dict=values)
         distributed.join(config["device"])
         data = loaders.load_data(config, config.model_class)
         trainer = quick_start.build_trainer(
@@ -195,11 +195,11 @@ def test_metrics_of_two_processes_are_those_of_one(model, planted, tiny, ranks, 
     """60 users on 2 processes; SIGMA's items are prepared by one of them."""
     values = {**planted, **tiny[model], "eval_batch_size": 7}
 
-    def run() -> Any:
-        result = run_sigma(model, "planted", config_dict=values)
+    def work() -> Any:
+        result = run(model, "planted", config_dict=values)
         return [result["checkpoint"], result["test_result"], result["test"].places.tolist()]
 
-    (path, metrics, places), other = ranks(run)
+    (path, metrics, places), other = ranks(work)
     assert other[1:] == [metrics, places] and len(places) == 60
     found = evaluate_checkpoint(path)
     assert dict(found.metrics) == metrics and found.places.tolist() == places
@@ -210,12 +210,12 @@ def test_metrics_of_two_processes_are_those_of_one(model, planted, tiny, ranks, 
 def test_two_processes_resume_exactly(planted, tiny, ranks, scratch: Path) -> None:
     values = {**planted, **tiny["BPR"], "epochs": 3, "checkpoint_steps": 2}
 
-    def run(**more: Any) -> Any:
-        result = run_sigma("BPR", "planted", config_dict={**values, **more})
+    def work(**more: Any) -> Any:
+        result = run("BPR", "planted", config_dict={**values, **more})
         return outcome(result) if os.environ["RANK"] == "0" else None
 
     def cut() -> Any:
-        real, count = SigmaTrainer._check_finite, [0]
+        real, count = RunTrainer._check_finite, [0]
 
         def stop(self, *args):
             count[0] += 1
@@ -223,18 +223,18 @@ def test_two_processes_resume_exactly(planted, tiny, ranks, scratch: Path) -> No
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(self, *args)
 
-        SigmaTrainer._check_finite = stop
-        return run()
+        RunTrainer._check_finite = stop
+        return work()
 
-    whole = ranks(lambda: run(checkpoint_dir="whole"))
+    whole = ranks(lambda: work(checkpoint_dir="whole"))
     assert signal.SIGKILL in ranks(cut)
-    assert ranks(lambda: run(resume=True)) == whole
+    assert ranks(lambda: work(resume=True)) == whole
 
 
 def test_a_process_that_dies_ends_the_others(planted, tiny, ranks) -> None:
-    def run() -> Any:
+    def work() -> Any:
         if os.environ["RANK"] == "1":
-            real, count = SigmaTrainer._check_finite, [0]
+            real, count = RunTrainer._check_finite, [0]
 
             def stop(self, *args):
                 count[0] += 1
@@ -242,11 +242,11 @@ def test_a_process_that_dies_ends_the_others(planted, tiny, ranks) -> None:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return real(self, *args)
 
-            SigmaTrainer._check_finite = stop
-        return run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"]})["test_result"]
+            RunTrainer._check_finite = stop
+        return run("BPR", "planted", config_dict={**planted, **tiny["BPR"]})["test_result"]
 
     started = time.monotonic()
-    first, second = ranks(run)
+    first, second = ranks(work)
     assert second == signal.SIGKILL and "error" in first and time.monotonic() - started < 60
 
 
@@ -258,7 +258,7 @@ def test_two_runs_of_one_command_at_once(planted, tiny, imported, scratch: Path)
         child = os.fork()
         if child == 0:
             try:
-                found = outcome(run_sigma("SIGMA", "planted", config_dict=values))
+                found = outcome(run("SIGMA", "planted", config_dict=values))
                 (scratch / f"outcome{number}").write_text(json.dumps(found))
                 os._exit(0)
             except BaseException:
@@ -271,7 +271,7 @@ def test_two_runs_of_one_command_at_once(planted, tiny, imported, scratch: Path)
     assert len(list((scratch / "saved").glob("*.safetensors"))) == 2  # each has its own checkpoint
     assert len(list((scratch / "saved" / "runs").iterdir())) == 2  # and its own state
     assert list(scratch.rglob("*.tmp")) == []
-    again = outcome(run_sigma("SIGMA", "planted", config_dict=values))  # from what the two stored
+    again = outcome(run("SIGMA", "planted", config_dict=values))  # from what the two stored
     assert again == json.loads(first)
 
 
@@ -331,7 +331,7 @@ def test_numbers_that_do_not_fit(values, sentence) -> None:
 def test_an_incomplete_environment(monkeypatch, planted) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"):
-        SigmaConfig("BPR", "planted", config_dict=planted)
+        RunConfig("BPR", "planted", config_dict=planted)
 
 
 def test_loops_of_recboles_own_stay_in_one_process(planted, monkeypatch) -> None:
@@ -342,7 +342,7 @@ def test_loops_of_recboles_own_stay_in_one_process(planted, monkeypatch) -> None
     config = SimpleNamespace()
     with pytest.raises(UserError, match="runs in one process"):
         del config
-        values = SigmaConfig("RecVAE", "planted", config_dict=planted)
+        values = RunConfig("RecVAE", "planted", config_dict=planted)
         monkeypatch.setattr(quick_start.distributed, "current", lambda: World())
         data = loaders.load_data(values, values.model_class)
         model = quick_start.build_model(values, values.model_class, data.train)
@@ -351,7 +351,7 @@ def test_loops_of_recboles_own_stay_in_one_process(planted, monkeypatch) -> None
 
 
 def test_a_result_travels_as_json(planted, tiny) -> None:
-    result = run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"], "epochs": 1})
+    result = run("BPR", "planted", config_dict={**planted, **tiny["BPR"], "epochs": 1})
     again = launch.read_result(json.loads(json.dumps(launch.write_result(result))))
     assert again.keys() == result.keys() - {"loaders"}
     for key in again.keys() - {"test"}:

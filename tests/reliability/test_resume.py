@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.quick_start import run
 from recbole_sigma.run import checkpoint, loaders
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.folder import RunFolder, run_id
-from recbole_sigma.run.trainer import SigmaTrainer
+from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.values import UserError
 
 EPOCHS = {"epochs": 3, "eval_step": 1, "checkpoint_steps": 2}
@@ -114,7 +114,7 @@ def reached(home: Path) -> str:
 
 def cut_after(monkeypatch, steps: int) -> None:
     """Make training stop with Ctrl-C at a step."""
-    real = SigmaTrainer._check_finite
+    real = RunTrainer._check_finite
     done = 0
 
     def count(self, *args):
@@ -124,37 +124,37 @@ def cut_after(monkeypatch, steps: int) -> None:
             raise KeyboardInterrupt
         return real(self, *args)
 
-    monkeypatch.setattr(SigmaTrainer, "_check_finite", count)
+    monkeypatch.setattr(RunTrainer, "_check_finite", count)
 
 
 def test_the_position_inside_an_epoch_is_used(planted, tiny, monkeypatch) -> None:
     """The continued run trains the rest of the epoch, not the epoch again."""
     values = settings(planted, tiny, "BPR", checkpoint_steps=1)
     steps = []
-    config = SigmaConfig("BPR", "planted", config_dict=values)
+    config = RunConfig("BPR", "planted", config_dict=values)
     per_epoch = len(loaders.load_data(config, config.model_class).train)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, per_epoch + 3)
-        run_sigma("BPR", "planted", config_dict=values)
-    real = SigmaTrainer._check_finite
+        run("BPR", "planted", config_dict=values)
+    real = RunTrainer._check_finite
     monkeypatch.setattr(
-        SigmaTrainer, "_check_finite", lambda self, *a: (steps.append(a[1:]), real(self, *a))[1]
+        RunTrainer, "_check_finite", lambda self, *a: (steps.append(a[1:]), real(self, *a))[1]
     )
-    run_sigma("BPR", "planted", config_dict={**values, "resume": True})
+    run("BPR", "planted", config_dict={**values, "resume": True})
     assert steps[0] == (1, 3) and len(steps) == 2 * per_epoch - 3
 
 
 def test_early_stopping_goes_on_counting(planted, tiny, monkeypatch) -> None:
     values = settings(planted, tiny, "BPR", epochs=30, learning_rate=0.3, stopping_step=3)
-    whole = run_sigma("BPR", "planted", config_dict={**values, "checkpoint_dir": "whole"})
+    whole = run("BPR", "planted", config_dict={**values, "checkpoint_dir": "whole"})
     stopped = len(whole["history"])
     assert 4 < stopped < 30
-    config = SigmaConfig("BPR", "planted", config_dict=values)
+    config = RunConfig("BPR", "planted", config_dict=values)
     per_epoch = len(loaders.load_data(config, config.model_class).train)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, (stopped - 1) * per_epoch + 1)
-        run_sigma("BPR", "planted", config_dict=values)
-    again = run_sigma("BPR", "planted", config_dict={**values, "resume": True})
+        run("BPR", "planted", config_dict=values)
+    again = run("BPR", "planted", config_dict={**values, "resume": True})
     assert len(again["history"]) == stopped and again["test_result"] == whole["test_result"]
     assert again["best_epoch"] == whole["best_epoch"]
 
@@ -163,10 +163,10 @@ def test_another_command_finds_nothing(planted, tiny, monkeypatch) -> None:
     values = settings(planted, tiny, "BPR")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, 30)
-        run_sigma("BPR", "planted", config_dict=values)
+        run("BPR", "planted", config_dict=values)
     starts = []
-    monkeypatch.setattr(SigmaTrainer, "continue_from", lambda self, saved: starts.append(saved))
-    run_sigma("BPR", "planted", config_dict={**values, "resume": True, "learning_rate": 0.01})
+    monkeypatch.setattr(RunTrainer, "continue_from", lambda self, saved: starts.append(saved))
+    run("BPR", "planted", config_dict={**values, "resume": True, "learning_rate": 0.01})
     assert starts == []
 
 
@@ -177,13 +177,13 @@ def test_changed_data_is_refused(planted, tiny, monkeypatch, tmp_path: Path) -> 
     values = settings(planted, tiny, "BPR", data_path=str(tmp_path / "data"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, 30)
-        run_sigma("BPR", "planted", config_dict=values)
+        run("BPR", "planted", config_dict=values)
     path = tmp_path / "data" / "planted" / "planted.inter"
     lines = path.read_text().splitlines()
     lines[5], lines[6] = lines[6].replace("u0", "u1"), lines[5]
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match="resume: the dataset changed since"):
-        run_sigma("BPR", "planted", config_dict={**values, "resume": True})
+        run("BPR", "planted", config_dict={**values, "resume": True})
 
 
 @pytest.mark.parametrize("what", ["cut", "flip", "weights gone"])
@@ -191,7 +191,7 @@ def test_a_damaged_state_is_refused(what, planted, tiny, monkeypatch) -> None:
     values = settings(planted, tiny, "BPR")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, 30)
-        run_sigma("BPR", "planted", config_dict=values)
+        run("BPR", "planted", config_dict=values)
     (state,) = Path("saved/runs").glob("*/last.safetensors")
     content = bytearray(state.read_bytes())
     if what == "cut":
@@ -203,7 +203,7 @@ def test_a_damaged_state_is_refused(what, planted, tiny, monkeypatch) -> None:
         for path in Path("saved").glob("*.safetensors"):
             path.unlink()
     with pytest.raises(UserError, match="damaged|is gone"):
-        run_sigma("BPR", "planted", config_dict={**values, "resume": True})
+        run("BPR", "planted", config_dict={**values, "resume": True})
 
 
 def test_a_run_that_is_still_going_is_not_continued(tmp_path: Path) -> None:
@@ -225,6 +225,6 @@ def test_names_of_runs_follow_what_changes_results() -> None:
 
 def test_what_cannot_be_continued_says_so(planted, tiny) -> None:
     with pytest.raises(UserError, match="saved=False"):
-        run_sigma("BPR", "planted", config_dict=settings(planted, tiny, "BPR", resume=True), saved=False)
+        run("BPR", "planted", config_dict=settings(planted, tiny, "BPR", resume=True), saved=False)
     with pytest.raises(UserError, match="RecVAE has a training loop of its own"):
-        run_sigma("RecVAE", "planted", config_dict={**planted, "epochs": 1, "resume": True})
+        run("RecVAE", "planted", config_dict={**planted, "epochs": 1, "resume": True})

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_sigma.run.config import SigmaConfig, rebuild_config, requested_values
+from recbole_sigma.run.config import RunConfig, rebuild_config, requested_values
 from recbole_sigma.settings import reader, reading, recipes
 from recbole_sigma.settings.describe import settings_page
 from recbole_sigma.settings.keys import key
@@ -64,12 +64,12 @@ def test_payloads_are_text(payload: str, scratch: Path) -> None:
     parsed = reading.parse_value(payload)
     assert "owned" in str(parsed) or "os" in str(parsed)
     with pytest.raises(UserError):
-        SigmaConfig("BPR", "ml-100k", arguments=[f"--learning_rate={payload}"])
+        RunConfig("BPR", "ml-100k", arguments=[f"--learning_rate={payload}"])
     (scratch / "evil.yaml").write_text(f"learning_rate: {payload}\n")
     with pytest.raises(UserError):
-        SigmaConfig("BPR", "ml-100k", [str(scratch / "evil.yaml")])
+        RunConfig("BPR", "ml-100k", [str(scratch / "evil.yaml")])
     with pytest.raises(UserError):
-        SigmaConfig("BPR", "ml-100k", config_dict={"learning_rate": payload})
+        RunConfig("BPR", "ml-100k", config_dict={"learning_rate": payload})
     assert not (scratch / "owned").exists()
 
 
@@ -98,7 +98,7 @@ def test_argument_mistakes_are_named() -> None:
 def test_all_problems_come_in_one_message(scratch: Path) -> None:
     (scratch / "mine.yaml").write_text("learning_rat: 1\n")
     with pytest.raises(UserError) as caught:
-        SigmaConfig(
+        RunConfig(
             "BPR",
             "ml-100k",
             ["mine.yaml", "missing.yaml"],
@@ -124,17 +124,17 @@ def test_all_problems_come_in_one_message(scratch: Path) -> None:
 
 def test_unknown_model_and_missing_names() -> None:
     with pytest.raises(UserError, match="unknown model 'SIGM'; nearest: SIGMA"):
-        SigmaConfig("SIGM", "ml-100k")
+        RunConfig("SIGM", "ml-100k")
     with pytest.raises(UserError, match="no model is named"):
-        SigmaConfig(None, "ml-100k")
+        RunConfig(None, "ml-100k")
     with pytest.raises(UserError, match="no dataset is named"):
-        SigmaConfig("BPR")
+        RunConfig("BPR")
 
 
 @pytest.mark.parametrize("metric", ["GAUC", "AUC", "RMSE", "MAE", "LogLoss"])
 def test_metrics_that_need_all_scores_are_refused(metric: str) -> None:
     with pytest.raises(UserError, match=f"metric {metric} needs the scores of all items"):
-        SigmaConfig("BPR", "ml-100k", config_dict={"metrics": [metric, "NDCG"]})
+        RunConfig("BPR", "ml-100k", config_dict={"metrics": [metric, "NDCG"]})
 
 
 @pytest.mark.parametrize(
@@ -153,22 +153,22 @@ def test_metrics_that_need_all_scores_are_refused(metric: str) -> None:
 )
 def test_values_that_cannot_work(values: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        SigmaConfig("BPR", "ml-100k", config_dict=values)
+        RunConfig("BPR", "ml-100k", config_dict=values)
 
 
 def test_yaml_mistakes_name_file_and_line(scratch: Path) -> None:
     (scratch / "bad.yaml").write_text("epochs: 3\nlearning_rate: [1,\n")
     with pytest.raises(UserError, match=r"bad.yaml:\d is not valid YAML"):
-        SigmaConfig("BPR", "ml-100k", ["bad.yaml"])
+        RunConfig("BPR", "ml-100k", ["bad.yaml"])
     (scratch / "list.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="list.yaml holds a list"):
-        SigmaConfig("BPR", "ml-100k", ["list.yaml"])
+        RunConfig("BPR", "ml-100k", ["list.yaml"])
 
 
 def test_precedence(scratch: Path) -> None:
     (scratch / "a.yaml").write_text("learning_rate: 2.0e-3\nepochs: 7\nseed: 1\n")
     (scratch / "b.yaml").write_text("epochs: 8\n")
-    config = SigmaConfig(
+    config = RunConfig(
         "PackedSASRec",
         "ml-100k",
         ["a.yaml", "b.yaml"],
@@ -186,9 +186,9 @@ def test_precedence(scratch: Path) -> None:
 
 @pytest.mark.parametrize("dataset", ["ml-100k", "amazon-beauty", "unheard-of"])
 def test_a_models_own_history_length_holds_unless_the_user_says_otherwise(dataset: str) -> None:
-    assert SigmaConfig("TIGER", dataset)["MAX_ITEM_LIST_LENGTH"] == 20
-    assert SigmaConfig("TIGER", dataset, None, {"MAX_ITEM_LIST_LENGTH": 7})["MAX_ITEM_LIST_LENGTH"] == 7
-    assert SigmaConfig("SASRec", dataset)["MAX_ITEM_LIST_LENGTH"] == 50
+    assert RunConfig("TIGER", dataset)["MAX_ITEM_LIST_LENGTH"] == 20
+    assert RunConfig("TIGER", dataset, None, {"MAX_ITEM_LIST_LENGTH": 7})["MAX_ITEM_LIST_LENGTH"] == 7
+    assert RunConfig("SASRec", dataset)["MAX_ITEM_LIST_LENGTH"] == 50
 
 
 def test_shipped_files_at_recboles_precedence(tmp_path: Path, monkeypatch) -> None:
@@ -231,7 +231,7 @@ def test_shipped_files_at_recboles_precedence(tmp_path: Path, monkeypatch) -> No
 
 @pytest.mark.parametrize("model", ["Pop", "BPR", "SASRec", "PackedSASRec"])
 def test_one_protocol_for_all_models(model: str) -> None:
-    config = SigmaConfig(model, "ml-100k", config_dict={"eval_args": {"group_by": "user"}})
+    config = RunConfig(model, "ml-100k", config_dict={"eval_args": {"group_by": "user"}})
     assert config["eval_args"] == {
         "split": {"LS": "valid_and_test"},
         "order": "TO",
@@ -244,7 +244,7 @@ def test_one_protocol_for_all_models(model: str) -> None:
 
 def test_argv_never_leaks(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pytest", "--epochs=1", "--maxfail=1"])
-    assert SigmaConfig("BPR", "ml-100k")["epochs"] == 300
+    assert RunConfig("BPR", "ml-100k")["epochs"] == 300
     with reading.shielded_argv():
         assert sys.argv == ["pytest"]
     assert sys.argv[1:] == ["--epochs=1", "--maxfail=1"]
@@ -254,16 +254,14 @@ def test_recboles_own_lists_are_not_changed() -> None:
     from recbole.utils import dataset_arguments
 
     before = list(dataset_arguments)
-    SigmaConfig("BPR", "ml-100k")
+    RunConfig("BPR", "ml-100k")
     assert list(dataset_arguments) == before
 
 
 def test_a_config_can_be_rebuilt_from_plain_values() -> None:
     import json
 
-    config = SigmaConfig(
-        "SASRec", "ml-100k", config_dict={"user_inter_num_interval": "[3,inf)", "n_layers": 1}
-    )
+    config = RunConfig("SASRec", "ml-100k", config_dict={"user_inter_num_interval": "[3,inf)", "n_layers": 1})
     values = json.loads(json.dumps(requested_values(config)))
     again = rebuild_config(values)
     left = {k: str(v) for k, v in config.final_config_dict.items()}

@@ -70,7 +70,7 @@ def chosen(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def valid_chosen(chosen):
-    """The same with a validation part, which run_sigma asks for."""
+    """The same with a validation part, which run asks for."""
     return {
         **chosen,
         "eval_args": {**chosen["eval_args"], "split": {"RS": [0.8, 0.05, 0.15]}},
@@ -81,6 +81,6 @@ def valid_chosen(chosen):
 @pytest.fixture(scope="session")
 def trained(valid_chosen):
     """Result of one training on the planted data."""
-    from recbole_sigma.quick_start import run_sigma
+    from recbole_sigma.quick_start import run
 
-    return run_sigma("SIGMA", "chosen", config_dict=valid_chosen)
+    return run("SIGMA", "chosen", config_dict=valid_chosen)

@@ -13,14 +13,14 @@ from recbole_sigma.instructions.samples import tasks_of
 from recbole_sigma.models.sigma.labels import INSTRUCTION, build_task_labels
 from recbole_sigma.models.sigma.trunk import Histories
 from recbole_sigma.quick_start import build_model, load_data_and_model
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 from tests.tasks.conftest import KINDS
 
 
 def build(settings, **changes):
-    config = SigmaConfig("SIGMA", "chosen", None, {**settings, **changes})
+    config = RunConfig("SIGMA", "chosen", None, {**settings, **changes})
     data = load_data(config, config.model_class)
     return config, data, build_model(config, config.model_class, data.train)
 
@@ -310,7 +310,7 @@ def test_a_checkpoint_refuses_other_task_files(valid_chosen, trained, tmp_path):
 def test_each_tasks_loss_is_noted_and_the_instruction_lowers_it(trained, valid_chosen):
     _, data, model = build(valid_chosen)
     labels = build_task_labels(
-        SigmaConfig("SIGMA", "chosen", None, valid_chosen), data.train._dataset, model.prepared
+        RunConfig("SIGMA", "chosen", None, valid_chosen), data.train._dataset, model.prepared
     )
     labels.note(torch.tensor([[0, 1], [1, 1]]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
     labels.eval()

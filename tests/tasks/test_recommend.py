@@ -197,7 +197,7 @@ def test_bad_lines_of_a_users_file_are_named(trained, tmp_path, capsys):
 
 
 def test_a_model_without_tasks_takes_no_instruction(valid_chosen, tmp_path):
-    from recbole_sigma.quick_start import run_sigma
+    from recbole_sigma.quick_start import run
 
     for model, what in (("SIGMA", "JustForYou alone"), ("WindowItemKNN", "reads no instructions")):
         values = {key: v for key, v in valid_chosen.items() if model == "SIGMA" or not key.startswith("task")}
@@ -209,7 +209,7 @@ def test_a_model_without_tasks_takes_no_instruction(valid_chosen, tmp_path):
             }
         else:
             values |= {"tasks": ["JustForYou"]}
-        result = run_sigma(model, "chosen", config_dict={**values, "epochs": 1})
+        result = run(model, "chosen", config_dict={**values, "epochs": 1})
         recommender = Recommender.load(result["checkpoint"])
         assert len(recommender.recommend(history=["red0"], k=3)) == 3
         with pytest.raises(UserError, match=what):

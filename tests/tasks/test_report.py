@@ -149,9 +149,9 @@ def test_bm25_and_the_query_table_know_their_answers(tmp_path_factory):
 
 
 def test_nothing_changes_for_a_model_without_tasks(valid_chosen):
-    from recbole_sigma.quick_start import run_sigma
+    from recbole_sigma.quick_start import run
 
-    result = run_sigma(
+    result = run(
         "SIGMA", "chosen", config_dict={**valid_chosen, "tasks": ["JustForYou"], "epochs": 1}, saved=False
     )
     assert not any("[" in name for name in result["test_result"])

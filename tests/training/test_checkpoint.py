@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
+from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import packing
 from recbole_sigma.values import UserError
@@ -21,7 +21,7 @@ from recbole_sigma.values import UserError
 
 def test_reloaded_in_a_new_process_to_the_same_places(planted, tiny, scratch: Path) -> None:
     results = [
-        run_sigma(name, "planted", config_dict={**planted, **tiny[name]})
+        run(name, "planted", config_dict={**planted, **tiny[name]})
         for name in ("Pop", "BPR", "SASRec", "WindowItemKNN", "PackedSASRec", "SIGMA")
     ]
     code = (
@@ -126,7 +126,7 @@ def test_a_pickled_dataset_cache_is_not_loaded(planted, scratch: Path) -> None:
     Path("saved").mkdir()
     for name in ("planted-Dataset.pth", "planted-for-BPR-dataloader.pth", "planted-SequentialDataset.pth"):
         Path("saved", name).write_bytes(pickle.dumps(Evil()))
-    run_sigma("BPR", "planted", config_dict={**planted, "epochs": 1}, saved=False)
+    run("BPR", "planted", config_dict={**planted, "epochs": 1}, saved=False)
     assert not Path("owned").exists()
 
 
@@ -155,7 +155,7 @@ def test_other_parameters_round_trip() -> None:
 
 
 def test_weights_of_another_shape_are_named(planted, tiny, scratch: Path) -> None:
-    result = run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
+    result = run("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
     with pytest.raises(
         UserError, match=r"weights 'user_embedding.weight' have shape \(61, 8\), the model wants \(61, 16\)"
     ):
@@ -163,7 +163,7 @@ def test_weights_of_another_shape_are_named(planted, tiny, scratch: Path) -> Non
 
 
 def test_a_checkpoint_can_be_judged_with_other_metrics(planted, tiny) -> None:
-    result = run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
+    result = run("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
     found = evaluate_checkpoint(
         result["checkpoint"], {"metrics": ["ItemCoverage", "NDCG"]}, filter_seen=False
     )

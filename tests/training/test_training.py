@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from recbole_sigma import quick_start
-from recbole_sigma.quick_start import run_sigma
+from recbole_sigma.quick_start import run
 from recbole_sigma.run import loaders
-from recbole_sigma.run.config import SigmaConfig
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.trainer import FLOOR, learning_rate_factor, make_trainer
 from recbole_sigma.values import UserError
 
 
 def trainer_of(model, planted, **values):
-    config = SigmaConfig(model, "planted", config_dict={**planted, **values})
+    config = RunConfig(model, "planted", config_dict={**planted, **values})
     data = loaders.load_data(config, config.model_class)
     network = quick_start.build_model(config, config.model_class, data.train)
     return quick_start.build_trainer(config, network), data
@@ -66,7 +66,7 @@ def test_named_loss_parts_in_the_log(planted, tiny) -> None:
 
 
 def test_history_and_best_epoch(planted, tiny) -> None:
-    result = run_sigma("BPR", "planted", config_dict={**planted, "epochs": 5, "learning_rate": 0.05})
+    result = run("BPR", "planted", config_dict={**planted, "epochs": 5, "learning_rate": 0.05})
     scores = [h["valid"]["ndcg@10"] for h in result["history"]]
     assert [h["epoch"] for h in result["history"]] == [0, 1, 2, 3, 4]
     assert result["best_valid_score"] == max(scores)
@@ -86,31 +86,29 @@ def test_without_a_file_the_best_epoch_is_tested_too(model, planted, tiny) -> No
         "epochs": 6,
         "learning_rate": 0.3,
     }  # large steps: the last epoch is not the best
-    kept = run_sigma(model, "planted", config_dict=values, saved=False)
-    written = run_sigma(model, "planted", config_dict=values, saved=True)
+    kept = run(model, "planted", config_dict=values, saved=False)
+    written = run(model, "planted", config_dict=values, saved=True)
     assert kept["test_result"] == written["test_result"] and kept["checkpoint"] is None
 
 
 def test_no_stray_files(planted, tiny, scratch: Path) -> None:
-    run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
+    run("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
     assert sorted(p.name for p in scratch.iterdir()) == ["log", "saved"]
     (checkpoint,) = (scratch / "saved").glob("*.safetensors")
     assert checkpoint.name.startswith("BPR-") and len(list((scratch / "saved").iterdir())) == 2
-    (run,) = (scratch / "saved" / "runs").iterdir()
-    assert sorted(p.name for p in run.iterdir()) == ["last.safetensors", "lock"]
-    assert (run / "last.safetensors").stat().st_size < 10_000  # a finished run leaves a note
+    (folder,) = (scratch / "saved" / "runs").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["last.safetensors", "lock"]
+    assert (folder / "last.safetensors").stat().st_size < 10_000  # a finished run leaves a note
 
 
 def test_tensorboard_on_request(planted, tiny, scratch: Path) -> None:
-    run_sigma(
-        "BPR", "planted", config_dict={**planted, **tiny["BPR"], "train_tensorboard": True}, saved=False
-    )
+    run("BPR", "planted", config_dict={**planted, **tiny["BPR"], "train_tensorboard": True}, saved=False)
     assert (scratch / "log_tensorboard").is_dir()
 
 
 def test_training_free_models_run_one_epoch(planted) -> None:
     for model in ("WindowItemKNN", "Pop"):
-        result = run_sigma(model, "planted", config_dict={**planted, "epochs": 300}, saved=False)
+        result = run(model, "planted", config_dict={**planted, "epochs": 300}, saved=False)
         assert len(result["history"]) == 1
 
 
@@ -126,13 +124,13 @@ def test_trainings_of_one_second_keep_their_own_checkpoints(planted, tiny, monke
 
 
 def test_no_validation(planted, tiny) -> None:
-    result = run_sigma("BPR", "planted", config_dict={**planted, **tiny["BPR"], "eval_step": 0})
+    result = run("BPR", "planted", config_dict={**planted, **tiny["BPR"], "eval_step": 0})
     assert np.isfinite(result["best_valid_score"]) and result["best_valid_result"]
 
 
 def test_pop_counts_events_not_batches(planted) -> None:
-    a = run_sigma("Pop", "planted", config_dict={**planted, "train_batch_size": 4}, saved=False)
-    b = run_sigma("Pop", "planted", config_dict={**planted, "train_batch_size": 4096}, saved=False)
+    a = run("Pop", "planted", config_dict={**planted, "train_batch_size": 4}, saved=False)
+    b = run("Pop", "planted", config_dict={**planted, "train_batch_size": 4096}, saved=False)
     assert a["test_result"] == b["test_result"]
 
 
@@ -162,7 +160,7 @@ def test_decision_trees_are_refused() -> None:
 
 def test_nan_losses_stop_the_run(planted, tiny) -> None:
     with pytest.raises((ValueError, UserError), match="(?i)nan"):
-        run_sigma(
+        run(
             "BPR",
             "planted",
             config_dict={
@@ -180,7 +178,7 @@ def test_anomaly_mode_of_another_model_is_switched_off(planted, tiny) -> None:
     """RecBole's SINE sets it on import for the whole process; training is then several times slower."""
     torch.autograd.set_detect_anomaly(True)
     try:
-        run_sigma("SASRec", "planted", config_dict={**planted, **tiny["SASRec"]}, saved=False)
+        run("SASRec", "planted", config_dict={**planted, **tiny["SASRec"]}, saved=False)
         assert not torch.is_anomaly_enabled()
     finally:
         torch.autograd.set_detect_anomaly(False)
