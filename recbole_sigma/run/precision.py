@@ -94,7 +94,8 @@ def memory_estimate(model: nn.Module, positions: int, half: bool) -> dict[str, f
 
 def _recomputes(model: Any) -> bool:
     """Whether a transformers model recomputes activations in the backward pass."""
-    return bool(setting(model, "is_activation_checkpointing") or model.is_gradient_checkpointing)
+    found = setting(model, "is_activation_checkpointing")
+    return bool(model.is_gradient_checkpointing if found is None else found)  # transformers before 5 has one
 
 
 def memory_sentence(model: nn.Module, positions: int, half: bool) -> str:
