@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import UserError
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def format_of(config: Any) -> Format:
     Raises:
         UserError: the encoding is unknown, or does not end its lines with a plain line feed.
     """
-    encoding = str(config["encoding"] or "utf-8")
+    encoding = read(RecBoleKeys, config).encoding or "utf-8"
     try:
         known = codecs.lookup(encoding)
         plain = getattr(known, "_is_text_encoding", True) and "\n".encode(encoding) == b"\n"
@@ -236,8 +238,8 @@ def load_frame(path: Path, wanted: Collection[str] | None, form: Format) -> tupl
     values: list[list[Any]] = [[] for _ in columns]
     readers = [_reader(column, form, refuse) for column in columns]
     for number, cells in read_rows(path, len(header), form, refuse):
-        for place, read, into in zip(at, readers, values, strict=True):
-            into.append(read(number, cells[place]))
+        for place, reader, into in zip(at, readers, values, strict=True):
+            into.append(reader(number, cells[place]))
     frame = pd.DataFrame(
         {
             column.name: np.asarray(into, dtype=np.float64) if column.kind == "float" else _objects(into)

@@ -60,6 +60,7 @@ class RecBoleKeys:
         choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
     )
     seed: int = key(2020, "Seed of every random draw", 0, 2**32 - 1)
+    encoding: str | None = key(None, "Encoding of the atomic files; ~ = utf-8")
     data_path: str = key("dataset/", "Folder that holds the folder of the dataset")
     checkpoint_dir: str = key("saved", "Folder of the checkpoints")
     show_progress: bool = key(True, "Progress bars")
