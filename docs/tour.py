@@ -45,7 +45,7 @@ def tour(dataset: str, values: dict[str, Any]) -> None:
     section("2. A packed training row")
     batch = next(iter(data.train))
     print(
-        f"a batch of {len(batch)} windows; the first row holds {int(batch['item_length'][0])} items and a target"
+        f"a batch of {len(batch)} windows; the first holds {int(batch['item_length'][0])} items and a target"
     )
     print("  item_id_list", tuple(batch["item_id_list"].shape), batch["item_id_list"][0, :6].tolist(), "...")
     print("  item_id     ", tuple(batch["item_id"].shape), int(batch["item_id"][0]))
