@@ -117,7 +117,7 @@ class CausalTower(Tower):
         if lora is None:
             self.model.requires_grad_(False)
         else:
-            add_lora(self.model, lora, "grounding_lora")
+            add_lora(self.model, lora, "lora")
         width = self.model.get_input_embeddings().weight.shape[1]
         self.projection = nn.Linear(width, dim, bias=False) if dim else nn.Identity()
         self.half = half

@@ -145,13 +145,13 @@ def grow_pretrained(model: Any, first: int, count: int, lora: LoraOptions) -> No
         count: number of new tokens.
         lora: adapters; rank 0 trains every weight.
     """
-    add_lora(model, lora, "backbone_lora")
+    add_lora(model, lora, "lora")
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is table.weight
 
     def rows(weight: Tensor) -> nn.Parameter:
         known = weight[:first].detach().float()
-        noise = torch.randn(count, known.shape[1]) * known.std() * 0.1
+        noise = torch.randn(count, known.shape[1]).to(known.device) * known.std() * 0.1
         return nn.Parameter(known.mean(dim=0) + noise)
 
     grown = GrownEmbedding(table, first, rows(table.weight))

@@ -41,7 +41,7 @@ def add_lora(model: nn.Module, options: LoraOptions, key: str) -> list[nn.Parame
     Args:
         model: a transformers causal LM.
         options: with rank 0 nothing is frozen and no adapter is added.
-        key: the option prefix for errors, such as ``backbone_lora``.
+        key: the option prefix for errors, ``lora``.
 
     Returns:
         The parameters that training changes.

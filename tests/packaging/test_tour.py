@@ -29,4 +29,4 @@ def test_the_walk_prints_every_step_that_the_page_shows(tour, tmp_path: Path, ca
     assert len(steps) == 7 and [line for line in page if line in steps] == steps
     labels = [line.split("(")[0] for line in printed if line.startswith("  ") and " (" in line]
     shown = [label for label in labels if any(line.startswith(label) for line in page)]
-    assert len(shown) >= 10, set(labels) - set(shown)
+    assert len(shown) >= 9, set(labels) - set(shown)
