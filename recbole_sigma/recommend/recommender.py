@@ -242,6 +242,7 @@ class Recommender:
                 "user of the dataset"
             )
         text, task, notes = self._instruction(request)
+        notes = [*self.titles.readings([str(text) for text in request.history or ()]), *notes]
         return _Resolved(user, items, text, task, notes)
 
     def _events_of(self, user: int) -> list[int]:
