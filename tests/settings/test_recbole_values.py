@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_sigma.run.config import SigmaConfig as Config
+from recbole_sigma.run.config import RunConfig as Config
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.settings.reading import parse_value
 from recbole_sigma.settings.recbole_values import INTERVAL_KEYS, interval_problem, value_problems
@@ -94,8 +94,8 @@ def test_a_number_that_python_cannot_show_stays_text(text: str) -> None:
     ],
 )
 def test_what_recbole_refuses_is_no_fault_of_this_program(values: dict[str, Any], write_dataset) -> None:
-    from recbole_sigma.quick_start import run_sigma
+    from recbole_sigma.quick_start import run
 
     small = {"epochs": 1, "n_layers": 1, "hidden_size": 8, "inner_size": 8}
     with pytest.raises(UserError):
-        run_sigma("SASRec", "small", config_dict={**write_dataset(EVENTS), **small, **values}, saved=False)
+        run("SASRec", "small", config_dict={**write_dataset(EVENTS), **small, **values}, saved=False)

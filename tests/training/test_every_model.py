@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from recbole_sigma.models import registry, stock
-from recbole_sigma.quick_start import evaluate_checkpoint, run_sigma
-from recbole_sigma.run.trainer import SigmaTrainer
+from recbole_sigma.quick_start import evaluate_checkpoint, run
+from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.values import UserError
 
 TABLE = Path(registry.__file__).parents[2] / "docs" / "recbole_models.md"
@@ -94,12 +94,12 @@ def check(name: str, values: dict[str, Any]) -> None:
         values["threshold"] = {"rating": 3}
     if runs == "no":
         with pytest.raises(UserError, match=name):
-            run_sigma(name, "s", config_dict=values)
+            run(name, "s", config_dict=values)
         return
-    whole = run_sigma(name, "s", config_dict={**values, "checkpoint_dir": "whole"})
+    whole = run(name, "s", config_dict={**values, "checkpoint_dir": "whole"})
     if name not in DRAWS:
         assert evaluate_checkpoint(whole["checkpoint"]).metrics == whole["test_result"]
-    real = SigmaTrainer._train_epoch
+    real = RunTrainer._train_epoch
 
     def stop(self: Any, data: Any, epoch: int, *args: Any, **more: Any) -> Any:
         if epoch == 1:
@@ -108,16 +108,16 @@ def check(name: str, values: dict[str, Any]) -> None:
 
     values["checkpoint_dir"] = "cut"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SigmaTrainer, "_train_epoch", stop)
+        patch.setattr(RunTrainer, "_train_epoch", stop)
         try:
-            run_sigma(name, "s", config_dict=values)
+            run(name, "s", config_dict=values)
         except Stop:
             pass
     if resumes == "no":
         with pytest.raises(UserError, match="training loop of its own"):
-            run_sigma(name, "s", config_dict={**values, "resume": True})
+            run(name, "s", config_dict={**values, "resume": True})
         return
-    again = run_sigma(name, "s", config_dict={**values, "resume": True})
+    again = run(name, "s", config_dict={**values, "resume": True})
     assert [e["train_loss"] for e in again["history"]] == [e["train_loss"] for e in whole["history"]]
     if name not in DRAWS:
         assert again["test_result"] == whole["test_result"]
@@ -146,8 +146,8 @@ def test_every_other_model(name: str, values) -> None:
 def test_pre_training_and_fine_tuning_follow_each_other(values) -> None:
     """S3Rec's second stage starts from the checkpoint of its first."""
     values = {**values, **MORE["S3Rec"], "item_attribute": "class"}
-    first = run_sigma("S3Rec", "s", config_dict=values)
+    first = run("S3Rec", "s", config_dict=values)
     second = {**values, "train_stage": "finetune", "pre_model_path": first["checkpoint"], "epochs": 1}
-    done = run_sigma("S3Rec", "s", config_dict=second)
+    done = run("S3Rec", "s", config_dict=second)
     Path(first["checkpoint"]).unlink()
     assert evaluate_checkpoint(done["checkpoint"]).metrics == done["test_result"]
