@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from recbole_sigma.machine.terminal import visible
 from recbole_sigma.run.logs import FILE_ONLY, without_secrets
 
 OTHER_FOLDER = "name another folder (checkpoint_dir, log_dir, artifact_dir, --output)"
@@ -33,7 +34,7 @@ def fail(sentence: str, code: int, words: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    sentence = without_secrets(sentence)
+    sentence = visible(without_secrets(sentence))
     print(sentence if code == 130 else f"error: {sentence}", file=sys.stderr)
     if "--json" in words:
         print(json.dumps({"error": sentence, "exit_code": code}))

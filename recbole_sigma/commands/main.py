@@ -14,6 +14,7 @@ from recbole_sigma.commands import export, recommend, tables, tasks, train
 from recbole_sigma.commands.failures import fail, show_fault, system_sentence
 from recbole_sigma.commands.help import DESCRIPTION, EPILOG, help_text
 from recbole_sigma.commands.words import Parser, refuse_options_of_others
+from recbole_sigma.machine.terminal import safe_output
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
 
@@ -30,8 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
+    with safe_output():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     try:
         return _dispatch(words)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        return 0
     except UserError as error:
         return fail(str(error), 2, words)
     except KeyboardInterrupt:

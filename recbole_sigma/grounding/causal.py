@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.grounding.tower import Tower, filled_texts
-from recbole_sigma.language.loading import load_causal_model, load_tokenizer, setting
+from recbole_sigma.language.loading import encode_as_text, load_causal_model, load_tokenizer, setting
 from recbole_sigma.language.lora import LoraOptions, add_lora
 from recbole_sigma.values import UserError
 
@@ -68,7 +68,7 @@ def tokenize(texts: Sequence[str], name: str, max_tokens: int, end: int | None) 
         some = filled[begin : begin + 10_000]
         for item, encoded in zip(
             some,
-            tokenizer.encode_batch([texts[i] for i in some], add_special_tokens=False),
+            encode_as_text(tokenizer, [texts[i] for i in some]),
             strict=True,
         ):
             rows[item] = [*encoded.ids[: max_tokens - len(tail)], *tail]

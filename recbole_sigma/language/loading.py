@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,57 @@ def weights_fingerprint(model: nn.Module) -> Tensor:
 
 def _digest(content: bytes) -> Tensor:
     return torch.tensor(list(hashlib.sha256(content).digest()), dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """A text as tokens.
+
+    Attributes:
+        ids: vocabulary ids.
+        offsets: (begin, end) of each token in the text.
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def encode_as_text(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TextTokens]:
+    """Tokens of texts that people typed or that stand in data: a control token's name in them is plain text.
+
+    Otherwise ``<|end|>`` in a title would end the prompt, and ``<a_3>`` would be a semantic ID.
+
+    Args:
+        tokenizer: with added tokens or without.
+        texts: any texts; those without the name of an added token have the same ids as ever.
+    """
+    added = tokenizer.get_added_tokens_decoder().values()
+    # the tokenizer itself reads names of special tokens as text if asked to, but no others
+    others = sorted((t.content for t in added if not t.special and len(t.content) > 1), key=len, reverse=True)
+    names = re.compile("|".join(map(re.escape, others)), re.I) if others else None
+    before, tokenizer.encode_special_tokens = tokenizer.encode_special_tokens, True
+    try:
+        if names is None or not any(map(names.search, texts)):
+            encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            return [TextTokens(one.ids, one.offsets) for one in encoded]
+        return [_in_pieces(tokenizer, text, names) for text in texts]
+    finally:
+        tokenizer.encode_special_tokens = before
+
+
+def _in_pieces(tokenizer: Tokenizer, text: str, names: re.Pattern[str]) -> TextTokens:
+    """A text cut behind the first character of each name, so that no piece holds one."""
+    cuts, at = [0], 0
+    while found := names.search(text, at):
+        at = found.start() + 1
+        cuts.append(at)
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    for begin, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
+        piece = tokenizer.encode(text[begin:end], add_special_tokens=False)
+        ids += piece.ids
+        offsets += [(begin + a, begin + b) for a, b in piece.offsets]
+    return TextTokens(ids, offsets)
 
 
 def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from recbole_sigma.language.loading import add_tokens, load_tokenizer
+from recbole_sigma.language.loading import add_tokens, encode_as_text, load_tokenizer
 from recbole_sigma.values import UserError
 
 PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"
@@ -124,10 +124,7 @@ def encode_left_padded(
     """
     head = [tokenizer.token_to_id(START)] if start else []
     tail = [tokenizer.token_to_id(END)] if end else []
-    rows = [
-        head + encoding.ids + tail
-        for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    ]
+    rows = [head + tokens.ids + tail for tokens in encode_as_text(tokenizer, texts)]
     width = width or max(len(row) for row in rows)
     rows = [row[-width:] for row in rows]
     out = np.full((len(rows), width), tokenizer.token_to_id(PAD), dtype=np.int64)

@@ -91,7 +91,7 @@ def problems(model: str, values: Mapping[str, Any]) -> list[str]:
             "checkpoint of the stage before"
         )
     columns = values.get("load_col")
-    if columns is not None:
+    if isinstance(columns, dict):
         for key in ("selected_features", "item_attribute"):
             named = values.get(key) if model in READS_FEATURES[key] else None
             for field in [named] if isinstance(named, str) else named or ():

@@ -20,6 +20,7 @@ from recbole_sigma.instructions.fields import Material, gather
 from recbole_sigma.instructions.phrases import normalise_query
 from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.instructions.tasks import GENERAL
+from recbole_sigma.language.loading import encode_as_text
 from recbole_sigma.models.contract import contract
 from recbole_sigma.recommend.nearest_task import nearest_task
 from recbole_sigma.recommend.titles import Titles
@@ -242,6 +243,7 @@ class Recommender:
                 "user of the dataset"
             )
         text, task, notes = self._instruction(request)
+        notes = [*self.titles.readings([str(text) for text in request.history or ()]), *notes]
         return _Resolved(user, items, text, task, notes)
 
     def _events_of(self, user: int) -> list[int]:
@@ -315,7 +317,7 @@ class Recommender:
         """What the model leaves out of an instruction, in sentences."""
         labels: Any = self.labels
         notes = []
-        length = len(labels.tokenizer.encode(text).ids) + 1
+        length = len(encode_as_text(labels.tokenizer, [text])[0].ids) + 1
         if length > labels.width:
             notes.append(f"the model reads the last {labels.width} of {length} tokens of the instruction")
         unknown = labels.unknown_words(text)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 
 from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.values import UserError
 
 SHOWN = 5
+_BRACKETED = re.compile(r".*\[([^\[\]]+)\]")
 LONGEST = 500  # characters of a title that somebody types
 
 
@@ -37,7 +39,8 @@ class Titles:
     def find(self, text: str) -> int:
         """The item that a text names.
 
-        In this order: an original id, a whole title, the only title that holds all the words.
+        In this order: an original id, which brackets may surround (``[51662]``), also behind its title; a
+        whole title; the only title that holds all the words.
 
         Raises:
             UserError: no item, or several; with suggestions.
@@ -47,13 +50,13 @@ class Titles:
             raise UserError("history: an entry is empty; write titles or item ids separated by ';'")
         if len(text) > LONGEST:
             raise UserError(f"history: an entry has {len(text)} characters, and no title is that long")
+        bracketed = _BRACKETED.fullmatch(text)
+        if bracketed and bracketed[1] in self.by_token:
+            return self.by_token[bracketed[1]]
         if text in self.by_token:
             return self.by_token[text]
         key = _key(text)
-        found = self.by_title.get(key, [])
-        if not found and key:
-            sets = sorted((self.by_word.get(word, set()) for word in key.split()), key=len)
-            found = sorted(set.intersection(*sets))
+        found = self._titled(key)
         if len(found) == 1:
             return found[0]
         if found:
@@ -68,6 +71,27 @@ class Titles:
         ]
         hint = f"; nearest: {self._shown(near)}" if near else ""
         raise UserError(f"history: no item is called '{text}'{hint}")
+
+    def _titled(self, key: str) -> list[int]:
+        """Items whose title is this key, or else holds all its words."""
+        found = self.by_title.get(key, [])
+        if not found and key:
+            sets = sorted((self.by_word.get(word, set()) for word in key.split()), key=len)
+            found = sorted(set.intersection(*sets))
+        return found
+
+    def readings(self, texts: Sequence[str]) -> list[str]:
+        """What was read where a text is the id of one item and fits the title of another: sentences."""
+        notes = []
+        for text in map(str.strip, texts):
+            item = self.by_token.get(text)
+            others = [other for other in self._titled(_key(text)) if other != item] if item else []
+            if item and others:
+                notes.append(
+                    f"{text!r} is read as the id of {self._shown([item])}; for another item write its id in "
+                    f"brackets: {self._shown(others)}"
+                )
+        return notes
 
     def _shown(self, items: Sequence[int]) -> str:
         names = [f"{self.titles[item]} [{self.tokens[item]}]" for item in items[:SHOWN]]

@@ -20,6 +20,7 @@ from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings import reading, recipes
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.recbole_values import INTERVAL_KEYS, interval_text, value_problems
 from recbole_sigma.values import UserError
 
 PROTOCOL_KEYS = (
@@ -190,9 +191,17 @@ class RunConfig(Config):
         if final.get("loss_type") == "CE" and "train_neg_sample_args" not in self.external_config_dict:
             if self.model_class.type == ModelType.SEQUENTIAL:
                 final["train_neg_sample_args"] = None  # RecBole refuses negatives beside a full softmax
-        columns = (final.get("load_col") or {}).get("inter")
+        loaded = final.get("load_col")
+        columns = loaded.get("inter") if isinstance(loaded, dict) else None
         if isinstance(columns, list) and final["TIME_FIELD"] not in columns:
             final["load_col"] = {**final["load_col"], "inter": [*columns, final["TIME_FIELD"]]}
+        for key in INTERVAL_KEYS:  # while a tuple is still none of JSON's lists
+            final[key] = interval_text(final.get(key))
+        if isinstance(final.get("val_interval"), dict):
+            final["val_interval"] = {
+                field: str(value) if isinstance(value, tuple) else value
+                for field, value in final["val_interval"].items()
+            }
         self._check(final)
         reading.raise_all(self._problems)
         self.requested = {key: value for key, value in final.items() if key not in DERIVED_KEYS}
@@ -203,6 +212,7 @@ class RunConfig(Config):
 
     def _check(self, final: dict[str, Any]) -> None:
         say = self._problems.append
+        self._problems.extend(value_problems(final))
         self._problems.extend(stock.problems(self.model_class.__name__, final))
         self._problems += recipes.key_problems(self._given, self._shipped, self.internal_config_dict)
         metrics = [str(name) for name in final["metrics"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbole_sigma.machine.terminal import visible
 from recbole_sigma.settings.keys import FileKeys, ProtocolKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
@@ -24,9 +26,7 @@ def start_log(config: Any) -> Path | None:
 
     Of several processes only rank 0 writes a file, and the others show errors only.
     """
-    from recbole_sigma.machine import (
-        processes,  # here: it loads torch, and the command line reads this module
-    )
+    from recbole_sigma.machine import processes  # here: it loads torch, which the command line must not
 
     if not processes.current().main:
         getLogger().setLevel(logging.ERROR)
@@ -42,8 +42,8 @@ def start_log(config: Any) -> Path | None:
     level = logging.getLevelNamesMapping()[read(RecBoleKeys, config).state]
     form = "%(asctime)s %(levelname)s %(message)s"
     for handler, handler_level in (
-        (logging.FileHandler(path, encoding="utf-8"), logging.INFO),
-        (logging.StreamHandler(), level),
+        (_FileHandler(path, encoding="utf-8", errors="backslashreplace"), logging.INFO),
+        (_StreamHandler(), level),
     ):
         handler._recbole_sigma = True  # type: ignore[union-attr]
         handler.setLevel(handler_level)
@@ -55,6 +55,27 @@ def start_log(config: Any) -> Path | None:
     root.setLevel(min(level, logging.INFO))
     getLogger("faiss").setLevel(logging.WARNING)  # it announces which SIMD build it loads
     return path
+
+
+class _Quiet(logging.Handler):
+    """A record that cannot be written is lost with one line: Python would print it whole, secrets too."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        if not self._told:
+            self._told = True
+            error = sys.exc_info()[1]
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                sys.stderr.write(f"the log cannot be written ({type(error).__name__}): free the disk\n")
+
+
+class _FileHandler(_Quiet, logging.FileHandler):
+    """The log file."""
+
+
+class _StreamHandler(_Quiet, logging.StreamHandler):  # type: ignore[type-arg]
+    """The console."""
 
 
 FILE_ONLY = {"file_only": True}
@@ -74,7 +95,11 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = without_secrets(super().format(record))
-        return _COLOUR.sub("", text) if self.plain else text
+        parts = _COLOUR.split(text)
+        if self.plain:
+            return visible("".join(parts))
+        colours = _COLOUR.findall(text)
+        return "".join(visible(part) + colour for part, colour in zip(parts, [*colours, ""], strict=True))
 
 
 _SECRET_NAME = re.compile(r"token$|secret|passw|api_?key|credential", re.I)
@@ -89,7 +114,7 @@ def without_secrets(text: str) -> str:
     return _ADDRESS.sub("<hidden>", text)
 
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def say_protocol(config: Any, logger: logging.Logger) -> None:

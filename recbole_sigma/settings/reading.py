@@ -12,7 +12,10 @@ from typing import Any
 
 import yaml
 
+from recbole_sigma.settings.recbole_values import INTERVAL_KEYS
 from recbole_sigma.values import UserError
+
+NOTHING = ("none", "null", "~", "")
 
 
 class SafeLoader(yaml.SafeLoader):
@@ -35,6 +38,9 @@ SafeLoader.add_implicit_resolver(
 MAX_VALUES = 100_000  # values of a property file, aliases counted as often as they are used
 
 
+MAX_BITS = 4096  # of a whole number: Python refuses to show longer ones
+
+
 MAX_BRACKETS = 200  # in a value of the command line
 
 
@@ -47,6 +53,8 @@ def _too_large(value: Any) -> bool:
     while stack and left:
         left -= 1
         part = stack.pop()
+        if isinstance(part, int) and part.bit_length() > MAX_BITS:
+            return True
         if isinstance(part, dict):
             stack.extend(part.values())
         elif isinstance(part, (list, tuple, set)):
@@ -144,7 +152,7 @@ def parse_arguments(arguments: Iterable[str], problems: list[str]) -> dict[str, 
                 position += 1
             else:
                 text = "true"
-        value = parse_value(text)
+        value = text if key in INTERVAL_KEYS and text.strip().lower() not in NOTHING else parse_value(text)
         if key in found and found[key] != value:
             problems.append(f"--{key} is given twice with different values: {found[key]!r} and {value!r}")
         found[key] = value

@@ -317,7 +317,7 @@ def test_artifacts_are_reused_and_damage_is_refused(planted_settings, tmp_path):
     with pytest.raises(UserError, match="damaged.*delete"):
         build(planted_settings)
     file.write_bytes(bytes(content[: len(content) // 2]))
-    with pytest.raises(UserError, match="cannot be read.*delete"):
+    with pytest.raises(UserError, match="is damaged.*delete"):
         build(planted_settings)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.instructions.samples import TaskSet, task_report, tasks_of
 from recbole_sigma.instructions.tasks import GENERAL
+from recbole_sigma.language.loading import encode_as_text
 from recbole_sigma.language.vocabulary import END, PAD, encode_left_padded
 from recbole_sigma.settings.keys import BackboneKeys, TaskKeys
 from recbole_sigma.settings.reader import read
@@ -162,7 +163,7 @@ class TaskLabels(nn.Module):
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of an instruction that `encode` leaves out, whole or in part, in their order."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        (encoding,) = encode_as_text(self.tokenizer, [text])
         known = self.known.cpu().numpy()
         spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if not known[token]]
         words = [
