@@ -254,10 +254,8 @@ def export_merged(
             target.rmdir()
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot write {target} ({getattr(error, 'strerror', None) or error}): free the space, or name"
-            " another folder"
-        ) from error
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"cannot write {target} ({why}): free the space, or name another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

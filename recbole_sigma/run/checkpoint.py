@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recbole_sigma.language.loading import setting
 from recbole_sigma.machine.files import atomic_file, checked_json, reading
 from recbole_sigma.run.packing import moved, unpack_values
 from recbole_sigma.values import UserError
@@ -102,8 +103,9 @@ def write(path: Path | str, checkpoint: Checkpoint) -> None:
         with atomic_file(path) as temporary:
             save_file(tensors, str(temporary), metadata=header)
     except (OSError, SafetensorError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(
-            f"cannot write {path} ({getattr(error, 'strerror', None) or error}): free the space, or set "
+            f"cannot write {path} ({why}): free the space, or set "
             "checkpoint_dir to a folder that can be written"
         ) from error
 
@@ -289,8 +291,9 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
     """
     weights = checkpoint.group("model")
     for name, part in model.named_modules():
-        if hasattr(part, "check_base"):  # adapters: another base is what a wrong shape would mean
-            part.check_base(weights, f"{name}." if name else "")
+        check = setting(part, "check_base")  # adapters: another base is what a wrong shape would mean
+        if check is not None:
+            check(weights, f"{name}." if name else "")
     own = model.state_dict()
     for name in [*own, *weights]:
         if name not in weights or name not in own:

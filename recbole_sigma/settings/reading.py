@@ -117,9 +117,11 @@ def load_yaml(path: Path | str, problems: list[str] | None = None) -> dict[str, 
     except RecursionError:
         problem = f"{path} nests its values too deep: write them out"
     except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = f"{path}{line} is not valid YAML: {getattr(error, 'problem', None) or error}"
+        line, told = "", str(error)
+        if isinstance(error, yaml.MarkedYAMLError):
+            told = error.problem or told
+            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = f"{path}{line} is not valid YAML: {told}"
     if problems is None:
         raise UserError(problem)
     problems.append(problem)
