@@ -66,6 +66,7 @@ def _style(dark: bool) -> Iterator[None]:
         "grid.linewidth": 0.8, "axes.grid": True, "axes.axisbelow": True, "font.size": 10,
         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
         "font.family": "DejaVu Sans", "figure.dpi": 100,
+        "text.parse_math": False,  # a row's name is text, also between dollar signs
     }  # fmt: skip
     with matplotlib.rc_context(values):
         yield

@@ -198,6 +198,8 @@ def read_variant(path: Path) -> Row:
     for key in ("name", "base", "why", "source"):
         if key in data and (not isinstance(data[key], str) or not data[key].strip()):
             problems.append(f"{path}: {key} must be text, not {data[key]!r}")
+        elif key in data and key in ("name", "base") and not data[key].strip().isprintable():
+            problems.append(f"{path}: {key} holds a character that cannot be shown: rename it")
     values = data.get("values")
     if isinstance(values, str) and values.strip():
         values = load_yaml(path.parent / values.strip())

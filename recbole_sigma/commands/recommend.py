@@ -147,7 +147,7 @@ def read_requests(path: Path, base: Any) -> list[tuple[str, Any]]:
     import dataclasses
 
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--users_file: {path} cannot be read: {error}") from error
     known = [field.name for field in dataclasses.fields(base)]
@@ -162,14 +162,14 @@ def read_requests(path: Path, base: Any) -> list[tuple[str, Any]]:
         if text.startswith("{"):
             try:
                 values = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problems.append(f"{where} is no JSON object: {error}")
                 continue
         unknown = [key for key in values if key not in known]
         if unknown:
             problems.append(f"{where} has the unknown key {unknown[0]!r}{nearest(unknown[0], known)}")
-        elif not isinstance(values.get("history", []), list):
-            problems.append(f"{where}: history must be a list of titles or ids")
+        elif wrong := _wrong_request(values):
+            problems.append(f"{where}: {wrong}")
         else:
             texts = {key: value for key, value in values.items() if key not in ("history", "keep_seen")}
             texts = {key: None if value is None else str(value) for key, value in texts.items()}
@@ -178,6 +178,21 @@ def read_requests(path: Path, base: Any) -> list[tuple[str, Any]]:
         problems.append(f"--users_file: {path} holds no user")
     raise_all(problems[:20])
     return found
+
+
+def _wrong_request(values: dict[str, Any]) -> str | None:
+    """The sentence about a value of a request that is of another kind than `recommend.Request` wants."""
+    for key, value in values.items():
+        if key == "history":
+            parts = value if isinstance(value, list) else [[]]
+            if not all(isinstance(part, (str, int)) and not isinstance(part, bool) for part in parts):
+                return "history must be a list of titles or ids"
+        elif key == "keep_seen":
+            if value is not None and not isinstance(value, bool):
+                return f"keep_seen must be true or false, not {str(value)[:40]!r}"
+        elif value is not None and (not isinstance(value, (str, int)) or isinstance(value, bool)):
+            return f"{key} must be text, not {str(value)[:40]!r}"
+    return None
 
 
 def _many(recommender: Any, requests: list[tuple[str, Any]], k: int, output: str | None) -> int:
