@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -213,6 +214,10 @@ class RunConfig(Config):
     def _check(self, final: dict[str, Any]) -> None:
         say = self._problems.append
         self._problems.extend(value_problems(final))
+        for source, values in self._given:
+            if "loss_type" in values and "loss_type" not in self.internal_config_dict:
+                # no refusal: a table gives its words to every row
+                getLogger().warning(f"loss_type has no effect on {self.model_class.__name__} (in {source})")
         self._problems.extend(stock.problems(self.model_class.__name__, final))
         self._problems += recipes.key_problems(self._given, self._shipped, self.internal_config_dict)
         metrics = [str(name) for name in final["metrics"]]

@@ -40,6 +40,9 @@ TEXT_KEYS = (
     "RATING_FIELD",
     "LABEL_FIELD",
 )
+PICKLES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
+"""Keys whose only work in RecBole is to store or load a pickle."""
+
 MAPPING_KEYS = ("val_interval", "threshold", "preload_weight", "seq_len")
 SIZES = re.compile(
     r"(embedding|hidden|inner|mlp_hidden|feature|batch|weight|latent)_(size|dim(ension)?)|n_(heads|layers)"
@@ -91,6 +94,13 @@ def value_problems(values: Mapping[str, Any]) -> list[str]:
     for key in TEXT_KEYS:
         if not isinstance(values.get(key), (str, type(None))):
             problems.append(f"{key} must be text, not {values[key]!r}")
+    for key in PICKLES:
+        if values.get(key):
+            problems.append(
+                f"{key} has no effect here: RecBole would write a pickle, which this program neither "
+                "writes nor reads; "
+                "leave it out"
+            )
     for key in ("field_separator", "seq_separator"):
         if key in values and not values[key]:
             problems.append(f"{key} is empty: name the character between columns or members")

@@ -79,6 +79,25 @@ def test_any_value_is_good_or_a_sentence(key: str, value: Any) -> None:
     assert all(isinstance(problem, str) for problem in value_problems({key: value}))
 
 
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        ("Pop", "save_dataset", True), ("Pop", "save_dataloaders", True),
+        ("SASRec", "dataset_save_path", "x.pth"),
+    ],
+)  # fmt: skip
+def test_a_key_without_effect_says_so(model: str, key: str, value: Any, write_dataset) -> None:
+    with pytest.raises(UserError, match=f"{key} has no effect"):
+        Config(model, "small", config_dict={**write_dataset(EVENTS), key: value})
+
+
+@pytest.mark.parametrize("model", ["SIGMA", "BPR"])
+def test_a_key_of_other_models_is_told_but_not_refused(model: str, write_dataset, caplog) -> None:
+    """A table gives its words to every row."""
+    Config(model, "small", config_dict=write_dataset(EVENTS), arguments=["--loss_type=CE"])
+    assert f"loss_type has no effect on {model}" in caplog.text
+
+
 @pytest.mark.parametrize("text", ["0x" + "f" * 5_000, "9" * 5_000, "[0x" + "f" * 5_000 + "]"])
 def test_a_number_that_python_cannot_show_stays_text(text: str) -> None:
     assert parse_value(text) == text
