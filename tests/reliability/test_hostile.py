@@ -15,7 +15,7 @@ from recbole_sigma.commands.failures import fail
 from recbole_sigma.commands.main import main
 from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.values import UserError
-from tests.conftest import write_planted
+from tests.planted import write_chain
 
 COLUMNS = "--load_col={inter: [user_id, item_id, timestamp], item: [item_id, title, genre]}"
 SIGMA = ["--model=SIGMA", "--text_fields=[title]", "--grounding_steps=2", "--tokenizer_codebook_size=4"]
@@ -292,7 +292,7 @@ def test_the_table_is_long_and_its_rows_are_named_once() -> None:
 
 @pytest.mark.parametrize(("act", "sentence"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
 def test_one_sentence_and_nothing_half_done(act, sentence, scratch: Path, capsys) -> None:
-    write_planted(scratch / "dataset" / "planted", "planted")
+    write_chain(scratch / "dataset" / "planted")
     chosen = act(scratch)
     capsys.readouterr()
     if callable(chosen):
