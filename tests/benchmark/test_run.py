@@ -19,6 +19,7 @@ from recbole_sigma.benchmark import Row, RunFolder, collect, make_plan, rows_of,
 from recbole_sigma.commands.main import main
 from recbole_sigma.models import registry
 from recbole_sigma.values import UserError
+from tests.planted import tiny
 
 
 def plan_of(planted, models, seeds=(1,), policies=None, **values):
@@ -180,8 +181,8 @@ def test_both_policies_from_one_training_equal_two_trainings(planted) -> None:
         assert twin["valid_result"] == c["valid_result"]
 
 
-def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_again(planted, tiny) -> None:
-    values = {**tiny["SIGMA"], "tokenizer_codebook_size": 8, "epochs": 1}
+def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_again(planted) -> None:
+    values = {**tiny("SIGMA"), "tokenizer_codebook_size": 8, "epochs": 1}
     shared = bench(planted, ["SIGMA", "SIGMA-top1", "SIGMA-APF"], values=values, output="shared")
     assert len(list(Path("shared/checkpoints").iterdir())) == 1
     base, top1, head = shared["cells"]
@@ -196,8 +197,8 @@ def test_decoding_variants_reuse_the_weights_and_give_the_numbers_of_training_ag
     assert base["places"] != top1["places"], "the variant changes something here, or the test shows nothing"
 
 
-def test_the_memory_joins_the_weights_of_the_row_without_it(planted, tiny) -> None:
-    small = tiny["PackedSASRec"]
+def test_the_memory_joins_the_weights_of_the_row_without_it(planted) -> None:
+    small = tiny("PackedSASRec")
     rows = ["PackedSASRec", "PackedSASRec+memory"]
     shared = bench(planted, rows, values=small, policies="both")
     assert len(list(Path("o/trainings").glob("*.json"))) == 2, "one per policy: its losses follow the filter"
@@ -243,13 +244,13 @@ def test_a_row_runs_again_from_its_own_settings(planted) -> None:
 
 
 @pytest.mark.slow
-def test_a_row_of_two_processes_has_the_shape_of_one(planted, tiny) -> None:
+def test_a_row_of_two_processes_has_the_shape_of_one(planted) -> None:
     def shape(value):
         if isinstance(value, dict):
             return {key: shape(each) for key, each in value.items()}
         return [shape(value[0]) if value else None] if isinstance(value, list) else type(value).__name__
 
-    rows, values = ["Pop", "BPR", "BPR+memory"], tiny["BPR"]
+    rows, values = ["Pop", "BPR", "BPR+memory"], tiny("BPR")
     one = bench(planted, rows, values=values, output="one")
     two = bench(planted, rows, values=values, output="two", arguments=["--nproc=2"])
     assert not two["failed"] and len(two["cells"]) == 3

@@ -12,49 +12,6 @@ from recbole_sigma.values import UserError
 EVENTS = [(u, f"i{k}", 10 * k) for u in "abcd" for k in range(6)]
 
 
-def test_missing_folder_names_the_nearest(write_dataset) -> None:
-    values = write_dataset(EVENTS, "my-movies")
-    with pytest.raises(UserError, match="my-movie does not exist; nearest: my-movies"):
-        run("BPR", "my-movie", config_dict=values)
-
-
-def test_missing_inter_file(write_dataset) -> None:
-    values = write_dataset(EVENTS)
-    path = Path(values["data_path"]) / "small" / "small.inter"
-    path.rename(path.with_name("other.inter"))
-    with pytest.raises(UserError, match=r"small.inter does not exist"):
-        run("BPR", "small", config_dict=values)
-
-
-@pytest.mark.parametrize(
-    ("header", "sentence"),
-    [
-        (
-            "user_id:token\titem_id:token\ttime:float",
-            r"has no column 'timestamp'.*it has user_id, item_id, time",
-        ),
-        ("user_id:token\titem:token\ttimestamp:float", r"has no column 'item_id'"),
-        ("user_id:token,item_id:token,timestamp:float", r"is not `name:type`"),
-        ("user_id\titem_id\ttimestamp", r"is not `name:type`"),
-    ],
-)
-def test_wrong_columns(header, sentence, write_dataset) -> None:
-    values = write_dataset(EVENTS, header=header)
-    with pytest.raises(UserError, match=sentence):
-        run("BPR", "small", config_dict=values)
-
-
-def test_empty_file(write_dataset) -> None:
-    with pytest.raises(UserError, match="holds no interaction"):
-        run("BPR", "small", config_dict=write_dataset([]))
-
-
-def test_list_longer_than_the_catalogue(write_dataset) -> None:
-    values = write_dataset(EVENTS) | {"topk": [1, 7], "valid_metric": "NDCG@7"}
-    with pytest.raises(UserError, match=r"topk 7 is larger than the catalogue of small \(6 items\)"):
-        run("BPR", "small", config_dict=values)
-
-
 def needs_text():
     from recbole_sigma.models.packed_sasrec import PackedSASRec
 

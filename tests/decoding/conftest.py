@@ -7,47 +7,26 @@ from collections import defaultdict
 
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.causal import read_prompts
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.tokenization.trie import build_trie, contiguous_tokens, deduplicate
+from tests.language_models import random_model
 
 FAMILIES = ("t5", "llama", "qwen3", "gpt2")
 SPECIAL = 3
 
 
-def tiny_model(family: str, vocabulary: int, seed: int = 0):
-    """A two-layer model with weights large enough that scores differ clearly."""
-    torch.manual_seed(seed)
+def clear_model(family, vocabulary, **changes):
+    """A model without special tokens whose weights are large enough that scores differ clearly."""
     if family == "t5":
-        config = T5Config(
-            vocab_size=vocabulary, d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2,
-            decoder_start_token_id=0, pad_token_id=0, eos_token_id=None,
-        )  # fmt: skip
-        return T5ForConditionalGeneration(config).eval()
-    special = {"pad_token_id": 0, "eos_token_id": None, "bos_token_id": None, "initializer_range": 0.3}
+        options = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": None}
+    else:
+        options = {"pad_token_id": 0, "eos_token_id": None, "bos_token_id": None, "initializer_range": 0.3}
     if family == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=64, **special)
-        ).eval()
-    shape = {
-        "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, **special,
-    }  # fmt: skip
-    if family == "llama":
-        return LlamaForCausalLM(LlamaConfig(**shape)).eval()
-    return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=8)).eval()
+        options["n_positions"] = 64
+    return random_model(family, vocabulary, **options, **changes)
 
 
 class Shop:
@@ -164,7 +143,7 @@ def shop(built_shop):
 
 @pytest.fixture(scope="session")
 def models(built_shop):
-    return {family: tiny_model(family, built_shop.vocabulary) for family in FAMILIES}
+    return {family: clear_model(family, built_shop.vocabulary) for family in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -174,4 +153,4 @@ def model(request, models):
 
 @pytest.fixture
 def make_model():
-    return tiny_model
+    return clear_model

@@ -11,8 +11,6 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     GenerationConfig,
-    MistralConfig,
-    MistralForCausalLM,
 )
 
 from recbole_sigma.decoding import causal
@@ -21,6 +19,7 @@ from recbole_sigma.decoding.causal import read_prompts
 from recbole_sigma.decoding.checks import warping_settings
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.values import UserError
+from tests.language_models import random_model
 
 
 @pytest.fixture
@@ -88,17 +87,11 @@ def test_eager_attention_equals_sdpa(shop, models):
     assert torch.equal(usual.items, eager.items)
 
 
-def test_gated_untied_t5_is_exact_as_well(shop):
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=shop.vocabulary, d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2,
-        num_decoder_layers=3, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-        decoder_start_token_id=0,
-        relative_attention_num_buckets=8,
+def test_gated_untied_t5_is_exact_as_well(shop, make_model):
+    model = make_model(
+        "t5", shop.vocabulary, num_decoder_layers=3, feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False, relative_attention_num_buckets=8,
     )  # fmt: skip
-    model = T5ForConditionalGeneration(config).eval()
     ids, mask = shop.prompts()
     got = shop.search(model, ids, mask, 20, 20)
     assert torch.allclose(got.scores, shop.brute_force(model, ids, mask).gather(1, got.items), atol=3e-4)
@@ -157,11 +150,7 @@ def test_unfit_models_are_refused(shop, models, make_model):
 
 
 def test_prompts_beyond_window_or_positions_are_refused(shop, models):
-    shape = {
-        "vocab_size": shop.vocabulary, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
-        "num_attention_heads": 4, "num_key_value_heads": 2,
-    }  # fmt: skip
-    model = MistralForCausalLM(MistralConfig(**shape, sliding_window=16)).eval()
+    model = random_model("mistral", shop.vocabulary, sliding_window=16)
     ids, mask = shop.prompts(length=12)
     with pytest.raises(UserError, match="sliding window of 16 tokens"):
         read_prompts(model, ids, mask)

@@ -14,6 +14,8 @@ from recbole_sigma.decoding.causal import CausalDecoder, PooledCache
 from recbole_sigma.decoding.exact import exact_prefixes
 from recbole_sigma.decoding.kv import Step
 from recbole_sigma.language.backbone import hidden_states
+from recbole_sigma.values import UserError
+from tests.language_models import random_model
 
 FAMILIES = ("gpt2", "llama")
 
@@ -182,14 +184,6 @@ def _codes(shop, depth, node):
 
 
 def test_a_cache_that_forgets_is_refused(shop, models):
-    from transformers import MistralConfig, MistralForCausalLM
-
-    from recbole_sigma.values import UserError
-
-    shape = {
-        "vocab_size": shop.vocabulary, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
-        "num_attention_heads": 4, "num_key_value_heads": 2,
-    }  # fmt: skip
-    model = MistralForCausalLM(MistralConfig(**shape, sliding_window=6)).eval()
+    model = random_model("mistral", shop.vocabulary, sliding_window=6)
     with pytest.raises(UserError, match="forgets positions"):
         prompted(model, *shop.prompts(batch=2))

@@ -10,29 +10,27 @@ from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
-from tests.models.conftest import planted_config, write_planted
-
-SMALL = {"epochs": 1, "memory_last": 3, "memory_window": 4}
+from tests.planted import build, cycle_config, tiny, write_cycle
 
 
 def settings(root, scratch, **changes):
-    config = planted_config(root, scratch)
-    return {**config, **SMALL, "filter_seen": True, "tokenizer_codebook_size": 4, **changes}
+    small = {"epochs": 1, "memory_last": 3, "memory_window": 4, "filter_seen": True}
+    return cycle_config(root, scratch, **{**small, **changes})
 
 
 @pytest.fixture
 def root(tmp_path):
     rng = np.random.default_rng(0)
     noisy = lambda u, s, item: f"i{rng.integers(4)}_{rng.integers(6)}" if rng.random() < 0.3 else item  # noqa: E731
-    write_planted(tmp_path / "data" / "planted", change=noisy, length=9)
+    write_cycle(tmp_path / "data" / "cycle", change=noisy, length=9)
     return tmp_path / "data"
 
 
 @pytest.mark.parametrize("model", ["Pop", "BPR", "PackedSASRec", "SIGMA", "TIGER"])
 def test_every_model_can_have_the_memory(root, tmp_path, model):
-    own = {"decode_beam": 24, "MAX_ITEM_LIST_LENGTH": 8} if model == "TIGER" else {}
+    own = tiny("TIGER", decode_beam=24) if model == "TIGER" else {}
     plain = settings(root, tmp_path, **own)
-    result = run(model, "planted", config_dict={**plain, "memory": "validation"})
+    result = run(model, "cycle", config_dict={**plain, "memory": "validation"})
     assert result["memory_weight"] in WEIGHTS
     again = evaluate_checkpoint(result["checkpoint"])
     assert dict(again.metrics) == result["test_result"]
@@ -50,7 +48,7 @@ def test_the_chosen_weight_is_the_best_on_validation(root, tmp_path):
     values = settings(
         root, tmp_path, memory="validation", metrics=["NDCG"], topk=[10], valid_metric="NDCG@10"
     )
-    result = run("PackedSASRec", "planted", config_dict=values)
+    result = run("PackedSASRec", "cycle", config_dict=values)
     found = {}
     for weight in WEIGHTS:
         again = evaluate_checkpoint(
@@ -61,12 +59,9 @@ def test_the_chosen_weight_is_the_best_on_validation(root, tmp_path):
 
 
 def test_fused_lists_are_sorted_sums_over_the_whole_catalogue(root, tmp_path):
-    config = RunConfig("PackedSASRec", "planted", None, settings(root, tmp_path))
-    data = load_data(config, config.model_class)
-    from recbole_sigma.quick_start import build_model
-
-    model = build_model(config, config.model_class, data.train).eval()
-    judge = Judge(RunConfig("PackedSASRec", "planted", None, settings(root, tmp_path, memory="fixed")))
+    _, data, model = build("PackedSASRec", "cycle", settings(root, tmp_path))
+    model.eval()
+    judge = Judge(RunConfig("PackedSASRec", "cycle", None, settings(root, tmp_path, memory="fixed")))
     judged = judge.judge(model, data.valid)
     interaction, _, _, _ = next(iter(data.valid))
     histories = data.valid._dataset.chronology.before(interaction["user_id"], interaction["timestamp"])
@@ -86,8 +81,8 @@ def test_held_out_items_do_not_reach_the_memory(tmp_path):
 
     matrices = []
     for name, change in (("a", None), ("b", held_out), ("c", train)):
-        write_planted(tmp_path / name / "planted", change=change)
-        config = RunConfig("Pop", "planted", None, settings(tmp_path / name, tmp_path))
+        write_cycle(tmp_path / name / "cycle", change=change)
+        config = RunConfig("Pop", "cycle", None, settings(tmp_path / name, tmp_path))
         data = load_data(config, config.model_class)
         memory = CollaborativeMemory(config)
         memory.bonus(data.test._dataset, (torch.tensor([0]), torch.tensor([1])), 1)
@@ -101,7 +96,7 @@ def test_recommend_gives_the_lists_that_were_judged(root, tmp_path):
     from recbole_sigma.recommend.recommender import Recommender, Request
 
     values = settings(root, tmp_path, memory="fixed", memory_weight=2.0)
-    path = run("SIGMA", "planted", config_dict=values)["checkpoint"]
+    path = run("SIGMA", "cycle", config_dict=values)["checkpoint"]
     judged = evaluate_checkpoint(path)
     _, _, dataset, _, _, test = load_data_and_model(path)
     users = dataset.id2token("user_id", test._dataset.inter_feat["user_id"].numpy())

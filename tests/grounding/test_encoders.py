@@ -18,7 +18,7 @@ from recbole_sigma.grounding.tower import FrozenTower
 from recbole_sigma.grounding.views import shared_value_view
 from recbole_sigma.language.lora import LoraOptions
 from recbole_sigma.values import UserError
-from tests.language.conftest import save_model, saved  # noqa: F401  a fixture
+from tests.language_models import save_model
 
 WORDS = ["apple", "stone", "river", "cloud", "horse", "metal", "paper", "light"]
 
@@ -82,7 +82,7 @@ def test_training_the_words_beats_the_projection_alone():
 
 @pytest.mark.parametrize("kind", ["terms", "frozen", "causal"])
 @pytest.mark.parametrize("chunk", [1, 3, 8])
-def test_chunks_give_the_gradients_of_one_pass(kind, chunk, saved):  # noqa: F811
+def test_chunks_give_the_gradients_of_one_pass(kind, chunk, saved):
     texts, _, _, teacher = catalogue(n=12)
     items = torch.tensor([1, 2, 3, 4, 5, 7, 8, 9])
     options = AlignmentOptions(kd_weight=0.5)
@@ -145,7 +145,7 @@ def test_behaviour_is_half_of_a_batch():
     assert view_shares([view]) == [1.0] and view_shares([other, third]) == [0.5, 0.5]
 
 
-def test_last_token_state_is_what_the_model_says_whatever_the_batch(saved):  # noqa: F811
+def test_last_token_state_is_what_the_model_says_whatever_the_batch(saved):
     from recbole_sigma.language.loading import load_causal_model, load_tokenizer
 
     folder = saved("qwen3")
@@ -168,7 +168,7 @@ def test_last_token_state_is_what_the_model_says_whatever_the_batch(saved):  # n
 
 
 @pytest.mark.parametrize("rank", [4, 0])
-def test_a_language_model_learns_what_users_do(saved, rank):  # noqa: F811
+def test_a_language_model_learns_what_users_do(saved, rank):
     texts, group, view, teacher = catalogue(n=24, groups=3)
     texts = [" ".join(text.split()[-1:] + text.split()[:1]) for text in texts]  # short texts, a short test
     options = AlignmentOptions(
@@ -189,7 +189,7 @@ def test_a_language_model_learns_what_users_do(saved, rank):  # noqa: F811
     assert gap(tower.vectors()) > before + 0.3
 
 
-def test_encoders_refuse_what_cannot_work(saved, tmp_path):  # noqa: F811
+def test_encoders_refuse_what_cannot_work(saved, tmp_path):
     texts, *_ = catalogue(n=6)
     for shape, match in (("bert", "not a causal language model"), ("t5", "encoder-decoder")):
         with pytest.raises(UserError, match=match):

@@ -9,7 +9,7 @@ from recbole_sigma.grounding import ground as stage
 from recbole_sigma.preparation.items import prepare
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
-from tests.models.conftest import CYCLE, GROUPS, planted_config, write_planted
+from tests.planted import CYCLE_GROUPS, CYCLE_ITEMS, cycle_config, write_cycle
 
 VIEWS = ["collaborative", "semantic", "taxonomy", "brand", "visual"]
 USERS, LENGTH = 24, 10
@@ -18,24 +18,23 @@ USERS, LENGTH = 24, 10
 @pytest.fixture
 def prepared(tmp_path):
     """Function from a change of events and options to (prepared items, train events)."""
-    tokens = [f"i{g}_{c}" for g in range(GROUPS) for c in range(CYCLE)]
+    tokens = [f"i{g}_{c}" for g in range(CYCLE_GROUPS) for c in range(CYCLE_ITEMS)]
     np.save(tmp_path / "image.npy", np.random.default_rng(0).normal(size=(len(tokens), 4)))
     (tmp_path / "image.items.txt").write_text("\n".join(tokens) + "\n")
 
     def get(name, change=None, **more):
         root = tmp_path / name
-        write_planted(root / "planted", USERS, LENGTH, change=change)
-        values = {
-            **planted_config(root, root / "out"),
+        write_cycle(root / "cycle", USERS, LENGTH, change=change)
+        views = {
             "brand_field": "category",
             "grounding_views": VIEWS,
             "grounding_visual_file": str(tmp_path / "image.npy"),
             "grounding_report": True,
             "grounding_steps": 4,
             "fusion_inputs": ["id", "text", "image"],
-            **more,
         }
-        config = RunConfig("SIGMA", "planted", None, values)
+        values = cycle_config(root, root / "out", **{**views, **more})
+        config = RunConfig("SIGMA", "cycle", None, values)
         train = load_data(config, config.model_class).train._dataset
         return prepare(train, config), train.train_events()
 
@@ -44,7 +43,7 @@ def prepared(tmp_path):
 
 def other_targets(user, step, item):
     """The two events that are judged become other items; everything before them stays."""
-    return f"i{(user + 1) % GROUPS}_{(user + step) % CYCLE}" if step >= LENGTH - 2 else item
+    return f"i{(user + 1) % CYCLE_GROUPS}_{(user + step) % CYCLE_ITEMS}" if step >= LENGTH - 2 else item
 
 
 def test_held_out_events_change_no_view_and_no_report(prepared):

@@ -19,7 +19,6 @@ from recbole_sigma.grounding.retrieval import hold_out, partner_recall
 from recbole_sigma.grounding.vector_file import read_image_vectors, store_vectors, stored_vectors
 from recbole_sigma.grounding.views import semantic_view, visual_view
 from recbole_sigma.values import UserError
-from tests.language.conftest import saved  # noqa: F401  a fixture
 
 
 def test_semantic_pairs_share_a_phrase_and_a_category():
@@ -69,7 +68,7 @@ def test_image_file_is_keyed_by_item_id(tmp_path):
     refuse("does not exist")
 
 
-def test_vectors_are_stored_once_and_mapped(tmp_path, saved):  # noqa: F811
+def test_vectors_are_stored_once_and_mapped(tmp_path, saved):
     path = tmp_path / "deep" / "text.npy"
     assert stored_vectors(path, 3) is None
     mapped = store_vectors(path, 3, iter([(np.array([2]), np.ones((1, 4), dtype=np.float32))]))

@@ -12,7 +12,7 @@ from recbole_sigma.instructions.samples import describe
 from recbole_sigma.instructions.tasks import chosen_tasks, load_tasks
 from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
-from tests.instructions.conftest import DAY, KINDS, built, shop_config, write_shop, write_tasks
+from tests.planted import DAY, SHOP_KINDS, shop_config, shop_tasks, write_shop, write_tasks
 
 
 def kinds(material):
@@ -156,7 +156,7 @@ def test_support_and_years_below_the_minimum(shop_root, tmp_path):
         text = (folder / file).read_text()
         assert old in text
         (folder / file).write_text(text.replace(old, new))
-    tasks, _ = built(shop_root, files=folder)
+    tasks, _ = shop_tasks(shop_root, files=folder)
     assert "minimum_support is 100000" in tasks.off["Longtail"]
     assert "years" in tasks.off["Season"] and "drift" in tasks.off["Season"]
 
@@ -204,7 +204,7 @@ def training_view(tasks):
 def altered(tmp_path, change, **changes):
     root = tmp_path / "altered"
     write_shop(root / "shop", change=change)
-    return built(root, files=write_tasks(tmp_path / "task_files"), **changes)[0]
+    return shop_tasks(root, files=write_tasks(tmp_path / "task_files"), **changes)[0]
 
 
 def held_out_items(user, step, item, time, query):
@@ -246,8 +246,8 @@ def test_held_out_events_cannot_make_a_kind_large_enough_to_be_a_slot(tmp_path, 
     views = []
     for number, change in enumerate((one, many)):
         root = tmp_path / str(number)
-        write_shop(root / "shop", change, (*KINDS, "Odd"))
-        tasks, _ = built(root, files=write_tasks(tmp_path / "task_files"))
+        write_shop(root / "shop", change, (*SHOP_KINDS, "Odd"))
+        tasks, _ = shop_tasks(root, files=write_tasks(tmp_path / "task_files"))
         assert name in tasks.rows
         views.append(training_view(tasks))
     assert views[0] == views[1]

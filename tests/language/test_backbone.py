@@ -20,7 +20,7 @@ from recbole_sigma.language.vocabulary import (
     pretrained_tokenizer,
 )
 from recbole_sigma.values import UserError
-from tests.language.conftest import save_model
+from tests.language_models import save_model
 
 SHAPES = ("qwen3", "llama", "gpt2")
 SIZES = (4, 3)

@@ -14,28 +14,22 @@ from recbole_sigma.language.vocabulary import pretrained_tokenizer
 from recbole_sigma.preparation import items as preparation
 from recbole_sigma.quick_start import run
 from recbole_sigma.values import UserError
-from tests.language.conftest import save_model, saved  # noqa: F401  a fixture
-from tests.models.conftest import planted_config, write_planted
+from tests.language_models import save_model
+from tests.planted import cycle_config, write_cycle
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Function from a shape to (checkpoint trained on it for an epoch, its base)."""
     root, made = tmp_path_factory.mktemp("export"), {}
-    write_planted(root / "planted", users=24, length=12)
+    write_cycle(root / "cycle", users=24, length=12)
 
     def get(shape):
         if shape not in made:
             base = save_model(root / shape, shape)
-            values = {
-                **planted_config(root, root),
-                "epochs": 1,
-                "grounding_steps": 2,
-                "backbone": f"pretrained:{base}",
-                "lora_rank": 3,
-                "MAX_ITEM_LIST_LENGTH": 6,
-            }
-            made[shape] = run("SIGMA", "planted", config_dict=values)["checkpoint"], base
+            small = {"epochs": 1, "grounding_steps": 2, "lora_rank": 3, "MAX_ITEM_LIST_LENGTH": 6}
+            values = cycle_config(root, root, backbone=f"pretrained:{base}", **small)
+            made[shape] = run("SIGMA", "cycle", config_dict=values)["checkpoint"], base
         return made[shape]
 
     return get
@@ -80,7 +74,7 @@ def test_half_the_size_in_bf16_and_nothing_is_overwritten(trained, tmp_path, cap
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_one_sentence_for_what_cannot_be_exported(trained, tmp_path, capsys, saved):  # noqa: F811
+def test_one_sentence_for_what_cannot_be_exported(trained, tmp_path, capsys, saved):
     (checkpoint, _), other = trained("qwen3"), f"--backbone=pretrained:{saved('llama')}"
     capsys.readouterr()
     file = tmp_path / "file"
@@ -144,11 +138,11 @@ def test_another_base_is_named_as_such_whatever_its_shape(trained, tmp_path, cap
 
 def test_a_model_that_cannot_be_used_is_refused_before_items_are_grounded(
     tmp_path,
-    saved,  # noqa: F811
+    saved,
     monkeypatch,
 ):
     monkeypatch.setattr(preparation, "ground_items", lambda *a, **k: pytest.fail("grounded first"))
-    write_planted(tmp_path / "planted", users=24, length=12)
+    write_cycle(tmp_path / "cycle", users=24, length=12)
     bare = tmp_path / "bare"
     shutil.copytree(saved("gpt2"), bare)
     for file in bare.glob("tokenizer*"):
@@ -161,8 +155,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_items_are_grounded(
         ({"grounding_text_encoder": f"causal-lm:{bare}"}, "holds no tokenizer"),
     ):
         with pytest.raises(UserError, match=match):
-            config = {**planted_config(tmp_path, tmp_path), **values}
-            run("SIGMA", "planted", config_dict=config)
+            run("SIGMA", "cycle", config_dict=cycle_config(tmp_path, tmp_path, **values))
 
 
 def test_the_hub_is_asked_once(monkeypatch, capsys):

@@ -7,8 +7,7 @@ from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.settings.reading import load_yaml
 from recbole_sigma.settings.recipes import declared_keys, properties_dir, shipped_defaults
-from tests.language.conftest import saved  # noqa: F401  a fixture
-from tests.models.conftest import planted_config, write_planted
+from tests.planted import cycle_config, write_cycle
 
 RECIPE = properties_dir() / "recipes" / "sigma_qwen3_lora.yaml"
 
@@ -24,11 +23,11 @@ def test_every_key_is_known_and_explained_and_the_header_is_honest():
     assert values["backbone"].endswith("Qwen3-0.6B") and values["train_schedule"] == "cosine"
 
 
-def test_it_trains_a_step_on_a_tiny_model(tmp_path, saved):  # noqa: F811
+def test_it_trains_a_step_on_a_tiny_model(tmp_path, saved):
     folder = saved("qwen3")
-    write_planted(tmp_path / "planted", users=16, length=10)
+    write_cycle(tmp_path / "cycle", users=16, length=10)
     recipe = load_yaml(RECIPE)
-    own = {name: value for name, value in planted_config(tmp_path, tmp_path).items() if name not in recipe}
+    own = {name: value for name, value in cycle_config(tmp_path, tmp_path).items() if name not in recipe}
     tiny = {
         "backbone": f"pretrained:{folder}",
         "grounding_text_encoder": f"causal-lm:{folder}",
@@ -37,7 +36,7 @@ def test_it_trains_a_step_on_a_tiny_model(tmp_path, saved):  # noqa: F811
         "grounding_chunk": 4,
         "MAX_ITEM_LIST_LENGTH": 6,
     }
-    config = RunConfig("SIGMA", "planted", [str(RECIPE)], {**own, **tiny})
+    config = RunConfig("SIGMA", "cycle", [str(RECIPE)], {**own, **tiny})
     data = load_data(config, config.model_class)
     model = build_model(config, config.model_class, data.train)
     assert model.prepared.report["views"].keys() == {"collaborative", "semantic", "taxonomy"}

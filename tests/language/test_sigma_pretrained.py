@@ -5,36 +5,27 @@ import os
 import pytest
 import torch
 
-from recbole_sigma.quick_start import build_model, build_trainer, load_data_and_model, run
-from recbole_sigma.run.config import RunConfig
-from recbole_sigma.run.loaders import load_data
+from recbole_sigma.quick_start import build_trainer, load_data_and_model, run
 from recbole_sigma.values import UserError
-from tests.language.conftest import save_model
-from tests.models.conftest import planted_config, write_planted
+from tests.language_models import save_model
+from tests.planted import build, cycle_config, one_batch, write_cycle
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted_lm")
-    write_planted(folder / "planted", users=40, length=12)
+    write_cycle(folder / "cycle", users=40, length=12)
     return folder
 
 
 def settings(root, tmp_path, folder, **more):
-    return {
-        **planted_config(root, tmp_path),
-        "epochs": 2,
-        "grounding_steps": 5,
-        "backbone": f"pretrained:{folder}",
-        "lora_rank": 4,
-        "MAX_ITEM_LIST_LENGTH": 10,
-        **more,
-    }
+    small = {"epochs": 2, "grounding_steps": 5, "lora_rank": 4, "MAX_ITEM_LIST_LENGTH": 10}
+    return cycle_config(root, tmp_path, **{**small, "backbone": f"pretrained:{folder}", **more})
 
 
 def test_trains_stores_and_reloads(root, tmp_path, saved):
     folder = save_model(tmp_path / "base", "qwen3", hidden_size=64, num_hidden_layers=3)
-    result = run("SIGMA", "planted", config_dict=settings(root, tmp_path, folder))
+    result = run("SIGMA", "cycle", config_dict=settings(root, tmp_path, folder))
     losses = [epoch["train_loss"] for epoch in result["history"]]
     assert sum(losses[-1]) < sum(losses[0])
     base = os.path.getsize(os.path.join(folder, "model.safetensors"))
@@ -56,11 +47,9 @@ def test_trains_stores_and_reloads(root, tmp_path, saved):
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
 def test_other_shapes_decode_like_a_full_pass(root, tmp_path, saved, shape):
-    config = RunConfig("SIGMA", "planted", None, settings(root, tmp_path, saved(shape), decode_beam=0))
-    data = load_data(config, config.model_class)
-    torch.manual_seed(0)
-    model = build_model(config, config.model_class, data.train).eval()
-    batch = next(iter(data.test))[0]
+    _, data, model = build("SIGMA", "cycle", settings(root, tmp_path, saved(shape), decode_beam=0))
+    model.eval()
+    batch = one_batch(data.test)
     ranked = model.rank(batch, 5)
     scores = model.full_sort_predict(batch)
     top = scores.topk(5)
@@ -77,13 +66,13 @@ def test_other_shapes_decode_like_a_full_pass(root, tmp_path, saved, shape):
 def test_two_kinds_of_model_that_fail_before_training(root, tmp_path, saved):
     for shape, match in (("bert", "not a causal language model"), ("t5", "encoder-decoder")):
         with pytest.raises(UserError, match=match):
-            run("SIGMA", "planted", config_dict=settings(root, tmp_path, saved(shape)))
+            run("SIGMA", "cycle", config_dict=settings(root, tmp_path, saved(shape)))
 
 
 def test_accumulating_4_times_8_rows_is_a_batch_of_32(tmp_path, saved):
     """One plain gradient step, so that the gradients themselves are compared; nothing random in the model."""
-    write_planted(tmp_path / "planted", users=32, length=12)
-    events = tmp_path / "planted" / "planted.inter"
+    write_cycle(tmp_path / "cycle", users=32, length=12)
+    events = tmp_path / "cycle" / "cycle.inter"
     head, *lines = events.read_text().splitlines()
     kept = [line for i, line in enumerate(lines) if i % 12 < 5 + (i // 12) % 8]  # rows of many lengths
     events.write_text("\n".join([head, *kept]) + "\n")
@@ -98,9 +87,8 @@ def test_accumulating_4_times_8_rows_is_a_batch_of_32(tmp_path, saved):
         }
         values |= {"train_schedule": "constant", "train_batch_size": 32, "train_accumulation": pieces}
         values |= {"lora_dropout": 0.0, "task_labels_per_row": 0}
-        config = RunConfig("SIGMA", "planted", None, values)
-        data = load_data(config, config.model_class)
-        trainer = build_trainer(config, build_model(config, config.model_class, data.train))
+        config, data, model = build("SIGMA", "cycle", values)
+        trainer = build_trainer(config, model)
         trainer._train_data = data.train
         assert len(data.train) == 1 and len(data.train._dataset.inter_feat) == 32
         trainer._train_epoch(data.train, 0)

@@ -5,10 +5,7 @@ from recbole_sigma.models import packed as packed_model
 from recbole_sigma.models import packed_sasrec
 from recbole_sigma.models.packed import SMALLEST_GROUP, length_groups
 from recbole_sigma.models.sigma import model as sigma
-from recbole_sigma.quick_start import build_model
-from recbole_sigma.run.config import RunConfig
-from recbole_sigma.run.loaders import load_data
-from tests.models.conftest import planted_config, write_planted
+from tests.planted import build, cycle_config, write_cycle
 
 
 @pytest.mark.parametrize(
@@ -25,19 +22,18 @@ def test_groups_are_a_partition_of_similar_rows(sizes):
 
 @pytest.mark.parametrize("model", ["SIGMA", "PackedSASRec"])
 def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch, model):
-    write_planted(tmp_path / "data" / "planted", length=16)
-    lines = (tmp_path / "data/planted/planted.inter").read_text().splitlines()
+    file = tmp_path / "data/cycle/cycle.inter"
+    write_cycle(file.parent, length=16)
+    lines = file.read_text().splitlines()
     kept = [
         line
         for n, line in enumerate(lines)
         if n == 0 or int(line.split("u")[1].split("\t")[0]) % 3 or n % 16 > 8
     ]
-    (tmp_path / "data/planted/planted.inter").write_text("\n".join(kept) + "\n")
+    file.write_text("\n".join(kept) + "\n")
     change = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0} if model == "PackedSASRec" else {}
-    settings = {**planted_config(tmp_path / "data", tmp_path), **change, "train_batch_size": 64}
-    config = RunConfig(model, "planted", None, {**settings, "filter_seen": True})
-    data = load_data(config, config.model_class)
-    network = build_model(config, config.model_class, data.train)
+    settings = cycle_config(tmp_path / "data", tmp_path, train_batch_size=64, filter_seen=True, **change)
+    _, data, network = build(model, "cycle", settings)
     batch = next(iter(data.train))
     monkeypatch.setattr(packed_model, "SMALLEST_GROUP", 4)
     assert len(length_groups(batch["item_length"] + 1)) > 1

@@ -4,17 +4,15 @@ import pytest
 import torch
 
 from recbole_sigma.quick_start import build_trainer
-from recbole_sigma.run.config import RunConfig
-from recbole_sigma.run.loaders import load_data
 from tests.elsewhere import DEVICE, Elsewhere, pretend
-from tests.language.conftest import save_model
-from tests.models.conftest import planted_config, write_planted
+from tests.language_models import save_model
+from tests.planted import build, cycle_config, one_batch, tiny, write_cycle
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted_elsewhere")
-    write_planted(folder / "planted", users=16, length=10)
+    write_cycle(folder / "cycle", users=16, length=10)
     return folder
 
 
@@ -51,19 +49,10 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
     if changes.get("backbone"):
         base = save_model(tmp_path / "base", "gpt2", tie_word_embeddings=False)
         changes = {"backbone": f"pretrained:{base}"}
-    settings = {
-        **planted_config(root, tmp_path),
-        "grounding_steps": 2,
-        "MAX_ITEM_LIST_LENGTH": 8,
-        "tokenizer_prefix_length": 2,
-        "filter_seen": True,
-        **changes,
-    }
-    config = RunConfig("SIGMA", "planted", None, settings)
-    data = load_data(config, config.model_class)
-    torch.manual_seed(0)
-    model = config.model_class(config, data.train._dataset)
-    train, test = next(iter(data.train)), next(iter(data.test))[0]
+    small = {"grounding_steps": 2, "MAX_ITEM_LIST_LENGTH": 8, "filter_seen": True}
+    settings = cycle_config(root, tmp_path, **{**small, "tokenizer_prefix_length": 2, **changes})
+    config, data, model = build("SIGMA", "cycle", settings)
+    train, test = next(iter(data.train)), one_batch(data.test)
     seen = (torch.arange(len(test)), test["item_id_list"][:, 0])
 
     def run(device):
@@ -99,19 +88,11 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
 
 @pytest.mark.parametrize("name", ["SIGMA", "PackedSASRec", "TIGER"])
 def test_an_epoch_and_its_evaluation_elsewhere(root, tmp_path, name):
-    settings = {
-        **planted_config(root, tmp_path),
-        "grounding_steps": 2,
-        "filter_seen": True,
-        "memory": "fixed",
-        "learner": "adam",  # a fused step knows real devices only
-    }
+    settings = cycle_config(root, tmp_path, grounding_steps=2, filter_seen=True, memory="fixed")
+    settings["learner"] = "adam"  # a fused step knows real devices only
     if name == "TIGER":
-        settings |= {"tiger_layers": 1, "tiger_decoder_layers": 1, "tiger_d_model": 16, "tiger_d_ff": 16}
-    config = RunConfig(name, "planted", None, settings)
-    data = load_data(config, config.model_class)
-    torch.manual_seed(0)
-    model = config.model_class(config, data.train._dataset)
+        settings = tiny("TIGER", **settings)
+    config, data, model = build(name, "cycle", settings)
     with pretend():
         config.final_config_dict["device"] = model.device = DEVICE
         trainer = build_trainer(config, model.to(DEVICE))

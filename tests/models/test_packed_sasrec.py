@@ -3,16 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_sigma import quick_start
 from recbole_sigma.quick_start import run
-from recbole_sigma.run import loaders
-from recbole_sigma.run.config import RunConfig
+from tests import planted as scenes
 
 
 def build(planted, **values):
-    config = RunConfig("PackedSASRec", "planted", config_dict={**planted, **values})
-    data = loaders.load_data(config, config.model_class)
-    return quick_start.build_model(config, config.model_class, data.train).eval(), data
+    _, data, model = scenes.build("PackedSASRec", "planted", planted, **values)
+    return model.eval(), data
 
 
 def test_it_is_recboles_network(planted) -> None:

@@ -9,7 +9,7 @@ import torch
 from recbole_sigma.models.sigma import paper
 from recbole_sigma.models.sigma.paper import rows_of_width, search_widths, warn_of_width
 from recbole_sigma.tokenization.catalogue import build_catalogue
-from tests.models.test_sigma import build, one_batch
+from tests.planted import build, one_batch
 
 PAPER = {"sigma_objective": "paper", "decode_mode": "fixed_temp"}
 
@@ -52,10 +52,8 @@ def test_warning_names_the_level_and_the_way_out(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("length", [2, "all"])
-def test_lists_do_not_depend_on_the_rows_per_pass(planted_settings, monkeypatch, length):
-    _, data, model = build(
-        planted_settings, sigma_objective="paper", decode_mode="fixed_temp", tokenizer_prefix_length=length
-    )
+def test_lists_do_not_depend_on_the_rows_per_pass(cycle_settings, monkeypatch, length):
+    _, data, model = build("SIGMA", "cycle", cycle_settings, **PAPER, tokenizer_prefix_length=length)
     model.eval()
     batch = one_batch(data.test)
     seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
@@ -68,10 +66,8 @@ def test_lists_do_not_depend_on_the_rows_per_pass(planted_settings, monkeypatch,
     torch.testing.assert_close(model.score_all(batch, seen), dense, atol=1e-5, rtol=1e-4)
 
 
-def test_a_narrowed_level_keeps_no_more_prefixes(planted_settings, monkeypatch):
-    _, data, model = build(
-        planted_settings, sigma_objective="paper", decode_mode="fixed_temp", tokenizer_prefix_length="all"
-    )
+def test_a_narrowed_level_keeps_no_more_prefixes(cycle_settings, monkeypatch):
+    _, data, model = build("SIGMA", "cycle", cycle_settings, **PAPER, tokenizer_prefix_length="all")
     model.eval()
     batch = one_batch(data.test)
     everything = model.score_all(batch) > -torch.inf

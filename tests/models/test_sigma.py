@@ -1,6 +1,7 @@
 """SIGMA as a whole: planted data, exact generation, reproducibility, no leak, hostile settings."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,29 +12,21 @@ from recbole_sigma.decoding.fusion import MODES
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.models.sigma.trunk import Branches, Histories
 from recbole_sigma.preparation.items import Prepared
-from recbole_sigma.quick_start import build_model, load_data_and_model, run
-from recbole_sigma.run.config import RunConfig, rebuild_config
-from recbole_sigma.run.loaders import load_data
+from recbole_sigma.quick_start import load_data_and_model, run
+from recbole_sigma.run.config import rebuild_config
 from recbole_sigma.values import UserError
-from tests.models.conftest import planted_config, write_planted
+from tests import planted as scenes
+from tests.planted import cycle_config, one_batch, write_cycle
 
 OBJECTIVES = ("joint", "paper")
 PAPER = {"sigma_objective": "paper"}
 
 
-def build(settings, **changes):
-    config = RunConfig("SIGMA", "planted", None, {**settings, **changes})
-    data = load_data(config, config.model_class)
-    torch.manual_seed(0)
-    return config, data, build_model(config, config.model_class, data.train)
+build = partial(scenes.build, "SIGMA", "cycle")
 
 
-def one_batch(loader):
-    return next(iter(loader))[0]
-
-
-def test_planted_cycle_is_learned(planted_settings):
-    result = run("SIGMA", "planted", config_dict=planted_settings)
+def test_planted_cycle_is_learned(cycle_settings):
+    result = run("SIGMA", "cycle", config_dict=cycle_settings)
     assert result["test_result"]["hit@1"] >= 0.95
     assert result["seconds"]["cpu"] < 60
 
@@ -41,9 +34,9 @@ def test_planted_cycle_is_learned(planted_settings):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("prefix", [0, 1])
 @pytest.mark.parametrize("mode", MODES)
-def test_probabilities_over_the_catalogue_sum_to_one(planted_settings, objective, prefix, mode):
+def test_probabilities_over_the_catalogue_sum_to_one(cycle_settings, objective, prefix, mode):
     changes = {"sigma_objective": objective, "tokenizer_prefix_length": prefix, "decode_mode": mode}
-    _, data, model = build(planted_settings, **changes)
+    _, data, model = build(cycle_settings, **changes)
     model.eval()
     batch = one_batch(data.test)
     scores = model.full_sort_predict(batch)
@@ -56,8 +49,8 @@ def test_probabilities_over_the_catalogue_sum_to_one(planted_settings, objective
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("mode", MODES)
-def test_list_equals_the_sorted_distribution(planted_settings, objective, mode):
-    _, data, model = build(planted_settings, sigma_objective=objective, decode_mode=mode)
+def test_list_equals_the_sorted_distribution(cycle_settings, objective, mode):
+    _, data, model = build(cycle_settings, sigma_objective=objective, decode_mode=mode)
     model.eval()
     batch = one_batch(data.test)
     ranked = model.rank(batch, 10)
@@ -68,8 +61,8 @@ def test_list_equals_the_sorted_distribution(planted_settings, objective, mode):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("mode", MODES)
-def test_seen_items_leave_the_list_and_the_distribution(planted_settings, objective, mode):
-    _, data, model = build(planted_settings, sigma_objective=objective, decode_mode=mode)
+def test_seen_items_leave_the_list_and_the_distribution(cycle_settings, objective, mode):
+    _, data, model = build(cycle_settings, sigma_objective=objective, decode_mode=mode)
     model.eval()
     batch = one_batch(data.test)
     seen = (torch.tensor([0, 0, 3, 3]), torch.tensor([1, 2, 5, 0]))
@@ -84,8 +77,8 @@ def test_seen_items_leave_the_list_and_the_distribution(planted_settings, object
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_one_user_alone_gets_the_list_of_the_batch(planted_settings, objective):
-    _, data, model = build(planted_settings, sigma_objective=objective)
+def test_one_user_alone_gets_the_list_of_the_batch(cycle_settings, objective):
+    _, data, model = build(cycle_settings, sigma_objective=objective)
     model.eval()
     batch = one_batch(data.test)
     whole = model.rank(batch, 5)
@@ -117,11 +110,11 @@ def prompt_of(model, batch):
 
 
 @pytest.mark.parametrize("length, paths", [(1, []), (1, ["interest"]), (2, ["recency"]), ("all", [])])
-def test_cached_prefix_states_equal_a_full_pass(planted_settings, length, paths):
+def test_cached_prefix_states_equal_a_full_pass(cycle_settings, length, paths):
     """The item query of every prefix from the shared cache equals the one of a packed row that ends in that
     label.
     """
-    _, data, model = build(planted_settings, **PAPER, tokenizer_prefix_length=length, sigma_paths=paths)
+    _, data, model = build(cycle_settings, **PAPER, tokenizer_prefix_length=length, sigma_paths=paths)
     model.eval()
     batch = one_batch(data.test)[:4]
     catalogue = model.objective.catalogue
@@ -182,9 +175,9 @@ def brute_force(model, batch, seen):
 
 
 @pytest.mark.parametrize("length", [1, 2, "all"])
-def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length):
+def test_lists_of_any_prefix_length_equal_brute_force(cycle_settings, length):
     changes = {**PAPER, "tokenizer_prefix_length": length, "decode_mode": "fixed_temp"}
-    _, data, model = build(planted_settings, **changes)
+    _, data, model = build(cycle_settings, **changes)
     model.eval()
     batch = one_batch(data.test)[:3]
     seen = (torch.tensor([0, 0, 0, 2]), torch.tensor([1, 2, 5, 7]))
@@ -203,18 +196,18 @@ def test_lists_of_any_prefix_length_equal_brute_force(planted_settings, length):
 @pytest.mark.parametrize(
     "length, objective", [(0, "paper"), (2, "paper"), ("all", "paper"), (2, "joint"), (3, "joint")]
 )
-def test_every_prefix_length_learns_the_cycle(planted_settings, length, objective):
+def test_every_prefix_length_learns_the_cycle(cycle_settings, length, objective):
     change = {"tokenizer_prefix_length": length, "sigma_objective": objective, "fusion_id_residual": True}
     if length == "all":  # pure semantic IDs cannot tell colliding items of the history apart
         change["tokenizer_codebook_size"] = 12
-    result = run("SIGMA", "planted", config_dict={**planted_settings, **change}, saved=False)
+    result = run("SIGMA", "cycle", config_dict={**cycle_settings, **change}, saved=False)
     assert result["test_result"]["hit@1"] >= (0.7 if length == "all" else 0.85)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("length", [0, 1, 2, "all"])
-def test_joint_distribution_is_one_softmax_read_in_three_steps(planted_settings, mode, length):
-    _, data, model = build(planted_settings, tokenizer_prefix_length=length, decode_mode=mode)
+def test_joint_distribution_is_one_softmax_read_in_three_steps(cycle_settings, mode, length):
+    _, data, model = build(cycle_settings, tokenizer_prefix_length=length, decode_mode=mode)
     model.eval()
     batch = one_batch(data.test)
     seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
@@ -230,9 +223,9 @@ def test_joint_distribution_is_one_softmax_read_in_three_steps(planted_settings,
         torch.testing.assert_close(scores, plain.log_softmax(1), atol=1e-5, rtol=1e-5)
 
 
-def test_history_settles_what_the_user_left_open(planted_settings, caplog):
+def test_history_settles_what_the_user_left_open(cycle_settings, caplog):
     def settled(**changes):
-        config, *_ = build(planted_settings, **{"train_batch_size": None, "learning_rate": None, **changes})
+        config, *_ = build(cycle_settings, **{"train_batch_size": None, "learning_rate": None, **changes})
         keys = ("sigma_paths", "fusion_inputs", "train_batch_size", "learning_rate", "sigma_mask_seen")
         return [config[key] for key in keys]
 
@@ -245,13 +238,11 @@ def test_history_settles_what_the_user_left_open(planted_settings, caplog):
     assert settled(**PAPER) == [[], ["id", "text"], 32, 0.002, False]
 
 
-def test_same_seed_same_metrics_other_seed_others(planted_settings, tmp_path):
-    short = {**planted_settings, "epochs": 2, "learning_rate": 0.002}
-    first = run("SIGMA", "planted", config_dict=short, saved=False)
-    again = run(
-        "SIGMA", "planted", config_dict={**short, "artifact_dir": str(tmp_path / "fresh")}, saved=False
-    )
-    other = run("SIGMA", "planted", config_dict={**short, "seed": 8}, saved=False)
+def test_same_seed_same_metrics_other_seed_others(cycle_settings, tmp_path):
+    short = {**cycle_settings, "epochs": 2, "learning_rate": 0.002}
+    first = run("SIGMA", "cycle", config_dict=short, saved=False)
+    again = run("SIGMA", "cycle", config_dict={**short, "artifact_dir": str(tmp_path / "fresh")}, saved=False)
+    other = run("SIGMA", "cycle", config_dict={**short, "seed": 8}, saved=False)
     assert first["test_result"] == again["test_result"]
     assert first["history"][-1]["train_loss"] == again["history"][-1]["train_loss"]
     assert first["history"][-1]["train_loss"] != other["history"][-1]["train_loss"]
@@ -259,7 +250,7 @@ def test_same_seed_same_metrics_other_seed_others(planted_settings, tmp_path):
 
 def training_view(root, scratch):
     """Everything that training can see: artifacts, packed rows of several epochs, prompts."""
-    _, data, model = build(planted_config(root, scratch))
+    _, data, model = build(cycle_config(root, scratch))
     dataset = data.train._dataset
     rows = []
     for epoch in range(3):
@@ -269,12 +260,12 @@ def training_view(root, scratch):
 
 
 def test_permuting_the_held_out_items_changes_nothing_that_training_sees(tmp_path):
-    write_planted(tmp_path / "a" / "planted")
+    write_cycle(tmp_path / "a" / "cycle")
 
     def swap(user, step, item):  # another user's item of the same step, for validation and test only
         return f"i{(user + 1) % 4}_{(user + step) % 6}" if step >= 14 else item
 
-    write_planted(tmp_path / "b" / "planted", change=swap)
+    write_cycle(tmp_path / "b" / "cycle", change=swap)
     before, rows_before = training_view(tmp_path / "a", tmp_path / "sa")
     after, rows_after = training_view(tmp_path / "b", tmp_path / "sb")
     for name, tensor in before.tensors().items():
@@ -286,8 +277,8 @@ def test_permuting_the_held_out_items_changes_nothing_that_training_sees(tmp_pat
 
 def test_the_leak_test_can_fail(tmp_path):
     """The same comparison notices a change of one training event."""
-    write_planted(tmp_path / "a" / "planted")
-    write_planted(tmp_path / "b" / "planted", change=lambda u, s, i: "i1_0" if (u, s) == (0, 3) else i)
+    write_cycle(tmp_path / "a" / "cycle")
+    write_cycle(tmp_path / "b" / "cycle", change=lambda u, s, i: "i1_0" if (u, s) == (0, 3) else i)
     before, rows_before = training_view(tmp_path / "a", tmp_path / "sa")
     after, rows_after = training_view(tmp_path / "b", tmp_path / "sb")
     assert not torch.equal(before.vectors.collaborative, after.vectors.collaborative)
@@ -297,34 +288,31 @@ def test_the_leak_test_can_fail(tmp_path):
     )
 
 
-def test_prepared_items_survive_a_round_trip(planted_settings):
-    _, _, model = build(planted_settings)
+def test_prepared_items_survive_a_round_trip(cycle_settings):
+    _, _, model = build(cycle_settings)
     prepared = model.prepared
     back = Prepared.restore(prepared.tensors(), json.loads(json.dumps(prepared.header())))
     assert json.dumps(back.header(), sort_keys=True) == json.dumps(prepared.header(), sort_keys=True)
     assert all(torch.equal(value, back.tensors()[name]) for name, value in prepared.tensors().items())
 
 
-def test_artifacts_are_reused_and_damage_is_refused(planted_settings, tmp_path):
-    build(planted_settings)
+def test_artifacts_are_reused_and_damage_is_refused(cycle_settings, tmp_path):
+    build(cycle_settings)
     (file,) = (tmp_path / "artifacts").glob("items-*.safetensors")
     stamp = file.stat().st_mtime_ns
-    build(planted_settings)
+    build(cycle_settings)
     assert file.stat().st_mtime_ns == stamp
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
     with pytest.raises(UserError, match="damaged.*delete"):
-        build(planted_settings)
-    file.write_bytes(bytes(content[: len(content) // 2]))
-    with pytest.raises(UserError, match="is damaged.*delete"):
-        build(planted_settings)
+        build(cycle_settings)
 
 
 def test_a_checkpoint_carries_its_preparation_and_refuses_another_catalogue(
-    planted_settings, planted_root, tmp_path
+    cycle_settings, cycle_root, tmp_path
 ):
-    result = run("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1})
+    result = run("SIGMA", "cycle", config_dict={**cycle_settings, "epochs": 1})
     moved = tmp_path / "elsewhere"
     _, model, _, _, _, test = load_data_and_model(result["checkpoint"], {"artifact_dir": str(moved)})
     assert not moved.exists()
@@ -332,20 +320,20 @@ def test_a_checkpoint_carries_its_preparation_and_refuses_another_catalogue(
     again = load_data_and_model(result["checkpoint"])[1]
     assert torch.equal(model.rank(batch, 5).items, again.rank(batch, 5).items)
     other = tmp_path / "other"
-    write_planted(other / "planted")
-    for file in (other / "planted").iterdir():
+    write_cycle(other / "cycle")
+    for file in (other / "cycle").iterdir():
         file.write_text(file.read_text().replace("i0_0", "new"))
     with pytest.raises(UserError, match="another item catalogue"):
         load_data_and_model(result["checkpoint"], {"data_path": str(other)})
 
 
 def test_a_checkpoint_of_the_first_form_is_refused_with_the_way_out():
-    old = {"model": "SIGMA", "dataset": "planted", "sigma_objective": "global", "sigma_slot": "sum"}
-    with pytest.raises(UserError, match="train it anew with python .* --model=SIGMA --dataset=planted"):
+    old = {"model": "SIGMA", "dataset": "cycle", "sigma_objective": "global", "sigma_slot": "sum"}
+    with pytest.raises(UserError, match="train it anew with python .* --model=SIGMA --dataset=cycle"):
         rebuild_config(old)
 
 
-def test_ablations_by_one_key_train(planted_settings):
+def test_ablations_by_one_key_train(cycle_settings):
     for change in (
         {"grounding_align": False},
         {"grounding_kd_weight": 0.0},
@@ -363,7 +351,7 @@ def test_ablations_by_one_key_train(planted_settings):
         {**PAPER, "sigma_id_weight": 0.0},
         {**PAPER, "sigma_mask_seen": True, "filter_seen": True},
     ):
-        result = run("SIGMA", "planted", config_dict={**planted_settings, "epochs": 1, **change}, saved=False)
+        result = run("SIGMA", "cycle", config_dict={**cycle_settings, "epochs": 1, **change}, saved=False)
         assert np.isfinite(result["best_valid_score"]), change
 
 
@@ -374,19 +362,13 @@ def test_ablations_by_one_key_train(planted_settings):
         ({"text_fields": ["titel"]}, "titel"),
         ({"category_field": "timestamp"}, "timestamp"),
         ({"profile_fields": ["height"]}, "height"),
-        ({"backbone": "scratch:gigantic"}, "scratch:tiny"),
-        ({"decode_mode": "best"}, "decode_mode"),
         ({"grounding_views": ["visual"]}, "grounding_views"),
-        ({"grounding_text_encoder": "bert"}, "grounding_text_encoder"),
         ({"sigma_history": "middle"}, "sigma_history"),
         ({"sigma_paths": ["shortcut"]}, "sigma_paths"),
         ({"tokenizer_prefix_length": "some"}, "tokenizer_prefix_length"),
-        ({"tokenizer_prefix_length": 9}, "tokenizer_prefix_length"),
-        ({"tokenizer_codebook_size": 5000}, "tokenizer_codebook_size"),
         ({"tokenizer_vectors": ["image"]}, "tokenizer_vectors"),
-        ({"fusion_inputs": ["image"]}, "fusion_inputs"),
     ],
 )
-def test_bad_settings_get_one_sentence_before_training(planted_settings, change, message):
+def test_bad_settings_get_one_sentence_before_training(cycle_settings, change, message):
     with pytest.raises(UserError, match=message):
-        build(planted_settings, **change)
+        build(cycle_settings, **change)

@@ -9,42 +9,37 @@ import torch
 from recbole_sigma.decoding.exact import score_items
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models.tiger import PrefixPacker
-from recbole_sigma.quick_start import build_model, evaluate_checkpoint, run
+from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.config import RunConfig
-from recbole_sigma.run.loaders import load_data
 from recbole_sigma.settings.reading import load_yaml
 from recbole_sigma.settings.recipes import properties_dir, shipped_defaults
 from recbole_sigma.tokenization.published_ids import write_codes
 from recbole_sigma.values import UserError
+from tests import planted as scenes
+from tests.planted import one_batch, tiny
 
-SMALL = {
-    "tiger_layers": 1, "tiger_decoder_layers": 1, "tiger_d_model": 32, "tiger_heads": 2, "tiger_d_kv": 16,
-    "tiger_d_ff": 64, "tiger_dropout": 0.0, "tokenizer_codebook_size": 4, "tokenizer_levels": 2,
-    "tokenizer_vectors": ["text", "collaborative"], "tiger_samples": "all", "epochs": 6, "eval_step": 6,
-    "train_batch_size": 64, "decode_beam": 12, "rqvae_epochs": 20, "rqvae_hidden": [32], "rqvae_latent": 8,
-}  # fmt: skip
+SMALL = tiny(
+    "TIGER", tiger_dropout=0.0, tokenizer_levels=2, tokenizer_vectors=["text", "collaborative"],
+    tiger_samples="all", epochs=6, eval_step=6, train_batch_size=64, decode_beam=12,
+    rqvae_epochs=20, rqvae_hidden=[32], rqvae_latent=8,
+)  # fmt: skip
 SIGMA_ONLY = ("backbone_dropout", "grounding_steps", "grounding_batch_pairs", "tokenizer_bpe_size")
 
 
 @pytest.fixture
-def tiger_settings(planted_settings):
-    kept = {key: value for key, value in planted_settings.items() if key not in SIGMA_ONLY}
+def tiger_settings(cycle_settings):
+    kept = {key: value for key, value in cycle_settings.items() if key not in SIGMA_ONLY}
     return {**kept, **SMALL}
 
 
 def build(settings, **changes):
-    config = RunConfig("TIGER", "planted", None, {**settings, **changes})
-    data = load_data(config, config.model_class)
-    return config, data, build_model(config, config.model_class, data.train).eval()
-
-
-def one_batch(loader):
-    return next(iter(loader))[0]
+    config, data, model = scenes.build("TIGER", "cycle", settings, **changes)
+    return config, data, model.eval()
 
 
 @pytest.mark.slow
 def test_planted_cycle_is_learned(tiger_settings):
-    result = run("TIGER", "planted", config_dict={**tiger_settings, "epochs": 30, "eval_step": 30})
+    result = run("TIGER", "cycle", config_dict={**tiger_settings, "epochs": 30, "eval_step": 30})
     assert result["test_result"]["hit@1"] >= 0.9
 
 
@@ -161,7 +156,7 @@ def test_codes_can_come_from_a_file(tiger_settings, tmp_path):
     tokens = [str(t) for t in data.dataset.field2id_token["item_id"]]
     codes = torch.stack([torch.arange(25) % 5, torch.arange(25) // 5 % 3], dim=1)
     codes[0] = 0
-    write_codes(tmp_path / "codes.json", codes, tokens, "planted")
+    write_codes(tmp_path / "codes.json", codes, tokens, "cycle")
     imported = build(tiger_settings, tokenizer_quantizer=f"file:{tmp_path / 'codes.json'}")[2].codes
     assert torch.equal(imported.codes[:, :2], codes)
     assert imported.codes.shape[1] == 3  # they collide, so a digit is appended
@@ -169,13 +164,13 @@ def test_codes_can_come_from_a_file(tiger_settings, tmp_path):
     with pytest.raises(UserError, match="codes of dataset 'another' with 19 items, not of these 24"):
         build(tiger_settings, tokenizer_quantizer=f"file:{tmp_path / 'other.json'}")
     unique = torch.stack([torch.arange(25) % 5, torch.arange(25) // 5], dim=1)
-    write_codes(tmp_path / "unique.json", unique, tokens, "planted")
+    write_codes(tmp_path / "unique.json", unique, tokens, "cycle")
     imported = build(tiger_settings, tokenizer_quantizer=f"file:{tmp_path / 'unique.json'}")[2].codes
     assert imported.codes.shape[1] == 2  # unique as they are
 
 
 def test_a_reloaded_checkpoint_gives_the_same_lists(tiger_settings, tmp_path):
-    result = run("TIGER", "planted", config_dict={**tiger_settings, "epochs": 2, "eval_step": 1})
+    result = run("TIGER", "cycle", config_dict={**tiger_settings, "epochs": 2, "eval_step": 1})
     for file in (tmp_path / "artifacts").glob("*"):
         file.unlink()  # the codes must come from the checkpoint
     again = evaluate_checkpoint(result["checkpoint"])
@@ -186,7 +181,7 @@ def test_a_reloaded_checkpoint_gives_the_same_lists(tiger_settings, tmp_path):
 
 def test_same_seed_same_bits(tiger_settings):
     results = [
-        run("TIGER", "planted", config_dict={**tiger_settings, "epochs": 2, "eval_step": 1}) for _ in range(2)
+        run("TIGER", "cycle", config_dict={**tiger_settings, "epochs": 2, "eval_step": 1}) for _ in range(2)
     ]
     assert results[0]["history"][1]["train_loss"] == results[1]["history"][1]["train_loss"]
     assert np.array_equal(results[0]["test"].places, results[1]["test"].places)
@@ -234,7 +229,7 @@ def test_recipes_name_known_keys_only_and_resolve(name, tiger_settings):
     own = {
         key: tiger_settings[key] for key in ("data_path", "load_col", "text_fields", "topk", "valid_metric")
     }
-    config = RunConfig("TIGER", "planted", [str(path)], own)
+    config = RunConfig("TIGER", "cycle", [str(path)], own)
     declared = shipped_defaults(("TIGER",)).keys()
     assert load_yaml(path).keys() <= declared
     assert config["tiger_heads"] * config["tiger_d_kv"] == 384

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.conftest import planted_config, write_planted
+from tests.planted import cycle_config, write_cycle
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -21,8 +21,8 @@ def tour():
 
 
 def test_the_walk_prints_every_step_that_the_page_shows(tour, tmp_path: Path, capsys) -> None:
-    write_planted(tmp_path / "data" / "planted")
-    tour("planted", {**planted_config(tmp_path / "data", tmp_path), "epochs": 1})
+    write_cycle(tmp_path / "data" / "cycle")
+    tour("cycle", cycle_config(tmp_path / "data", tmp_path, epochs=1))
     printed = capsys.readouterr().out.splitlines()
     page = (DOCS / "tour.md").read_text(encoding="utf-8").splitlines()
     steps = [line for line in printed if line[:1].isdigit()]

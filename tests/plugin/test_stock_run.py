@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.planted import tiny
+
 
 def stock(model, planted, **more):
     from recbole.quick_start import run_recbole
@@ -17,13 +19,13 @@ def stock(model, planted, **more):
 
 
 @pytest.mark.parametrize("name", ["WindowItemKNN", "PackedSASRec", "SIGMA", "TIGER"])
-def test_run_recbole_and_reload(name, planted, tiny, scratch: Path) -> None:
+def test_run_recbole_and_reload(name, planted, scratch: Path) -> None:
     from recbole.quick_start import load_data_and_model
     from recbole.trainer import Trainer
 
     from recbole_sigma.run.trainer import make_trainer
 
-    result = stock(name, planted, **tiny[name])
+    result = stock(name, planted, **tiny(name))
     assert set(result["test_result"]) >= {"hit@10", "ndcg@10"}
     (file,) = (scratch / "saved").glob("*.safetensors")
     config, model, dataset, train, valid, test = load_data_and_model(str(file))
@@ -59,14 +61,14 @@ def takes_a_model(module) -> set[str]:
     }
 
 
-def test_a_class_in_place_of_the_name(planted, tiny) -> None:
+def test_a_class_in_place_of_the_name(planted) -> None:
     from recbole_sigma.models.packed_sasrec import PackedSASRec
 
     class MyPackedSASRec(PackedSASRec):
         """A user's model; inherits dataset, trainer and defaults."""
 
-    named = stock("PackedSASRec", planted, **tiny["PackedSASRec"])
-    passed = stock(MyPackedSASRec, planted, **tiny["PackedSASRec"])
+    named = stock("PackedSASRec", planted, **tiny("PackedSASRec"))
+    passed = stock(MyPackedSASRec, planted, **tiny("PackedSASRec"))
     assert passed["test_result"] == named["test_result"]
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from recbole_sigma.commands.main import main
 from recbole_sigma.run.trainer import RunTrainer
-from tests.conftest import write_planted
+from tests.planted import write_chain
 
 COLUMNS = "--load_col={inter: [user_id, item_id, timestamp], item: [item_id, title, genre]}"
 GOOD = ["--dataset=planted", COLUMNS, "--epochs=3", "--embedding_size=64", "--model=BPR", "--quiet"]
@@ -27,7 +27,7 @@ SIGMA = ["--model=SIGMA", "--dataset=planted", COLUMNS, "--text_fields=[title]",
 @pytest.fixture(autouse=True)
 def dataset(scratch: Path) -> None:
     """A good dataset in the working folder."""
-    write_planted(scratch / "dataset" / "planted", "planted")
+    write_chain(scratch / "dataset" / "planted")
 
 
 def in_child(act: Callable[[], int], scratch: Path) -> tuple[int, str]:

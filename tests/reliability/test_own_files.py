@@ -21,6 +21,7 @@ from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import packing
 from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.values import UserError
+from tests.planted import tiny
 
 bounded = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 JUNK = st.one_of(
@@ -52,11 +53,11 @@ def damaged(meta: dict[str, Any], data: st.DataObject) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(planted, tiny, tmp_path_factory) -> tuple[dict[str, Any], files.Checkpoint, Path]:
+def trained(planted, tmp_path_factory) -> tuple[dict[str, Any], files.Checkpoint, Path]:
     """A small run that was stopped inside its second epoch: settings, best checkpoint, stored state."""
     folder = tmp_path_factory.mktemp("stopped")
     values = {
-        **planted, **tiny["PackedSASRec"], "epochs": 2, "checkpoint_dir": str(folder), "log_dir": str(folder),
+        **planted, **tiny("PackedSASRec"), "epochs": 2, "checkpoint_dir": str(folder), "log_dir": str(folder),
         "checkpoint_steps": 1,
     }  # fmt: skip
     real = RunTrainer._check_finite

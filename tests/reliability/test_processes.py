@@ -25,6 +25,7 @@ from recbole_sigma.run import checkpoint, launch, loaders
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.values import UserError
+from tests.planted import tiny
 from tests.reliability.conftest import free_port, outcome
 
 
@@ -74,23 +75,23 @@ def ranks(imported, tmp_path: Path) -> Callable[..., list[Any]]:
 # --- sharing the work out ---
 
 
-def loader_of(planted, tiny, model="BPR", **values):
-    config = RunConfig(model, "planted", config_dict={**planted, **tiny[model], **values})
+def loader_of(planted, model="BPR", **values):
+    config = RunConfig(model, "planted", config_dict={**planted, **tiny(model), **values})
     return loaders.load_data(config, config.model_class).train
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
 @pytest.mark.parametrize("batch", [32, 59, 480, 4096])
-def test_every_row_is_seen_once_per_epoch(size, batch, planted, tiny) -> None:
+def test_every_row_is_seen_once_per_epoch(size, batch, planted) -> None:
     parts, weights, lengths = [], [], []
     for rank in range(size):
-        loader = loader_of(planted, tiny, train_batch_size=batch, train_neg_sample_args=None)
+        loader = loader_of(planted, train_batch_size=batch, train_neg_sample_args=None)
         taken = list(epoch_batches(loader, 0, rank, size))
         parts.append([list(zip(b["user_id"].tolist(), b["item_id"].tolist())) for b, _ in taken])
         weights.append([w for _, w in taken])
         lengths.append(epoch_length(loader, size))
     rows = [row for part in parts for taken in part for row in taken]
-    loader = loader_of(planted, tiny, train_batch_size=batch, train_neg_sample_args=None)
+    loader = loader_of(planted, train_batch_size=batch, train_neg_sample_args=None)
     alone = [list(zip(b["user_id"].tolist(), b["item_id"].tolist())) for b, _ in epoch_batches(loader)]
     assert sorted(rows) == sorted(row for taken in alone for row in taken)
     assert {len(part) for part in parts} == set(lengths)  # everybody takes as many steps
@@ -100,26 +101,26 @@ def test_every_row_is_seen_once_per_epoch(size, batch, planted, tiny) -> None:
     assert sorted(together) == sorted(alone[0])  # the same batches as in one process
 
 
-def test_an_epoch_can_be_entered_anywhere(planted, tiny) -> None:
+def test_an_epoch_can_be_entered_anywhere(planted) -> None:
     for rank, size in ((0, 1), (1, 2)):
-        whole = list(epoch_batches(loader_of(planted, tiny), 0, rank, size))
-        rest = list(epoch_batches(loader_of(planted, tiny), 4, rank, size))
+        whole = list(epoch_batches(loader_of(planted), 0, rank, size))
+        rest = list(epoch_batches(loader_of(planted), 4, rank, size))
         assert [b["item_id"].tolist() for b, _ in whole[4:]] == [b["item_id"].tolist() for b, _ in rest]
 
 
-def test_fewer_rows_than_processes(planted, tiny) -> None:
+def test_fewer_rows_than_processes(planted) -> None:
     with pytest.raises(UserError, match="cannot be shared by 1000 processes"):
-        epoch_length(loader_of(planted, tiny), 1000)
+        epoch_length(loader_of(planted), 1000)
 
 
 # --- training and judging ---
 
 
-def test_two_processes_take_the_steps_of_one(planted, tiny, ranks, scratch: Path) -> None:
+def test_two_processes_take_the_steps_of_one(planted, ranks, scratch: Path) -> None:
     """Without dropout and negatives nothing is drawn, so the weights agree but for the order of sums."""
     values = {
         **planted,
-        **tiny["PackedSASRec"],
+        **tiny("PackedSASRec"),
         "epochs": 3,
         "hidden_dropout_prob": 0.0,
         "attn_dropout_prob": 0.0,
@@ -143,7 +144,7 @@ def test_two_processes_take_the_steps_of_one(planted, tiny, ranks, scratch: Path
 
 
 @pytest.mark.parametrize("model", ["PackedSASRec", "SIGMA"])
-def test_the_gradient_of_two_processes_is_that_of_one(model, tiny, write_dataset, ranks) -> None:
+def test_the_gradient_of_two_processes_is_that_of_one(model, write_dataset, ranks) -> None:
     """Rows of 2 to 9 events, one batch: each process has as many rows, but not as many predictions."""
     events = [
         (f"u{user}", f"i{(3 * user + step) % 40}", 1000 * step + user)
@@ -151,7 +152,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(model, tiny, write_dataset
         for step in range(4 + (user % 2) * (user % 7 + 1))
     ]
     values = {
-        **tiny[model],
+        **tiny(model),
         **write_dataset(events, spare=41),
         "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
         "text_fields": ["item_id"],
@@ -191,9 +192,9 @@ def test_the_gradient_of_two_processes_is_that_of_one(model, tiny, write_dataset
 
 
 @pytest.mark.parametrize("model", ["BPR", "SIGMA"])
-def test_metrics_of_two_processes_are_those_of_one(model, planted, tiny, ranks, scratch: Path) -> None:
+def test_metrics_of_two_processes_are_those_of_one(model, planted, ranks, scratch: Path) -> None:
     """60 users on 2 processes; SIGMA's items are prepared by one of them."""
-    values = {**planted, **tiny[model], "eval_batch_size": 7}
+    values = {**planted, **tiny(model), "eval_batch_size": 7}
 
     def work() -> Any:
         result = run(model, "planted", config_dict=values)
@@ -207,8 +208,8 @@ def test_metrics_of_two_processes_are_those_of_one(model, planted, tiny, ranks, 
 
 
 @pytest.mark.slow
-def test_two_processes_resume_exactly(planted, tiny, ranks, scratch: Path) -> None:
-    values = {**planted, **tiny["BPR"], "epochs": 3, "checkpoint_steps": 2}
+def test_two_processes_resume_exactly(planted, ranks, scratch: Path) -> None:
+    values = {**planted, **tiny("BPR"), "epochs": 3, "checkpoint_steps": 2}
 
     def work(**more: Any) -> Any:
         result = run("BPR", "planted", config_dict={**values, **more})
@@ -231,7 +232,7 @@ def test_two_processes_resume_exactly(planted, tiny, ranks, scratch: Path) -> No
     assert ranks(lambda: work(resume=True)) == whole
 
 
-def test_a_process_that_dies_ends_the_others(planted, tiny, ranks) -> None:
+def test_a_process_that_dies_ends_the_others(planted, ranks) -> None:
     def work() -> Any:
         if os.environ["RANK"] == "1":
             real, count = RunTrainer._check_finite, [0]
@@ -243,16 +244,16 @@ def test_a_process_that_dies_ends_the_others(planted, tiny, ranks) -> None:
                 return real(self, *args)
 
             RunTrainer._check_finite = stop
-        return run("BPR", "planted", config_dict={**planted, **tiny["BPR"]})["test_result"]
+        return run("BPR", "planted", config_dict={**planted, **tiny("BPR")})["test_result"]
 
     started = time.monotonic()
     first, second = ranks(work)
     assert second == signal.SIGKILL and "error" in first and time.monotonic() - started < 60
 
 
-def test_two_runs_of_one_command_at_once(planted, tiny, imported, scratch: Path) -> None:
+def test_two_runs_of_one_command_at_once(planted, imported, scratch: Path) -> None:
     """Not processes of one run: two commands, started together in one folder, that prepare the same items."""
-    values = {**planted, **tiny["SIGMA"]}
+    values = {**planted, **tiny("SIGMA")}
     children = []
     for number in range(2):
         child = os.fork()
@@ -350,8 +351,8 @@ def test_loops_of_recboles_own_stay_in_one_process(planted, monkeypatch) -> None
         quick_start.build_trainer(values, model)
 
 
-def test_a_result_travels_as_json(planted, tiny) -> None:
-    result = run("BPR", "planted", config_dict={**planted, **tiny["BPR"], "epochs": 1})
+def test_a_result_travels_as_json(planted) -> None:
+    result = run("BPR", "planted", config_dict={**planted, **tiny("BPR"), "epochs": 1})
     again = launch.read_result(json.loads(json.dumps(launch.write_result(result))))
     assert again.keys() == result.keys() - {"loaders"}
     for key in again.keys() - {"test"}:

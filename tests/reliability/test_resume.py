@@ -16,12 +16,13 @@ from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.folder import RunFolder, run_id
 from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.values import UserError
+from tests.planted import tiny
 
 EPOCHS = {"epochs": 3, "eval_step": 1, "checkpoint_steps": 2}
 
 
-def settings(planted, tiny, model, **more) -> dict[str, Any]:
-    return {**planted, **tiny[model], **EPOCHS, **more}
+def settings(planted, model, **more) -> dict[str, Any]:
+    return {**planted, **tiny(model), **EPOCHS, **more}
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -39,9 +40,9 @@ def leftovers(folder: Path) -> list[str]:
     ],
 )
 def test_killed_and_continued_is_bit_for_bit_the_uninterrupted_run(
-    model, kills, planted, tiny, in_process, tmp_path: Path
+    model, kills, planted, in_process, tmp_path: Path
 ) -> None:
-    values = settings(planted, tiny, model)
+    values = settings(planted, model)
     whole = in_process(model, values, "whole")
     for kill in kills:
         assert in_process(model, {**values, "resume": True}, "cut", kill) == signal.SIGKILL, kill
@@ -56,12 +57,12 @@ def test_killed_and_continued_is_bit_for_bit_the_uninterrupted_run(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", ["BPR", "SASRec", "PackedSASRec", "SIGMA", "TIGER"])
-def test_twenty_random_kills(model, planted, tiny, in_process, tmp_path: Path, capsys) -> None:
+def test_twenty_random_kills(model, planted, in_process, tmp_path: Path, capsys) -> None:
     """Twenty real kills per model: ten at any instant of the run, ten at a random call of a delicate place.
 
     A killed run is continued, and killed again, up to four times before it may end.
     """
-    values = settings(planted, tiny, model, epochs=4)
+    values = settings(planted, model, epochs=4)
     started = time.monotonic()
     whole = in_process(model, values, "whole")
     seconds = time.monotonic() - started
@@ -127,9 +128,9 @@ def cut_after(monkeypatch, steps: int) -> None:
     monkeypatch.setattr(RunTrainer, "_check_finite", count)
 
 
-def test_the_position_inside_an_epoch_is_used(planted, tiny, monkeypatch) -> None:
+def test_the_position_inside_an_epoch_is_used(planted, monkeypatch) -> None:
     """The continued run trains the rest of the epoch, not the epoch again."""
-    values = settings(planted, tiny, "BPR", checkpoint_steps=1)
+    values = settings(planted, "BPR", checkpoint_steps=1)
     steps = []
     config = RunConfig("BPR", "planted", config_dict=values)
     per_epoch = len(loaders.load_data(config, config.model_class).train)
@@ -144,8 +145,8 @@ def test_the_position_inside_an_epoch_is_used(planted, tiny, monkeypatch) -> Non
     assert steps[0] == (1, 3) and len(steps) == 2 * per_epoch - 3
 
 
-def test_early_stopping_goes_on_counting(planted, tiny, monkeypatch) -> None:
-    values = settings(planted, tiny, "BPR", epochs=30, learning_rate=0.3, stopping_step=3)
+def test_early_stopping_goes_on_counting(planted, monkeypatch) -> None:
+    values = settings(planted, "BPR", epochs=30, learning_rate=0.3, stopping_step=3)
     whole = run("BPR", "planted", config_dict={**values, "checkpoint_dir": "whole"})
     stopped = len(whole["history"])
     assert 4 < stopped < 30
@@ -159,8 +160,8 @@ def test_early_stopping_goes_on_counting(planted, tiny, monkeypatch) -> None:
     assert again["best_epoch"] == whole["best_epoch"]
 
 
-def test_another_command_finds_nothing(planted, tiny, monkeypatch) -> None:
-    values = settings(planted, tiny, "BPR")
+def test_another_command_finds_nothing(planted, monkeypatch) -> None:
+    values = settings(planted, "BPR")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, 30)
         run("BPR", "planted", config_dict=values)
@@ -170,11 +171,11 @@ def test_another_command_finds_nothing(planted, tiny, monkeypatch) -> None:
     assert starts == []
 
 
-def test_changed_data_is_refused(planted, tiny, monkeypatch, tmp_path: Path) -> None:
+def test_changed_data_is_refused(planted, monkeypatch, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(planted["data_path"], tmp_path / "data")
-    values = settings(planted, tiny, "BPR", data_path=str(tmp_path / "data"))
+    values = settings(planted, "BPR", data_path=str(tmp_path / "data"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, 30)
         run("BPR", "planted", config_dict=values)
@@ -187,8 +188,8 @@ def test_changed_data_is_refused(planted, tiny, monkeypatch, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("what", ["cut", "flip", "weights gone"])
-def test_a_damaged_state_is_refused(what, planted, tiny, monkeypatch) -> None:
-    values = settings(planted, tiny, "BPR")
+def test_a_damaged_state_is_refused(what, planted, monkeypatch) -> None:
+    values = settings(planted, "BPR")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         cut_after(patch, 30)
         run("BPR", "planted", config_dict=values)
@@ -223,8 +224,8 @@ def test_names_of_runs_follow_what_changes_results() -> None:
     assert run_id(base) != run_id({**base, "seed": 2}) and run_id(base) != run_id(base, 2)
 
 
-def test_what_cannot_be_continued_says_so(planted, tiny) -> None:
+def test_what_cannot_be_continued_says_so(planted) -> None:
     with pytest.raises(UserError, match="saved=False"):
-        run("BPR", "planted", config_dict=settings(planted, tiny, "BPR", resume=True), saved=False)
+        run("BPR", "planted", config_dict=settings(planted, "BPR", resume=True), saved=False)
     with pytest.raises(UserError, match="RecVAE has a training loop of its own"):
         run("RecVAE", "planted", config_dict={**planted, "epochs": 1, "resume": True})

@@ -8,6 +8,7 @@ from recbole_sigma.tokenization import quantizers
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import balanced_assignment, balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.values import UserError
+from tests.planted import clusters
 
 
 @pytest.mark.parametrize("n, sizes", [(64, (8, 8)), (101, (7, 5, 3)), (5, (5,)), (300, (128, 2))])
@@ -25,10 +26,7 @@ def test_every_code_of_every_level_holds_equally_many(n, sizes):
 
 
 def test_planted_groups_of_one_size_are_found():
-    rng = np.random.default_rng(0)
-    centre = rng.normal(size=(6, 8)) * 5
-    group = np.repeat(np.arange(6), 20)
-    vectors = (centre[group] + rng.normal(size=(120, 8)) * 0.2).astype(np.float32)
+    vectors, group = clusters(groups=6, noise=0.2)
     codes, _ = balanced_rq_kmeans(vectors, (6,), seed=1)
     for g in range(6):
         assert len(np.unique(codes[group == g, 0])) == 1

@@ -4,24 +4,18 @@ import pytest
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, rq_kmeans
 from recbole_sigma.values import UserError
-
-
-def clustered(groups=4, each=20, seed=0):
-    rng = np.random.default_rng(seed)
-    centre = rng.normal(size=(groups, 8)) * 5
-    label = np.repeat(np.arange(groups), each)
-    return (centre[label] + rng.normal(size=(groups * each, 8)) * 0.05).astype(np.float32), label
+from tests.planted import clusters
 
 
 def test_first_level_finds_planted_clusters():
-    vectors, label = clustered()
+    vectors, label = clusters()
     codes, _ = rq_kmeans(vectors, (4, 4), seed=0)
     pairs = {(a, b) for a, b in zip(label, codes[:, 0])}
     assert len(pairs) == 4
 
 
 def test_each_level_quantizes_the_residual_of_the_one_before():
-    vectors, _ = clustered(seed=3)
+    vectors, _ = clusters(seed=3)
     codes, centroids = rq_kmeans(vectors, (4, 4, 4), seed=1)
     residual = vectors.copy()
     error = []
@@ -35,12 +29,12 @@ def test_each_level_quantizes_the_residual_of_the_one_before():
 
 
 def test_same_seed_same_codes():
-    vectors, _ = clustered(seed=5)
+    vectors, _ = clusters(seed=5)
     np.testing.assert_array_equal(rq_kmeans(vectors, (8,), 2)[0], rq_kmeans(vectors, (8,), 2)[0])
 
 
 def test_hostile_vectors():
-    vectors, _ = clustered(each=2)
+    vectors, _ = clusters(each=2)
     with pytest.raises(UserError, match="tokenizer_codebook_size"):
         rq_kmeans(vectors, (9,), 0)
     vectors[3, 0] = np.nan

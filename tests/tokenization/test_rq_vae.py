@@ -6,20 +6,13 @@ import torch
 
 from recbole_sigma.tokenization.rq_vae import RQVAE, RQVAEOptions, rq_vae
 from recbole_sigma.values import UserError
+from tests.planted import clusters
 
 SMALL = RQVAEOptions(latent=8, hidden=(32,), epochs=30, batch=64, seed=3)
 
 
-def planted(groups=4, each=40, width=16, seed=0):
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(groups, width)) * 4
-    return np.repeat(centres, each, axis=0) + rng.normal(size=(groups * each, width)) * 0.3, np.repeat(
-        np.arange(groups), each
-    )
-
-
 def test_first_level_finds_planted_groups():
-    vectors, group = planted()
+    vectors, group = clusters(each=40, width=16, noise=0.3)
     codes, report = rq_vae(vectors, (4, 8), SMALL)
     assert codes.shape == (160, 2) and codes.dtype == np.int64
     assert len({(g, c) for g, c in zip(group, codes[:, 0], strict=True)}) == 4
@@ -28,7 +21,7 @@ def test_first_level_finds_planted_groups():
 
 
 def test_same_seed_same_codes_and_the_global_generator_is_left_alone():
-    vectors, _ = planted()
+    vectors, _ = clusters(each=40, width=16, noise=0.3)
     torch.manual_seed(11)
     expected = torch.rand(1)
     torch.manual_seed(11)
@@ -39,7 +32,7 @@ def test_same_seed_same_codes_and_the_global_generator_is_left_alone():
 
 
 def test_restarts_revive_a_collapsed_codebook():
-    vectors, _ = planted()
+    vectors, _ = clusters(each=40, width=16, noise=0.3)
     data = torch.from_numpy(vectors).float()
     torch.manual_seed(0)
     model = RQVAE(16, (8, 8), SMALL)
@@ -67,7 +60,7 @@ def test_quantization_adds_up_and_gradients_reach_encoder_and_codebooks():
 
 
 def test_bad_vectors_are_refused():
-    vectors, _ = planted()
+    vectors, _ = clusters(each=40, width=16, noise=0.3)
     with pytest.raises(UserError, match="codebook of 500"):
         rq_vae(vectors, (4, 500), SMALL)
     vectors[5, 2] = np.nan
@@ -76,7 +69,7 @@ def test_bad_vectors_are_refused():
 
 
 def test_constant_columns_do_no_harm():
-    vectors, _ = planted()
+    vectors, _ = clusters(each=40, width=16, noise=0.3)
     vectors[:, 0] = 7.0
     codes, _ = rq_vae(vectors, (4, 8), SMALL)
     assert len(np.unique(codes[:, 0])) == 4

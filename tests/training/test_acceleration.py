@@ -7,13 +7,13 @@ from recbole_sigma.quick_start import build_model, build_trainer, run
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.run.precision import memory_estimate, memory_sentence, pieces, precision
-from tests.models.conftest import planted_config, write_planted
+from tests.planted import cycle_config, write_cycle
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted_acceleration")
-    write_planted(folder / "planted", users=40, length=12)
+    write_cycle(folder / "cycle", users=40, length=12)
     return folder
 
 
@@ -21,7 +21,7 @@ def one_step(root, tmp_path, model_name="SIGMA", **more):
     """Weights after one optimizer step over rows of different length, without anything random in the
     model.
     """
-    settings = planted_config(root, tmp_path) | {
+    settings = cycle_config(root, tmp_path) | {
         "train_batch_size": 128,
         "task_labels_per_row": 0,
         "MAX_ITEM_LIST_LENGTH": 6,
@@ -30,7 +30,7 @@ def one_step(root, tmp_path, model_name="SIGMA", **more):
         "attn_dropout_prob": 0.0,
         "train_warmup_epochs": 0,
     }
-    config = RunConfig(model_name, "planted", None, settings | more)
+    config = RunConfig(model_name, "cycle", None, settings | more)
     data = load_data(config, config.model_class)
     torch.manual_seed(0)
     model = build_model(config, config.model_class, data.train)
@@ -71,9 +71,9 @@ def test_pieces_hold_every_row_once_and_the_like_together():
 
 def test_bf16_stays_near_fp32(root, tmp_path):
     """Stated tolerance: after 6 epochs on the planted walk, hit@5 within 0.1 and the loss within 5 %."""
-    settings = planted_config(root, tmp_path) | {"epochs": 6, "grounding_steps": 5}
-    plain = run("SIGMA", "planted", config_dict=settings, saved=False)
-    half = run("SIGMA", "planted", config_dict={**settings, "train_precision": "bf16"}, saved=False)
+    settings = cycle_config(root, tmp_path) | {"epochs": 6, "grounding_steps": 5}
+    plain = run("SIGMA", "cycle", config_dict=settings, saved=False)
+    half = run("SIGMA", "cycle", config_dict={**settings, "train_precision": "bf16"}, saved=False)
     first, second = (sum(result["history"][-1]["train_loss"]) for result in (plain, half))
     assert first != second and second == pytest.approx(first, rel=0.05)
     assert half["test_result"]["hit@5"] == pytest.approx(plain["test_result"]["hit@5"], abs=0.1)

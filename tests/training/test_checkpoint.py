@@ -17,11 +17,12 @@ from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import packing
 from recbole_sigma.values import UserError
+from tests.planted import tiny
 
 
-def test_reloaded_in_a_new_process_to_the_same_places(planted, tiny, scratch: Path) -> None:
+def test_reloaded_in_a_new_process_to_the_same_places(planted, scratch: Path) -> None:
     results = [
-        run(name, "planted", config_dict={**planted, **tiny[name]})
+        run(name, "planted", config_dict={**planted, **tiny(name)})
         for name in ("Pop", "BPR", "SASRec", "WindowItemKNN", "PackedSASRec", "SIGMA")
     ]
     code = (
@@ -154,16 +155,16 @@ def test_other_parameters_round_trip() -> None:
         packing.pack_values({"f": test_other_parameters_round_trip}, "other")
 
 
-def test_weights_of_another_shape_are_named(planted, tiny, scratch: Path) -> None:
-    result = run("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
+def test_weights_of_another_shape_are_named(planted, scratch: Path) -> None:
+    result = run("BPR", "planted", config_dict={**planted, **tiny("BPR")})
     with pytest.raises(
         UserError, match=r"weights 'user_embedding.weight' have shape \(61, 8\), the model wants \(61, 16\)"
     ):
         evaluate_checkpoint(result["checkpoint"], {"embedding_size": 16})
 
 
-def test_a_checkpoint_can_be_judged_with_other_metrics(planted, tiny) -> None:
-    result = run("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
+def test_a_checkpoint_can_be_judged_with_other_metrics(planted) -> None:
+    result = run("BPR", "planted", config_dict={**planted, **tiny("BPR")})
     found = evaluate_checkpoint(
         result["checkpoint"], {"metrics": ["ItemCoverage", "NDCG"]}, filter_seen=False
     )

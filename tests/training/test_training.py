@@ -12,6 +12,7 @@ from recbole_sigma.run import loaders
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.trainer import FLOOR, learning_rate_factor, make_trainer
 from recbole_sigma.values import UserError
+from tests.planted import tiny
 
 
 def trainer_of(model, planted, **values):
@@ -36,9 +37,9 @@ def test_schedule_values() -> None:
     assert learning_rate_factor(3, 1000, 0, "inverse_sqrt") == pytest.approx(1 / 2)
 
 
-def test_the_schedule_reaches_the_optimizer(planted, tiny) -> None:
+def test_the_schedule_reaches_the_optimizer(planted) -> None:
     trainer, data = trainer_of(
-        "PackedSASRec", planted, **{**tiny["PackedSASRec"], "epochs": 4, "train_warmup_epochs": 1}
+        "PackedSASRec", planted, **{**tiny("PackedSASRec"), "epochs": 4, "train_warmup_epochs": 1}
     )
     rates = []
     trainer.optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
@@ -48,8 +49,8 @@ def test_the_schedule_reaches_the_optimizer(planted, tiny) -> None:
     assert rates == pytest.approx(want)
 
 
-def test_optional_hooks_of_a_model_are_honoured(planted, tiny) -> None:
-    trainer, data = trainer_of("PackedSASRec", planted, **tiny["PackedSASRec"], weight_decay=0.5)
+def test_optional_hooks_of_a_model_are_honoured(planted) -> None:
+    trainer, data = trainer_of("PackedSASRec", planted, **tiny("PackedSASRec"), weight_decay=0.5)
     assert [g["weight_decay"] for g in trainer.optimizer.param_groups] == [0.5, 0.0]
     epochs = []
     trainer.model.on_epoch_start = lambda epoch, train: epochs.append((epoch, train is data.train))
@@ -57,15 +58,15 @@ def test_optional_hooks_of_a_model_are_honoured(planted, tiny) -> None:
     assert epochs == [(0, True), (1, True)]
 
 
-def test_named_loss_parts_in_the_log(planted, tiny) -> None:
-    trainer, data = trainer_of("PackedSASRec", planted, **tiny["PackedSASRec"])
+def test_named_loss_parts_in_the_log(planted) -> None:
+    trainer, data = trainer_of("PackedSASRec", planted, **tiny("PackedSASRec"))
     trainer.model.loss_names = ("first", "second")
     trainer._train_data = data.train
     line = trainer._generate_train_loss_output(3, 0.0, 1.0, (2.0 * len(data.train), 4.0 * len(data.train)))
     assert "first" in line and "2.0000" in line and "second" in line and "4.0000" in line
 
 
-def test_history_and_best_epoch(planted, tiny) -> None:
+def test_history_and_best_epoch(planted) -> None:
     result = run("BPR", "planted", config_dict={**planted, "epochs": 5, "learning_rate": 0.05})
     scores = [h["valid"]["ndcg@10"] for h in result["history"]]
     assert [h["epoch"] for h in result["history"]] == [0, 1, 2, 3, 4]
@@ -79,10 +80,10 @@ def test_history_and_best_epoch(planted, tiny) -> None:
 
 
 @pytest.mark.parametrize("model", ["BPR", "PackedSASRec"])
-def test_without_a_file_the_best_epoch_is_tested_too(model, planted, tiny) -> None:
+def test_without_a_file_the_best_epoch_is_tested_too(model, planted) -> None:
     values = {
         **planted,
-        **tiny[model],
+        **tiny(model),
         "epochs": 6,
         "learning_rate": 0.3,
     }  # large steps: the last epoch is not the best
@@ -91,8 +92,8 @@ def test_without_a_file_the_best_epoch_is_tested_too(model, planted, tiny) -> No
     assert kept["test_result"] == written["test_result"] and kept["checkpoint"] is None
 
 
-def test_no_stray_files(planted, tiny, scratch: Path) -> None:
-    run("BPR", "planted", config_dict={**planted, **tiny["BPR"]})
+def test_no_stray_files(planted, scratch: Path) -> None:
+    run("BPR", "planted", config_dict={**planted, **tiny("BPR")})
     assert sorted(p.name for p in scratch.iterdir()) == ["log", "saved"]
     (checkpoint,) = (scratch / "saved").glob("*.safetensors")
     assert checkpoint.name.startswith("BPR-") and len(list((scratch / "saved").iterdir())) == 2
@@ -101,8 +102,8 @@ def test_no_stray_files(planted, tiny, scratch: Path) -> None:
     assert (folder / "last.safetensors").stat().st_size < 10_000  # a finished run leaves a note
 
 
-def test_tensorboard_on_request(planted, tiny, scratch: Path) -> None:
-    run("BPR", "planted", config_dict={**planted, **tiny["BPR"], "train_tensorboard": True}, saved=False)
+def test_tensorboard_on_request(planted, scratch: Path) -> None:
+    run("BPR", "planted", config_dict={**planted, **tiny("BPR"), "train_tensorboard": True}, saved=False)
     assert (scratch / "log_tensorboard").is_dir()
 
 
@@ -112,19 +113,19 @@ def test_training_free_models_run_one_epoch(planted) -> None:
         assert len(result["history"]) == 1
 
 
-def test_gradient_clipping(planted, tiny) -> None:
-    trainer, _ = trainer_of("BPR", planted, **tiny["BPR"], train_clip_norm=0.25)
+def test_gradient_clipping(planted) -> None:
+    trainer, _ = trainer_of("BPR", planted, **tiny("BPR"), train_clip_norm=0.25)
     assert trainer.clip_grad_norm == {"max_norm": 0.25}
 
 
-def test_trainings_of_one_second_keep_their_own_checkpoints(planted, tiny, monkeypatch) -> None:
+def test_trainings_of_one_second_keep_their_own_checkpoints(planted, monkeypatch) -> None:
     monkeypatch.setattr("recbole.trainer.trainer.get_local_time", lambda: "Nov-21-2026_12-00-00")
-    first, second = (trainer_of("BPR", planted, **tiny["BPR"])[0] for _ in range(2))
+    first, second = (trainer_of("BPR", planted, **tiny("BPR"))[0] for _ in range(2))
     assert first.saved_model_file != second.saved_model_file
 
 
-def test_no_validation(planted, tiny) -> None:
-    result = run("BPR", "planted", config_dict={**planted, **tiny["BPR"], "eval_step": 0})
+def test_no_validation(planted) -> None:
+    result = run("BPR", "planted", config_dict={**planted, **tiny("BPR"), "eval_step": 0})
     assert np.isfinite(result["best_valid_score"]) and result["best_valid_result"]
 
 
@@ -134,8 +135,8 @@ def test_pop_counts_events_not_batches(planted) -> None:
     assert a["test_result"] == b["test_result"]
 
 
-def test_resume_continues_with_the_same_state(planted, tiny, scratch: Path) -> None:
-    values = {**tiny["BPR"], "epochs": 2}
+def test_resume_continues_with_the_same_state(planted, scratch: Path) -> None:
+    values = {**tiny("BPR"), "epochs": 2}
     first, data = trainer_of("BPR", planted, **values)
     first.fit(data.train, data.valid, verbose=False)
     second, _ = trainer_of("BPR", planted, **{**values, "seed": 7})
@@ -158,14 +159,14 @@ def test_decision_trees_are_refused() -> None:
         make_trainer(DecisionTreeTrainer)
 
 
-def test_nan_losses_stop_the_run(planted, tiny) -> None:
+def test_nan_losses_stop_the_run(planted) -> None:
     with pytest.raises((ValueError, UserError), match="(?i)nan"):
         run(
             "BPR",
             "planted",
             config_dict={
                 **planted,
-                **tiny["BPR"],
+                **tiny("BPR"),
                 "learning_rate": 100.0,
                 "learner": "sgd",
                 "epochs": 50,
@@ -174,11 +175,11 @@ def test_nan_losses_stop_the_run(planted, tiny) -> None:
         )
 
 
-def test_anomaly_mode_of_another_model_is_switched_off(planted, tiny) -> None:
+def test_anomaly_mode_of_another_model_is_switched_off(planted) -> None:
     """RecBole's SINE sets it on import for the whole process; training is then several times slower."""
     torch.autograd.set_detect_anomaly(True)
     try:
-        run("SASRec", "planted", config_dict={**planted, **tiny["SASRec"]}, saved=False)
+        run("SASRec", "planted", config_dict={**planted, **tiny("SASRec")}, saved=False)
         assert not torch.is_anomaly_enabled()
     finally:
         torch.autograd.set_detect_anomaly(False)

@@ -27,25 +27,14 @@ def words(planted) -> list[str]:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--model=SIGM", "--dataset=ml-100k"], "unknown model 'SIGM'; nearest: SIGMA"),
-        (
-            ["--model=BPR", "--dataset=ml-100k", "--epoch=1"],
-            "unknown key 'epoch' in the command line; nearest: epochs",
-        ),
         (["--model=BPR", "--dataset=ml-100"], "does not exist; nearest: ml-100k"),
         (["--model=BPR"], "no dataset is named"),
         (["demmo"], "unknown verb 'demmo'; nearest: demo"),
         (["--model"], "--model needs a value"),
-        (
-            ["--model=BPR", "--dataset=ml-100k", "--topk=[5000]", "--valid_metric=NDCG@5000"],
-            "larger than the catalogue of ml-100k (1682 items)",
-        ),
-        (["--model=BPR", "--dataset=ml-100k", "--config_files=no.yaml"], "no.yaml does not exist"),
         (["benchmark", "--models=Pop"], "needs --models"),
         (["benchmark", "--models=Pop,Popp", "--dataset=ml-100k"], "unknown model 'Popp'; nearest: Pop"),
         (["demo", "--seeds=a"], "--seeds must be integers"),
         (["--help", "--model=SIGMAA"], "no property file for model 'SIGMAA'; nearest: SIGMA"),
-        (["--model=BPR", "--dataset=ml-100k", "--seeds=1"], "--seeds does not belong"),
     ],
 )
 def test_mistakes_give_one_sentence_and_exit_code_2(argv, sentence, capsys, scratch: Path) -> None:

@@ -15,20 +15,20 @@ from recbole_sigma.evaluation.tasks.bench import (
 )
 from recbole_sigma.evaluation.tasks.report import full_report, general_rec, quick_rows
 from recbole_sigma.quick_start import load_data_and_model
-from tests.instructions.conftest import built
+from tests.planted import shop_tasks, write_shop, write_tasks
 
 
 @pytest.fixture(scope="module")
-def loaded(trained):
-    return load_data_and_model(trained["checkpoint"])
+def loaded(chosen_run):
+    return load_data_and_model(chosen_run["checkpoint"])
 
 
-def test_the_instruction_decides_the_label(trained):
-    found = trained["test_result"]
+def test_the_instruction_decides_the_label(chosen_run):
+    found = chosen_run["test_result"]
     assert found["hit@4[category]"] > found["hit@4"] + 0.3  # four items bear the name, a quarter of all
     assert found["low@10[category]"] > 0.1
     assert found["hit@10[category|wrong slot]"] < found["hit@10[category]"] - 0.1
-    assert found["rows[category]"] == len(trained["test"].users)
+    assert found["rows[category]"] == len(chosen_run["test"].users)
 
 
 def test_the_lists_of_a_condition_are_the_models_own(loaded):
@@ -127,12 +127,10 @@ def test_intra_list_distance_by_hand():
 
 
 def test_bm25_and_the_query_table_know_their_answers(tmp_path_factory):
-    from tests.instructions.conftest import write_shop, write_tasks
-
     root = tmp_path_factory.mktemp("shop_of_baselines")
     write_shop(root / "shop")
     write_tasks(root / "task_files")
-    tasks, _ = built(root, query_field="query")
+    tasks, _ = shop_tasks(root, query_field="query")
     m, rows = tasks.material, tasks.rows["Query"]
     popularity = Popularity(m)
     scores = BM25(m, popularity)(None, ["blue lawn", "nothing known"])

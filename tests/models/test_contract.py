@@ -14,25 +14,24 @@ from recbole_sigma.models import registry
 from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.values import RankedItems
+from tests.planted import tiny
 
 MODELS = ["Pop", "BPR", "SASRec", "GRU4Rec", "BERT4Rec", *registry.available_models()]
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def trained(request, planted, tiny, tmp_path_factory) -> dict[str, Any]:
+def trained(request, planted, tmp_path_factory) -> dict[str, Any]:
     """A model of each kind, trained for a moment, with its loaders."""
     folder = tmp_path_factory.mktemp(request.param)
     values = {
         **planted,
-        **tiny.get(request.param, {}),
+        **tiny(request.param),
         "checkpoint_dir": str(folder),
         "log_dir": str(folder / "log"),
         "topk": [1, 5, 10],
     }
     if request.param in ("SIGMA", "TIGER"):
         values["artifact_dir"] = str(folder / "artifacts")
-    if request.param not in tiny:
-        pytest.skip(f"no tiny settings for {request.param} in tests/conftest.py")
     result = run(request.param, "planted", config_dict=values)
     config, model, dataset, train, valid, test = quick_start.load_data_and_model(result["checkpoint"])
     return {

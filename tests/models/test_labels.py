@@ -12,17 +12,10 @@ from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.instructions.samples import tasks_of
 from recbole_sigma.models.sigma.labels import INSTRUCTION, build_task_labels
 from recbole_sigma.models.sigma.trunk import Histories
-from recbole_sigma.quick_start import build_model, load_data_and_model
+from recbole_sigma.quick_start import load_data_and_model
 from recbole_sigma.run.config import RunConfig
-from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
-from tests.tasks.conftest import KINDS
-
-
-def build(settings, **changes):
-    config = RunConfig("SIGMA", "chosen", None, {**settings, **changes})
-    data = load_data(config, config.model_class)
-    return config, data, build_model(config, config.model_class, data.train)
+from tests.planted import COLOURS, build, write_tasks
 
 
 def rows_of(data):
@@ -32,7 +25,9 @@ def rows_of(data):
 
 @pytest.mark.parametrize("cold", [False, True])
 def test_a_label_sits_where_its_task_qualifies_and_says_its_slot(valid_chosen, cold):
-    _, data, model = build(valid_chosen, task_empty_history=cold, tasks=["Category", "Longtail"])
+    _, data, model = build(
+        "SIGMA", "chosen", valid_chosen, task_empty_history=cold, tasks=["Category", "Longtail"]
+    )
     labels, dataset = model.task_labels, data.train._dataset
     rows, first, length = rows_of(data)
     torch.manual_seed(0)
@@ -59,7 +54,7 @@ def test_a_label_sits_where_its_task_qualifies_and_says_its_slot(valid_chosen, c
         name = labels.names[int(task)]
         assert rank in labels.tasks.rows[name].ranks
         words = words_of(texts[tuple(text.tolist())])
-        assert any(kind in words for kind in KINDS) == (name == "Category")
+        assert any(kind in words for kind in COLOURS) == (name == "Category")
         assert name != "Category" or material.labels[item][0] in words
         seen[int(task)] += 1
     assert (seen > 0).all()
@@ -71,7 +66,7 @@ def _texts(labels):
 
 
 def test_tasks_are_drawn_by_the_mixture(valid_chosen):
-    _, data, model = build(valid_chosen, tasks=["Category", "Longtail"])
+    _, data, model = build("SIGMA", "chosen", valid_chosen, tasks=["Category", "Longtail"])
     _, first, length = rows_of(data)
     rows = torch.nonzero(length == length.max())[:1, 0].expand(4000)  # a long row carries every task
     draw = model.task_labels.draw(first[rows], length[rows], 5)
@@ -81,7 +76,7 @@ def test_tasks_are_drawn_by_the_mixture(valid_chosen):
 
 
 def test_words_that_training_never_saw_are_left_out_and_named(valid_chosen):
-    _, _, model = build(valid_chosen)
+    _, _, model = build("SIGMA", "chosen", valid_chosen)
     labels, text = model.task_labels, TEXTS[0]
     trained = set(labels.texts.unique().tolist())
     strange = next(
@@ -101,7 +96,7 @@ def test_words_that_training_never_saw_are_left_out_and_named(valid_chosen):
 
 def test_known_words_are_those_of_training_instructions(valid_chosen):
     """`tests/instructions/test_rules.py` shows that nothing held out reaches ``tasks.texts()``."""
-    _, _, model = build(valid_chosen)
+    _, _, model = build("SIGMA", "chosen", valid_chosen)
     labels = model.task_labels
     trained = {
         token
@@ -113,8 +108,8 @@ def test_known_words_are_those_of_training_instructions(valid_chosen):
 
 
 def test_rows_of_single_events_are_made_only_on_request(valid_chosen):
-    _, warm, _ = build(valid_chosen)
-    _, cold, model = build(valid_chosen, task_empty_history=True)
+    _, warm, _ = build("SIGMA", "chosen", valid_chosen)
+    _, cold, model = build("SIGMA", "chosen", valid_chosen, task_empty_history=True)
     assert (warm.test._dataset.inter_feat["item_length"] > 0).all()
     assert (cold.test._dataset.inter_feat["item_length"] == 0).any()
     model.eval()
@@ -128,7 +123,7 @@ def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen
     """Training and generation meet a first event in the same state."""
     from recbole_sigma.models.sigma.labels import LabelDraw
 
-    _, data, model = build(valid_chosen, task_empty_history=True)
+    _, data, model = build("SIGMA", "chosen", valid_chosen, task_empty_history=True)
     model.eval()
     with torch.no_grad():
         model.branches.gate.fill_(0.7)
@@ -153,7 +148,7 @@ def test_general_labels_train_the_history_alone(valid_chosen):
     """What a general instruction adds is no part of its labels' loss, only of the pull to zero."""
     from recbole_sigma.models.sigma.paths import covariance
 
-    _, data, model = build(valid_chosen)
+    _, data, model = build("SIGMA", "chosen", valid_chosen)
     batch, _, length = rows_of(data)
     model.eval()
     labels = model.task_labels
@@ -184,7 +179,7 @@ def test_general_labels_train_the_history_alone(valid_chosen):
 
 @pytest.mark.parametrize("objective", ["paper", "joint"])
 def test_without_an_instruction_the_history_answers_alone(valid_chosen, objective):
-    _, data, model = build(valid_chosen, sigma_objective=objective)
+    _, data, model = build("SIGMA", "chosen", valid_chosen, sigma_objective=objective)
     model.eval()
     rows = data.test._dataset.inter_feat
     batch = rows[torch.nonzero(rows["item_length"] > 0)[:4, 0]]
@@ -219,7 +214,7 @@ def test_divergence_is_half_the_variance_of_the_change_in_the_logits():
 
 
 def test_single_task_has_no_component_and_no_tables(valid_chosen):
-    config, data, model = build(valid_chosen, tasks=["JustForYou"])
+    config, data, model = build("SIGMA", "chosen", valid_chosen, tasks=["JustForYou"])
     assert model.task_labels is None and tasks_of(data.train._dataset, config) is None
     assert model.branches.word_path is None
     assert not any("task_labels" in name or "word_path" in name for name in model.state_dict())
@@ -238,6 +233,8 @@ TEXTS = ["Recommend an item from the category: green", "red, please", "zyx", "Pr
 def test_words_start_as_nothing_and_add_one_term_to_every_logit(valid_chosen):
     """P(item | history, words) is proportional to P(item | history) exp(<words, item>)."""
     _, data, model = build(
+        "SIGMA",
+        "chosen",
         valid_chosen,
         tokenizer_prefix_length=0,
     )
@@ -259,7 +256,7 @@ def test_words_start_as_nothing_and_add_one_term_to_every_logit(valid_chosen):
 @pytest.mark.parametrize("values", [{}, {"sigma_objective": "paper", "decode_mode": "fixed_temp"}])
 def test_words_leave_one_distribution_over_the_catalogue(valid_chosen, values):
     """Lists and scores of both objectives agree, and the probabilities of all items sum to one."""
-    _, data, model = build(valid_chosen, **values)
+    _, data, model = build("SIGMA", "chosen", valid_chosen, **values)
     model.eval()
     batch = instructed_rows(data, model, TEXTS)
     with torch.no_grad():
@@ -276,7 +273,7 @@ def test_training_meets_the_words_that_generation_reads(valid_chosen):
     """The loss of a label is minus the log probability that its instruction gives its item."""
     from recbole_sigma.models.sigma.labels import LabelDraw
 
-    _, data, model = build(valid_chosen, task_labels_per_row=1)
+    _, data, model = build("SIGMA", "chosen", valid_chosen, task_labels_per_row=1)
     model.eval()
     batch = instructed_rows(data, model, TEXTS)
     with torch.no_grad():
@@ -294,21 +291,19 @@ def test_training_meets_the_words_that_generation_reads(valid_chosen):
 
 def test_tasks_without_labels_are_refused(valid_chosen):
     with pytest.raises(UserError, match="task_labels_per_row"):
-        build(valid_chosen, task_labels_per_row=0)
+        build("SIGMA", "chosen", valid_chosen, task_labels_per_row=0)
 
 
-def test_a_checkpoint_refuses_other_task_files(valid_chosen, trained, tmp_path):
-    from tests.instructions.conftest import write_tasks
-
+def test_a_checkpoint_refuses_other_task_files(valid_chosen, chosen_run, tmp_path):
     folder = write_tasks(tmp_path / "task_files")
     text = (folder / "category.yaml").read_text().replace("Predict the next item among", "Choose among")
     (folder / "category.yaml").write_text(text)
     with pytest.raises(UserError, match="other words"):
-        load_data_and_model(trained["checkpoint"], {"task_dir": str(folder)})
+        load_data_and_model(chosen_run["checkpoint"], {"task_dir": str(folder)})
 
 
-def test_each_tasks_loss_is_noted_and_the_instruction_lowers_it(trained, valid_chosen):
-    _, data, model = build(valid_chosen)
+def test_each_tasks_loss_is_noted_and_the_instruction_lowers_it(chosen_run, valid_chosen):
+    _, data, model = build("SIGMA", "chosen", valid_chosen)
     labels = build_task_labels(
         RunConfig("SIGMA", "chosen", None, valid_chosen), data.train._dataset, model.prepared
     )

@@ -10,12 +10,12 @@ from recbole_sigma.recommend.nearest_task import nearest_task, slot_in
 from recbole_sigma.recommend.recommender import Recommender
 from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.values import UserError
-from tests.instructions.conftest import built, write_shop, write_tasks
+from tests.planted import shop_tasks, write_shop, write_tasks
 
 
 @pytest.fixture(scope="module")
-def recommender(trained):
-    return Recommender.load(trained["checkpoint"])
+def recommender(chosen_run):
+    return Recommender.load(chosen_run["checkpoint"])
 
 
 def test_a_typed_history_gives_titled_items(recommender):
@@ -76,7 +76,7 @@ def test_free_text_names_the_nearest_task(recommender, tmp_path):
     )
     assert answer.task == "Category" and answer.instruction == "anything from the green category"
     write_shop(tmp_path / "shop")
-    tasks, _ = built(tmp_path, files=write_tasks(tmp_path / "task_files"))
+    tasks, _ = shop_tasks(tmp_path, files=write_tasks(tmp_path / "task_files"))
     for sentence, name in (
         ("suggest a hidden gem please", "Longtail"),
         ("surprise me with something new", "Discover"),
@@ -128,27 +128,25 @@ def test_titles():
     assert split_history("a, b; c") == ["a, b", "c"]
 
 
-def command(trained, *words):
-    return ["recommend", f"--checkpoint={trained['checkpoint']}", *words]
+def command(chosen_run, *words):
+    return ["recommend", f"--checkpoint={chosen_run['checkpoint']}", *words]
 
 
-def test_the_command_prints_a_table_or_json(trained, capsys):
-    assert (
-        main(command(trained, "--history=the red thing 0; blue1", "--task=Category", "--slot=red", "--k=3"))
-        == 0
-    )
+def test_the_command_prints_a_table_or_json(chosen_run, capsys):
+    words = ["--history=the red thing 0; blue1", "--task=Category", "--slot=red", "--k=3"]
+    assert main(command(chosen_run, *words)) == 0
     table = capsys.readouterr().out
     assert "task: Category" in table and "the " in table and "prefix" in table
-    assert main(command(trained, "--user=u2", "--k", "2", "--format=json", "--filter=category=blue")) == 0
+    assert main(command(chosen_run, "--user=u2", "--k", "2", "--format=json", "--filter=category=blue")) == 0
     answer = json.loads(capsys.readouterr().out)
     assert [row["item"][:4] for row in answer["items"]] == ["blue", "blue"]
 
 
-def test_the_batch_form_writes_a_line_per_user(trained, tmp_path, capsys):
+def test_the_batch_form_writes_a_line_per_user(chosen_run, tmp_path, capsys):
     users = tmp_path / "users.jsonl"
     users.write_text('u1\n\n{"user": "u2"}\n{"history": ["red0"], "instruction": "something new"}\n')
     out = tmp_path / "deep" / "lists.jsonl"
-    assert main(command(trained, f"--users_file={users}", f"--output={out}", "--k=2")) == 0
+    assert main(command(chosen_run, f"--users_file={users}", f"--output={out}", "--k=2")) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["user"] for line in lines] == ["u1", "u2", None] and all(
         len(line["items"]) == 2 for line in lines
@@ -172,16 +170,16 @@ def test_the_batch_form_writes_a_line_per_user(trained, tmp_path, capsys):
         (["--model=SIGMA"], "does not belong"),
     ],
 )
-def test_mistakes_on_the_command_line_write_nothing(trained, scratch, capsys, words, sentence):
+def test_mistakes_on_the_command_line_write_nothing(chosen_run, scratch, capsys, words, sentence):
     before = sorted(scratch.rglob("*"))
     named = not words or any(word.startswith(("--history", "--users_file")) for word in words)
-    assert main(command(trained, *([] if named else ["--history=red0"]), *words)) == 2
+    assert main(command(chosen_run, *([] if named else ["--history=red0"]), *words)) == 2
     out = capsys.readouterr()
     assert sentence in out.err and not out.out and "Traceback" not in out.err
     assert sorted(scratch.rglob("*")) == before
 
 
-def test_bad_lines_of_a_users_file_are_named(trained, tmp_path, capsys):
+def test_bad_lines_of_a_users_file_are_named(chosen_run, tmp_path, capsys):
     users = tmp_path / "users.jsonl"
     for text, sentence in (
         ('u1\n{"user": \n', "users.jsonl:2 is no JSON"),
@@ -191,7 +189,7 @@ def test_bad_lines_of_a_users_file_are_named(trained, tmp_path, capsys):
         ("u1\nu2\nnobody\n", "users.jsonl:3: user: chosen has no user 'nobody'"),
     ):
         users.write_text(text)
-        assert main(command(trained, f"--users_file={users}", f"--output={tmp_path / 'out.jsonl'}")) == 2
+        assert main(command(chosen_run, f"--users_file={users}", f"--output={tmp_path / 'out.jsonl'}")) == 2
         assert sentence in capsys.readouterr().err
         assert not (tmp_path / "out.jsonl").exists()
 
@@ -227,14 +225,12 @@ def test_the_verb_tasks(chosen, capsys, tmp_path):
     assert "-> the " in text and main(["tasks", "--dataset=chosen", "--seeds=1"]) == 2
 
 
-def test_the_verb_tasks_judges_a_checkpoint(trained, capsys, tmp_path):
+def test_the_verb_tasks_judges_a_checkpoint(chosen_run, capsys, tmp_path):
     out = tmp_path / "reports"
-    assert (
-        main(["tasks", f"--checkpoint={trained['checkpoint']}", f"--output={out}", "--quiet", "--modes=apf"])
-        == 0
-    )
+    words = [f"--checkpoint={chosen_run['checkpoint']}", f"--output={out}", "--quiet", "--modes=apf"]
+    assert main(["tasks", *words]) == 0
     text = capsys.readouterr().out
     assert "wrong slot" in text and "hit@10[generalrec macro]" in text
     (file,) = out.glob("tasks-chosen-*.json")
     assert json.loads(file.read_text())["tasks"]["Category"]["lifts"]["wrong slot"]["low"] >= 0
-    assert main(["tasks", f"--checkpoint={trained['checkpoint']}", "--modes=best"]) == 2
+    assert main(["tasks", f"--checkpoint={chosen_run['checkpoint']}", "--modes=best"]) == 2
