@@ -181,8 +181,7 @@ def _convert(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(
             f"usage: python -m dataset_adapters convert NAME [options]\n\nNAME is one of "
-            f"{', '.join(ADAPTERS)}; "
-            "its options: python -m dataset_adapters convert NAME --help\n"
+            f"{', '.join(ADAPTERS)}; its options: python -m dataset_adapters convert NAME --help\n"
         )
         return 0 if given else 2
     adapter = find_adapter(given[0])

@@ -226,8 +226,8 @@ class RowReader:
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise AdapterError(
                 f"{source.path}: is damaged, or holds what Python cannot, after row {source.rows} "
-                f"({why}); fetch it again, "
-                "or write its columns as text, numbers and times before the year 9999"
+                f"({why}); fetch it again, or write its columns as text, numbers and times before the "
+                "year 9999"
             ) from error
         source.size, source.sha256 = source.path.stat().st_size, digest_of(source.path)
 

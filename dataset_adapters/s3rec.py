@@ -63,9 +63,8 @@ def _refuse_sorted(job: Job, path: Path, log: EventLog) -> None:
     if share > 0.9:
         raise AdapterError(
             f"{path}: the items of {share:.0%} of the users ascend by their id, so the lines are sorted "
-            f"by item, not by time "
-            "(the Sports and Toys files of IDGenRec are); use the original file, or pass --allow-sorted "
-            "if the order is right"
+            "by item, not by time (the Sports and Toys files of IDGenRec are); use the original file, "
+            "or pass --allow-sorted if the order is right"
         )
 
 

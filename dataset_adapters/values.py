@@ -208,8 +208,7 @@ def _check_pattern(pattern: str) -> None:
     if reason is not None:
         raise AdapterError(
             f"--time-format {pattern!r}: is no pattern of strptime ({reason}); write each directive once, "
-            "such as "
-            "%Y-%m-%d"
+            "such as %Y-%m-%d"
         )
 
 

@@ -84,8 +84,7 @@ def format_of(config: Any) -> Format:
     if not plain:
         raise UserError(
             f"encoding {encoding!r} is none in which atomic files can be read: convert the files to "
-            "UTF-8, or name "
-            "a text encoding such as latin-1 or cp1252"
+            "UTF-8, or name a text encoding such as latin-1 or cp1252"
         )
     keys = (
         "USER_ID_FIELD",
@@ -125,8 +124,7 @@ def read_header(path: Path, form: Format) -> list[Column]:
         if not colon or kind not in KINDS:
             raise UserError(
                 f"{path}:1 column {text[:80]!r} is not `name:type` with type {', '.join(KINDS[:3])} or "
-                f"{KINDS[3]} "
-                f"(columns are separated by {form.separator!r})"
+                f"{KINDS[3]} (columns are separated by {form.separator!r})"
             )
         columns.append(Column(name, kind))
     names = [column.name for column in columns]
@@ -269,8 +267,7 @@ def _reader(column: Column, form: Format, refuse: Say) -> Callable[[int, str], A
             refuse(
                 line,
                 f"has {text[:40]!r} in column {column.name!r}, which is no finite number: mend it, leave "
-                "the cell "
-                "empty, or take the column out of load_col",
+                "the cell empty, or take the column out of load_col",
             )
         return value  # type: ignore[return-value]
 

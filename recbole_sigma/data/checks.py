@@ -149,8 +149,7 @@ def _text_problems(config: Any, path: Path, form: Format) -> list[str]:
         elif columns and not columns[field].startswith("token"):
             problems.append(
                 f"{path}:1 declares {field!r} as {columns[field]}, but text_fields names it, which needs "
-                "token or "
-                f"token_seq: write {field}:token in the header, or take it out of text_fields"
+                f"token or token_seq: write {field}:token in the header, or take it out of text_fields"
             )
         elif loaded != "*" and loaded is not None and field not in loaded:
             problems.append(

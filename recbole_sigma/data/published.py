@@ -54,9 +54,8 @@ def events_of_rows(
         elif [name for name, _, _ in log[-len(before) :]] != before.tolist():
             raise UserError(
                 f"benchmark_filename: the history of user {owner!r} before item {target!r} is not what "
-                "that user's "
-                "earlier rows add up to, so no log can be put together for packed training: give files "
-                "of one "
+                "that user's earlier rows add up to, so no log can be put together for packed "
+                "training: give files of one "
                 "event per row"
             )
         log.append((target, times[row], int(part[row])))
@@ -84,6 +83,6 @@ def check_order(users: np.ndarray, part: np.ndarray, names: np.ndarray) -> None:
         at = order[1:][back][0]
         raise UserError(
             f"benchmark_filename: user {str(names[users[at]])!r} has an event in the {PARTS[part[at]]} "
-            "file that lies "
-            "after one of a later part, so a history would hold what it must predict: split in order of time"
+            "file that lies after one of a later part, so a history would hold what it must predict: "
+            "split in order of time"
         )

@@ -111,8 +111,7 @@ def adopt(model_class: type) -> None:
     if known is not None and "_adopted" not in vars(sys.modules.get(alias, sys)):
         raise UserError(
             f"the class {model_class.__module__}.{name} has the name of an existing model, which RecBole "
-            "would train in its "
-            f"place: rename the class"
+            f"would train in its place: rename the class"
         )
     module = types.ModuleType(
         alias, "A model class passed to RecBole, set by recbole_sigma.models.registry.adopt."

@@ -60,8 +60,7 @@ def refusal(model: str) -> str | None:
     if model in TREES:
         return (
             f"{model} grows decision trees, which are not trained by epochs over tensors: run it with "
-            "RecBole's "
-            "own run_recbole"
+            "RecBole's own run_recbole"
         )
     package = NEEDS_PACKAGE.get(model)
     if package is not None and importlib.util.find_spec(package) is None:
@@ -87,8 +86,7 @@ def problems(model: str, values: Mapping[str, Any]) -> list[str]:
     if needs_file.get(model) and not values.get("pre_model_path"):
         found.append(
             f"pre_model_path is empty, but {model} starts from trained weights under these settings: name "
-            "the "
-            "checkpoint of the stage before"
+            "the checkpoint of the stage before"
         )
     columns = values.get("load_col")
     if isinstance(columns, dict):
@@ -98,8 +96,7 @@ def problems(model: str, values: Mapping[str, Any]) -> list[str]:
                 if field not in (columns.get("item") or ()) and columns.get("item") != "*":
                     found.append(
                         f"{key} names the item column {field!r}, which is not loaded: name one of "
-                        "load_col's, or "
-                        "add it to load_col: {item: [...]}"
+                        "load_col's, or add it to load_col: {item: [...]}"
                     )
     if model == "KD_DAGFM" and values.get("phase") != "teacher_training" and not values.get("warm_up"):
         found.append("warm_up is empty: name the checkpoint of KD_DAGFM's stage before")

@@ -171,8 +171,7 @@ def read_meta(path: Path | str) -> dict[str, Any]:
     if not is_checkpoint(path):
         raise UserError(
             f"{path} is not a recbole-sigma checkpoint, or its header is damaged; RecBole's own .pth "
-            "files hold pickled code "
-            f"and are not read: train again with run_recbole_sigma.py"
+            f"files hold pickled code and are not read: train again with run_recbole_sigma.py"
         )
     with reading(path, AGAIN), safe_open(str(path), framework="pt") as file:
         header = file.metadata()
@@ -304,8 +303,7 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
         if own[name].shape != weights[name].shape:
             raise UserError(
                 f"{checkpoint.path}: weights {name!r} have shape {tuple(weights[name].shape)}, the model "
-                "wants "
-                f"{tuple(own[name].shape)}: was it trained with another config or dataset?"
+                f"wants {tuple(own[name].shape)}: was it trained with another config or dataset?"
             )
         if own[name].dtype != weights[name].dtype:
             raise UserError(
@@ -315,8 +313,7 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
         if weights[name].is_floating_point() and bool(torch.isnan(weights[name]).any()):
             raise UserError(
                 f"{checkpoint.path}: weights {name!r} hold NaN, so training had failed: train again with "
-                "a lower "
-                "learning_rate or train_clip_norm"
+                "a lower learning_rate or train_clip_norm"
             )
     with reading(checkpoint.path or "the checkpoint", AGAIN):
         model.load_state_dict(weights)

@@ -335,8 +335,8 @@ def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = No
     if model not in registry.model_names() and not registry.adopted(model):
         raise UserError(
             f"the checkpoint names the model {str(model)[:80]!r}, which is none of this program's or "
-            "RecBole's: "
-            "import the class and pass it to recbole_sigma first, or use the checkpoint of a known model"
+            "RecBole's: import the class and pass it to recbole_sigma first, or use the checkpoint of "
+            "a known model"
         )
     if _RETIRED in values:
         raise UserError(

@@ -132,6 +132,5 @@ def unreachable_sentence(judgement: Judgement) -> str:
     total = len(judgement.targets)
     return (
         f"{judgement.unreachable} of {total} test targets ({judgement.unreachable / max(1, total):.1%}) "
-        "repeat an item the user "
-        f"had met before, so filter_seen makes them unreachable for every model"
+        f"repeat an item the user had met before, so filter_seen makes them unreachable for every model"
     )

@@ -94,8 +94,7 @@ def _pack_nested(value: Any, key: str, tensors: dict[str, Tensor], parameter: st
         return {kind: [inner(part, place) for place, part in enumerate(value)]}
     raise UserError(
         f"the model's other parameter {parameter!r} holds a {type(value).__name__}, which a safe "
-        "checkpoint cannot "
-        "hold: keep it as tensors, numbers, text, or lists and mappings of them"
+        "checkpoint cannot hold: keep it as tensors, numbers, text, or lists and mappings of them"
     )
 
 

@@ -98,8 +98,7 @@ def value_problems(values: Mapping[str, Any]) -> list[str]:
         if values.get(key):
             problems.append(
                 f"{key} has no effect here: RecBole would write a pickle, which this program neither "
-                "writes nor reads; "
-                "leave it out"
+                "writes nor reads; leave it out"
             )
     for key in ("field_separator", "seq_separator"):
         if key in values and not values[key]:
