@@ -46,3 +46,17 @@ def test_links_between_pages_lead_somewhere() -> None:
     ]
     assert len(links) > 30
     assert [f"{page.name}: {target}" for page, target in links if not (page.parent / target).exists()] == []
+
+
+def test_tests_that_pages_and_comments_name_exist() -> None:
+    """Names without a folder stand beside a full one; only full names are followed."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recbole_sigma/**/*.py")]
+    named = {
+        found
+        for page in pages
+        for found in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    text = {path: (ROOT / path).read_text(encoding="utf-8") for path, _ in named if (ROOT / path).is_file()}
+    assert [path for path, _ in named if path not in text] == []
+    assert [name for path, name in named if name and f"def {name}(" not in text[path]] == []
