@@ -136,14 +136,14 @@ def test_pop_counts_events_not_batches(planted) -> None:
 
 
 def test_resume_continues_with_the_same_state(planted, scratch: Path) -> None:
-    values = {**tiny("BPR"), "epochs": 2}
+    values = {**tiny("BPR"), "epochs": 1}  # the only epoch is the best one: the file holds the state that the trainer ends with
     first, data = trainer_of("BPR", planted, **values)
     first.fit(data.train, data.valid, verbose=False)
     second, _ = trainer_of("BPR", planted, **{**values, "seed": 7})
     second.resume_checkpoint(first.saved_model_file)
     saved = first.state(0).tensors
     for name, tensor in second.state(0).tensors.items():
-        if name.startswith(("model/", "optimizer/")) and first.best_epoch == 1:
+        if name.startswith(("model/", "optimizer/")):
             assert torch.equal(tensor, saved[name]), name
     assert second.start_epoch == first.best_epoch + 1 and second.best_valid_score == first.best_valid_score
 
