@@ -104,12 +104,20 @@ def cells_csv(record: dict[str, Any]) -> str:
 
 def commands_sh(commands: Iterable[Iterable[str]], cells: Iterable[dict[str, Any]]) -> str:
     """The commands that filled the folder as a shell script, with the commits that the cells were made by."""
-    commits = dict.fromkeys(str(cell["commit"] or "unknown") for cell in cells)
+    made_by = {cell["commit"] or "" for cell in cells}
+    commits = sorted({commit.removesuffix("+changes") for commit in made_by} - {""})
+    notes = {
+        "# Some cells ran with changes that were not committed: +changes in cells.csv.": any(
+            commit.endswith("+changes") for commit in made_by
+        ),
+        "# Some cells ran outside a checkout, so that their commit is not known.": "" in made_by,
+    }
     lines = [
         "#!/bin/sh",
         "# The benchmark commands behind table.md and cells.csv, to be run at the top of a checkout.",
         "# cells.csv names the commit of every cell; the names of rows and keys are those of that commit:",
         *(f"#   git checkout {commit}" for commit in commits),
+        *(note for note, holds in notes.items() if holds),
         "set -e",
         *map(_runnable, commands),
     ]

@@ -119,6 +119,19 @@ def test_names_in_the_cost_picture_never_cover_each_other(record) -> None:
         assert all(abs(y - v) >= 13.9 or x >= u + w - 0.2 or u >= x + wide - 0.2 for u, v, w in boxes[:i])
 
 
+def test_the_commits_to_check_out_exist(record, scratch: Path) -> None:
+    """Uncommitted changes, or no checkout at all, are told in words; git knows neither as a commit."""
+    for cell, commit in zip(record["cells"], ["abc1", "abc1+changes", None, *["def2"] * 99], strict=False):
+        cell["commit"] = commit
+    publish(record, "p")
+    lines = Path("p/commands.sh").read_text().splitlines()
+    assert [line for line in lines if "git checkout" in line] == [
+        "#   git checkout abc1",
+        "#   git checkout def2",
+    ]
+    assert sum("not committed" in line or "not known" in line for line in lines) == 2
+
+
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.001), (0.05, 0.05), (0.013, 0.07), (0.1, 0.9), (0.0, 1.0)])
 def test_ticks_hold_the_values(low: float, high: float) -> None:
     ticks = svg._ticks(low, high)
@@ -153,7 +166,7 @@ def test_nothing_is_published_of_nothing(record, scratch: Path) -> None:
 def test_the_repository_holds_lean_records_alone() -> None:
     root = Path(__file__).resolve().parents[2]
     results = root / "results"
-    folders = [path.parent for path in results.glob("*/table.md")]
+    folders = [path.parent for path in results.rglob("table.md")]
     assert folders and all(read(folder).keys() == FILES for folder in folders)
     assert sum(path.stat().st_size for path in results.rglob("*") if path.is_file()) < 1_000_000
     assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) <= 130

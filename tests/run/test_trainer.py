@@ -136,7 +136,10 @@ def test_pop_counts_events_not_batches(planted) -> None:
 
 
 def test_resume_continues_with_the_same_state(planted, scratch: Path) -> None:
-    values = {**tiny("BPR"), "epochs": 1}  # the only epoch is the best one: the file holds the state that the trainer ends with
+    values = {
+        **tiny("BPR"),
+        "epochs": 1,
+    }  # the only epoch is the best one: the file holds the state that the trainer ends with
     first, data = trainer_of("BPR", planted, **values)
     first.fit(data.train, data.valid, verbose=False)
     second, _ = trainer_of("BPR", planted, **{**values, "seed": 7})
