@@ -22,9 +22,8 @@ SPREAD_FLOOR, SPREAD_CEILING = 0.05, 5.0
 def beam_spread(scores: Tensor) -> Tensor:
     """sigma(phi_1..phi_K): population standard deviation of the prefix scores of each row.
 
-    The paper leaves two things open: the space of phi, here log-probabilities, and a beam of one, which gets
-        1
-    here. The result is clipped to [0.05, 5].
+    The paper leaves two things open: the space of phi, here log-probabilities, and a beam of one, whose
+    spread is 1 here. The result is clipped to [0.05, 5].
 
     Args:
         scores: float [B, W] log-probabilities of the prefixes in the beam; -inf marks an empty beam slot.

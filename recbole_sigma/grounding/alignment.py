@@ -1,5 +1,5 @@
-"""Grounding losses and their training: text vectors learn what users do (PAPER section 'multi-view
-grounding').
+"""Grounding losses and their training: text vectors learn what users do (arXiv 2602.22913,
+multi-view semantic grounding).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Item encoders that the alignment trains: ids in, unit vectors of the grounded space out (PAPER 1a: encoder,
-down-projection, L2 normalisation).
+"""Item encoders that the alignment trains: ids in, unit vectors of the grounded space out
+(arXiv 2602.22913, multi-view semantic grounding: encoder, down-projection, L2 normalisation).
 
 Every tower has ``forward(items)`` (int64 [B] -> unit rows [B, dim]), ``known`` (bool [N], items that have a
 text) and ``groups(...)`` (its parameters by optimizer). The language-model tower is in ``causal``.

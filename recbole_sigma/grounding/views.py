@@ -95,7 +95,7 @@ def semantic_view(
     max_share: float = 0.05,
     least: int = 2,
 ) -> PairView:
-    """Pairs that one search phrase would find together: a stand-in for query-click pairs (PAPER 2.3).
+    """Pairs that one search phrase would find together: a stand-in for the search view of arXiv 2602.22913.
 
     A phrase is a word 2-gram of the item text carried by ``least`` to ``max_share`` of the items. Each item
     draws phrases it carries, and for each a partner among the items that carry it; where both have a

@@ -83,7 +83,7 @@ def balanced_rq_kmeans(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Residual k-means whose clusters hold equally many items at every level: n // K or one more.
 
-    Equal clusters bound the search inside a prefix and give every prefix the same prior (PAPER 1c). Each
+    Equal clusters bound the search inside a prefix and give every prefix the same prior. Each
     level starts from plain k-means and alternates means with `balanced_assignment`.
 
     Args, returns, raises: as `rq_kmeans`.
