@@ -1,4 +1,4 @@
-"""A causal language model as item encoder: last token, down-projection, LoRA (arXiv 2602.22913, figure 1a)."""
+"""A causal language model as item encoder: last token, down-projection, LoRA (arXiv 2602.22913, fig. 1a)."""
 
 from __future__ import annotations
 
