@@ -279,7 +279,7 @@ class SigmaKeys:
 
     sigma_objective: str = key(
         "joint",
-        "One softmax over the catalogue (joint, ours), or L_NTP + gamma L_ID and nothing of ours (paper)",
+        "One softmax over the catalogue (joint, ours), or the paper's L_NTP + gamma L_ID (paper)",
         choices=("joint", "paper"),
     )
     sigma_history: str = key(
