@@ -157,11 +157,7 @@ def read_rows(path: Path, width: int, form: Format, say: Say) -> Iterator[tuple[
             try:
                 line = raw.decode(form.encoding)
             except UnicodeDecodeError:
-                say(
-                    number,
-                    f"is not {form.encoding.upper()} text: convert the file, or name its encoding "
-                    "(encoding: latin-1)",
-                )
+                say(number, f"is not {form.encoding.upper()} text: {CONVERT}")
                 continue
             if "\0" in line:
                 say(number, "holds a zero byte: the file is damaged")

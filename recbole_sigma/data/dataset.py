@@ -117,3 +117,8 @@ class PackedDataset(ExactTime, SequentialDataset):
                 FIRST_EVENT: torch.from_numpy(begin.astype(np.int64)),
             }
         )
+
+
+def item_names(dataset: Any) -> list[str]:
+    """The items as the files name them, in the order of RecBole's ids; row 0 is its padding."""
+    return [str(token) for token in dataset.field2id_token[dataset.iid_field]]

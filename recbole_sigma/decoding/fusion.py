@@ -12,10 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbole_sigma.settings.keys import DecodeKeys
+from recbole_sigma.settings.reader import keys_of
 from recbole_sigma.tokenization.catalogue import ItemsByPrefix
 from recbole_sigma.values import SeenPairs
 
-MODES = ("fixed_temp", "apf", "top1_prefix")
+MODES = keys_of(DecodeKeys)["decode_mode"].choices
 SPREAD_FLOOR, SPREAD_CEILING = 0.05, 5.0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_sigma.data.dataset import item_names
 from recbole_sigma.instructions.phrases import ItemWords
 from recbole_sigma.settings.keys import TaskKeys
 from recbole_sigma.settings.reader import read
@@ -118,7 +119,7 @@ def gather(dataset: Any, config: Any) -> Material:
         part=whole if dataset.event_part is None else dataset.event_part,
         place=places(users),
         repeated=repeats(users, items, times),
-        tokens=[str(token) for token in dataset.field2id_token[dataset.iid_field]],
+        tokens=item_names(dataset),
         words=ItemWords(
             [" ".join(parts) for parts in titles] if titles else [""] * n,
             categories,

@@ -20,21 +20,20 @@ from recbole.utils import InputType
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recbole_sigma.data.dataset import PackedDataset
+from recbole_sigma.data.dataset import PackedDataset, item_names
 from recbole_sigma.data.windows import WindowPacker
 from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.exact import exact_top_k, prefix_survival, score_candidates
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.decoding.votes import Bonus, best_of, bonus_of, strongest
 from recbole_sigma.models.packed import PackedModel
-from recbole_sigma.preparation.codes import _item_tokens, prepare_codes
+from recbole_sigma.preparation.codes import prepare_codes
 from recbole_sigma.settings.keys import BeamKeys, TigerKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.tokenization.published_ids import items_fingerprint
 from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens
 from recbole_sigma.values import ItemCodes, RankedItems, UserError
 
-SAMPLES = ("all", "one")
 PAD = 0
 _CHUNK = 64  # rows of similar length that share one forward pass in training
 
@@ -94,7 +93,7 @@ class TIGERDataset(PackedDataset):
             UserError: the checkpoint's codes belong to other items.
         """
         header = json.loads(extra["codes_header"])
-        if header["items_sha256"] != items_fingerprint(_item_tokens(self)[1:]):
+        if header["items_sha256"] != items_fingerprint(item_names(self)[1:]):
             raise UserError(
                 f"the checkpoint's semantic IDs belong to other items than dataset '{self.dataset_name}' has "
                 "now: its files or filters changed since training"
@@ -121,7 +120,7 @@ class TIGER(PackedModel, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.codes = dataset.prepared or prepare_codes(dataset, config)
-        self.items_sha256 = items_fingerprint(_item_tokens(dataset)[1:])
+        self.items_sha256 = items_fingerprint(item_names(dataset)[1:])
         self.beam = read(BeamKeys, config).decode_beam
         keys = read(TigerKeys, config)
         self.user_tokens = keys.tiger_user_tokens

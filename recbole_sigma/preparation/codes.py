@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from recbole_sigma.data.dataset import item_names
 from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.ground import TEACHER_WINDOW, encode_texts
 from recbole_sigma.machine.files import DELETE, ArtifactStore, fingerprint, reading
@@ -44,7 +45,7 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
     """
     keys, own = read(CodeKeys, config), read(RqVaeKeys, config)
     quantizer, logger = keys.tokenizer_quantizer, logging.getLogger()
-    tokens = _item_tokens(dataset)
+    tokens = item_names(dataset)
     kind, _, path = quantizer.partition(":")
     if kind == "file" and path:
         fields = read(RoleKeys, config).text_fields
@@ -136,7 +137,3 @@ def _item_vectors(dataset: Any, config: Any) -> np.ndarray:
     if not parts:
         raise UserError("tokenizer_vectors names no vectors: use [text], [collaborative] or both")
     return np.ascontiguousarray(np.concatenate(parts, axis=1)[1:], dtype=np.float32)
-
-
-def _item_tokens(dataset: Any) -> list[str]:
-    return [str(token) for token in dataset.field2id_token[dataset.iid_field]]

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sigma.language.vocabulary import (
-    profile_text,
-)
+from recbole_sigma.language.vocabulary import profile_text
 from recbole_sigma.values import UserError
 
 

@@ -20,7 +20,7 @@ from tabulate import tabulate
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from recbole_sigma.data.dataset import PackedDataset
+from recbole_sigma.data.dataset import PackedDataset, item_names
 from recbole_sigma.grounding.alignment import AlignmentOptions
 from recbole_sigma.grounding.ground import (
     VIEWS,
@@ -221,7 +221,7 @@ class Material:
         """
         users, items = dataset.train_events().sequences()
         return cls(
-            [str(token) for token in dataset.field2id_token[dataset.iid_field]],
+            item_names(dataset),
             users,
             items,
             item_sources(dataset, config, options.grounding.views),
@@ -245,7 +245,7 @@ class Material:
             train_items=self.items,
             image=np.zeros(0) if image is None else image,
             models=[folder_stamp(options.grounding.text_encoder), folder_stamp(options.backbone)],
-            options={**asdict(options), "grounding": asdict(options.grounding)},
+            options=asdict(options),
             report=report,
             **({"tasks": self.tasks.corpus(), "width": self.task_width} if self.tasks else {}),
         )
@@ -271,10 +271,7 @@ def item_sources(dataset: PackedDataset, config: Any, views: tuple[str, ...]) ->
     }
     image = None
     if image_file:
-        image = read_image_vectors(
-            image_file,
-            [str(token) for token in dataset.field2id_token[dataset.iid_field]],
-        )
+        image = read_image_vectors(image_file, item_names(dataset))
     return Sources(texts, labels, image)
 
 
@@ -289,7 +286,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         UserError: no text fields named, a named column missing, or an option out of range.
     """
     if dataset.prepared_extra is not None:
-        names = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+        names = item_names(dataset)
         return from_checkpoint(dataset.prepared_extra, names, dataset.dataset_name)
     options = PreparationOptions.from_config(config)
     material = Material.of(dataset, config, options)

@@ -12,8 +12,6 @@ from recbole_sigma.language.loading import setting
 from recbole_sigma.models.contract import contract
 from recbole_sigma.values import UserError
 
-PRECISIONS = ("fp32", "bf16", "auto")
-
 
 def precision(name: str, device: torch.device) -> torch.dtype | None:
     """Type of matrix products in training, or None for fp32.

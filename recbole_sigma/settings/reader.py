@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from types import UnionType
@@ -73,13 +73,6 @@ def _key(field: Field[Any], hint: Any) -> Key:
 def all_keys() -> dict[str, Key]:
     """Every key that a stage declares, RecBole's that we check among them."""
     return {name: key for stage in STAGES for name, key in keys_of(stage).items()}
-
-
-def stages_of(names: tuple[str, ...]) -> Iterator[type]:
-    """The stages a model reads, given its class name and its ancestors'."""
-    yield from KEYS_OF_EVERY_MODEL
-    for name in names:
-        yield from KEYS_OF_MODEL.get(name, ())
 
 
 def read(stage: Callable[..., Stage], config: Any) -> Stage:

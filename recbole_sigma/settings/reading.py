@@ -39,11 +39,7 @@ MAX_VALUES = 100_000  # values of a property file, aliases counted as often as t
 
 
 MAX_BITS = 4096  # of a whole number: Python refuses to show longer ones
-
-
 MAX_BRACKETS = 200  # in a value of the command line
-
-
 MAX_FLOW = 1000  # in a property file: the parser takes quadratic time over nested ones
 
 
