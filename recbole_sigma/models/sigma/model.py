@@ -1,9 +1,7 @@
-"""SIGMA: one causal language model, items as [semantic-ID prefix, continuous item token], lists in three
-steps.
+"""SIGMA: one causal language model, items as [semantic-ID prefix, continuous item token], three-step lists.
 
 Method: SIGMA, arXiv 2602.22913. docs/paper_map.md says which sentence of the paper lives in which function,
-    and
-where we differ. From top to bottom this file builds the model, takes its loss, and makes its lists.
+and where we differ. From top to bottom this file builds the model, takes its loss, and makes its lists.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The language model of SIGMA: how histories and instructions become rows, and who may attend to whom.
 
 A row is: profile text [P] | T item slots of S positions | branches. A slot holds the l prefix tokens of an
-    item
-and then its item token; or the item token alone (l = 0); or the prefix tokens alone (pure semantic IDs); or,
-with the joint objective, their sum in one position. A branch hangs off the history after item t: the
+item and then its item token; or the item token alone (l = 0); or the prefix tokens alone (pure semantic IDs);
+or, with the joint objective, their sum in one position. A branch hangs off the history after item t: the
 instruction's text [I], then the prefix tokens of the label. It sees the profile, items 0..t and itself;
 nothing sees it, so any number of labels shares one pass over the history.
 
