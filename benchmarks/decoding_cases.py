@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from recbole_sigma.decoding.beam import beam_search
-from recbole_sigma.decoding.causal import read_prompts
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.decoding.prompts import read_prompts
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.tokenization.catalogue import group_by_prefix
 from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens, deduplicate

@@ -26,7 +26,7 @@ from recbole_sigma.decoding.beam import search_prefixes, states_of
 from recbole_sigma.decoding.causal import CausalDecoder
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.kv import Step
-from recbole_sigma.language.backbone import hidden_states, output_rows
+from recbole_sigma.language.backbone import empty_cache, hidden_states, output_rows
 from recbole_sigma.language.grown import grow_pretrained
 from recbole_sigma.language.loading import recompute_activations
 from recbole_sigma.language.lora import LoraOptions
@@ -69,8 +69,6 @@ def list_maker(
     """Function from a batch of prompts to lists, as SIGMA decodes with ``decode_beam``: it returns how many
     tokens the trunk read per user.
     """
-    from transformers import DynamicCache
-
     sizes = (options.codes,) * options.levels
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(options.codes, (options.items + 1, options.levels), generator=generator)
@@ -90,7 +88,7 @@ def list_maker(
 
     def lists(rows: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor) -> int:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.bf16):
-            cache = DynamicCache(config=model.config)
+            cache = empty_cache(model)
             context = hidden_states(model, rows, positions, allowed, cache)[:, -1].float()
             decoder = CausalDecoder(
                 lambda *step: hidden_states(model, *step),

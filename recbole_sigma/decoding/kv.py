@@ -144,37 +144,3 @@ class Ancestry:
         pool = torch.zeros(number * length, self.size, dtype=torch.bool, device=device)
         pool[:, : self.root] = True
         return torch.cat([pool, within], dim=1)[None], torch.cat([self.positions, depth + 1])
-
-
-class Pool:
-    """Keys and values [B, H, P, d] of one layer in a buffer that grows in place."""
-
-    def __init__(self, reserve: int) -> None:
-        self.reserve = reserve
-        self.length = 0
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new positions behind the current length; returns views of everything including them."""
-        start, stop = self.length, self.length + keys.shape[2]
-        if self.keys is None or self.keys.shape[2] < stop:
-            self._grow(keys, values, max(stop, start + self.reserve))
-        self.keys[:, :, start:stop] = keys
-        self.values[:, :, start:stop] = values
-        self.length = stop
-        return self.keys[:, :, :stop], self.values[:, :, :stop]
-
-    def _grow(self, keys: Tensor, values: Tensor, capacity: int) -> None:
-        old_keys, old_values = self.keys, self.values
-        self.keys = keys.new_empty(*keys.shape[:2], capacity, keys.shape[3])
-        self.values = values.new_empty(*values.shape[:2], capacity, values.shape[3])
-        if old_keys is not None:
-            self.keys[:, :, : self.length] = old_keys[:, :, : self.length]
-            self.values[:, :, : self.length] = old_values[:, :, : self.length]
-
-
-def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, the most negative finite number of ``dtype`` elsewhere."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)

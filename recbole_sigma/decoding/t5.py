@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 from recbole_sigma.decoding.checks import prompt_mask, refuse_empty_prompts, refuse_unfit_model
-from recbole_sigma.decoding.kv import Ancestry, BranchingDecoder, Pool, Step, additive
+from recbole_sigma.decoding.kv import Ancestry, BranchingDecoder, Step
+from recbole_sigma.language.transformer import KeyValuePool, additive
 from recbole_sigma.values import UserError
 
 
@@ -62,7 +63,7 @@ class T5Decoder(BranchingDecoder):
         for block in self.blocks:
             attention = block.layer[1].EncDecAttention
             self.cross.append((self._spread(attention.k(encoded)), self._spread(attention.v(encoded))))
-        self.pools = [Pool(reserve) for _ in self.blocks]
+        self.pools = [KeyValuePool(reserve) for _ in self.blocks]
         self.ancestry = Ancestry(len(prompt), 1, prompt.device)
         self.batch = len(prompt)
         self.forwarded: list[int] = []

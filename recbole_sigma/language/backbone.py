@@ -1,34 +1,20 @@
-"""Causal language models as the trunk of SIGMA, through transformers; one path for every size."""
+"""Causal language models as the trunk of SIGMA: trained from scratch, or pretrained through transformers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from recbole_sigma.language.grown import GrownEmbedding, GrownHead, build_pretrained
-from recbole_sigma.language.loading import check_causal_model, recompute_activations
+from recbole_sigma.language.loading import check_causal_model
 from recbole_sigma.language.lora import LoraOptions
+from recbole_sigma.language.transformer import KeyValues, Transformer, TransformerShape, additive
 from recbole_sigma.values import UserError
 
-
-@dataclass(frozen=True)
-class ScratchShape:
-    """Width, depth and heads of a trunk that is trained from scratch."""
-
-    d_model: int
-    layers: int
-    heads: int
-
-
-SCRATCH_SHAPES = {
-    "tiny": ScratchShape(64, 2, 2),
-    "small": ScratchShape(128, 4, 4),
-    "base": ScratchShape(256, 6, 8),
-}
+SCRATCH_SHAPES = {"tiny": (64, 2, 2), "small": (128, 4, 4), "base": (256, 6, 8)}
+"""Width, blocks and heads of a trunk that is trained from scratch."""
 
 
 def build_backbone(
@@ -36,26 +22,20 @@ def build_backbone(
     vocab_size: int,
     max_positions: int,
     dropout: float,
-    pad_id: int,
-    start_id: int,
-    end_id: int,
     tokenizer: Tokenizer | None = None,
     lora: LoraOptions | None = None,
     checkpointing: bool = False,
 ) -> nn.Module:
     """Build the causal language model named by ``backbone``.
 
-    ``scratch:<size>`` is a GPT-2 shape (pre-norm, learned positions, dropout everywhere: what small data
-    needs) with input and output embeddings untied. ``pretrained:<name or folder>`` is `build_pretrained`.
+    ``scratch:<size>`` is a `transformer.Transformer` (dropout everywhere: what small data needs).
+    ``pretrained:<name or folder>`` is `build_pretrained`.
 
     Args:
         name: ``scratch:tiny``, ``scratch:small``, ``scratch:base`` or ``pretrained:<name or folder>``.
         vocab_size: size of the tokenizer, semantic-ID tokens included.
         max_positions: longest packed row or prompt.
         dropout: embedding, attention and residual dropout of a scratch model.
-        pad_id: id of the padding token.
-        start_id: id of the start token.
-        end_id: id of the end token.
         tokenizer: of a pretrained model, with the new tokens.
         lora: adapters of a pretrained model; None takes the defaults.
         checkpointing: recompute activations in the backward pass (less memory, a third more time).
@@ -69,29 +49,9 @@ def build_backbone(
             raise ValueError("a pretrained backbone needs its tokenizer")
         return build_pretrained(size, tokenizer, max_positions, lora or LoraOptions(), checkpointing)
     check_backbone(name)
-    from transformers import AutoModelForCausalLM, GPT2Config
-
-    shape = SCRATCH_SHAPES[size]
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=max_positions,
-        n_embd=shape.d_model,
-        n_layer=shape.layers,
-        n_head=shape.heads,
-        n_inner=4 * shape.d_model,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
-        resid_pdrop=dropout,
-        tie_word_embeddings=False,
-        pad_token_id=pad_id,
-        bos_token_id=start_id,
-        eos_token_id=end_id,
-        attn_implementation="sdpa",
+    return Transformer(
+        TransformerShape(vocab_size, max_positions, *SCRATCH_SHAPES[size], dropout), checkpointing
     )
-    model = AutoModelForCausalLM.from_config(config)
-    if checkpointing:
-        recompute_activations(model)
-    return model
 
 
 def check_backbone(name: str) -> None:
@@ -128,33 +88,36 @@ def embedding_scale(model: Any) -> float:
     return float(table.weight[: min(table.first, 8192)].detach().float().square().mean().sqrt())
 
 
-def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a boolean [B, Q, S] 'may attend' table into the additive 4-D mask [B, 1, Q, S] that sdpa and eager
-    take.
-    """
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return mask.masked_fill_(~allowed, torch.finfo(dtype).min).unsqueeze(1)
+def empty_cache(model: Any) -> Any:
+    """Where `hidden_states` keeps keys and values: `KeyValues`, or the same for transformers."""
+    if isinstance(model, Transformer):
+        return KeyValues(model.config.num_hidden_layers)
+    from recbole_sigma.language.pooled import PooledCache
+
+    return PooledCache(0)
 
 
 def hidden_states(
-    model: nn.Module, embeddings: Tensor, positions: Tensor, allowed: Tensor, cache: object | None = None
+    model: nn.Module, embeddings: Tensor, positions: Tensor, allowed: Tensor, cache: Any = None
 ) -> Tensor:
     """Last hidden states of the trunk (before the output embedding).
 
     Args:
-        model: a transformers causal LM.
+        model: what `build_backbone` gave.
         embeddings: float [B, Q, d] input embeddings.
         positions: int64 [B, Q] position ids.
         allowed: bool [B, Q, S]; S = cached length + Q.
-        cache: a transformers ``Cache`` that is read and extended, or None.
+        cache: of `empty_cache`'s kind; it is read and extended. None for nothing.
 
     Returns:
         float [B, Q, d].
     """
+    if isinstance(model, Transformer):
+        return model(embeddings, positions, allowed, cache)
     output = model.base_model(
         inputs_embeds=embeddings,
         position_ids=positions,
-        attention_mask=additive_mask(allowed, embeddings.dtype),
+        attention_mask=additive(allowed, embeddings.dtype)[:, None],  # the form that sdpa and eager take
         past_key_values=cache,
         use_cache=cache is not None,
     )

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 
 from recbole_sigma.decoding.beam import beam_search
-from recbole_sigma.decoding.causal import read_prompts
+from recbole_sigma.decoding.prompts import read_prompts
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.tokenization.trie import build_trie, contiguous_tokens, deduplicate
 from tests.language_models import random_model

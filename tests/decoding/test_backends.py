@@ -13,10 +13,10 @@ from transformers import (
     GenerationConfig,
 )
 
-from recbole_sigma.decoding import causal
+from recbole_sigma.decoding import prompts
 from recbole_sigma.decoding.beam import beam_search
-from recbole_sigma.decoding.causal import read_prompts
 from recbole_sigma.decoding.checks import warping_settings
+from recbole_sigma.decoding.prompts import read_prompts
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.values import UserError
 from tests.language_models import random_model
@@ -176,7 +176,7 @@ def test_a_model_that_ignores_the_mask_is_caught_by_the_probe(shop, make_model, 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", careless)
     with pytest.raises(UserError, match="does not give the same result when beams share one prompt"):
         read_prompts(model, *shop.prompts())
-    assert model not in causal._probed
+    assert model not in prompts._probed
 
 
 def test_the_probe_runs_once_per_model(shop, make_model):

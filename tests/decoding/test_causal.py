@@ -7,14 +7,13 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import DynamicCache
 
 from recbole_sigma.decoding.beam import SeenItems, search_prefixes, states_of
-from recbole_sigma.decoding.causal import CausalDecoder, PooledCache
+from recbole_sigma.decoding.causal import CausalDecoder
 from recbole_sigma.decoding.exact import exact_prefixes
 from recbole_sigma.decoding.kv import Step
-from recbole_sigma.language.backbone import hidden_states
-from recbole_sigma.values import UserError
+from recbole_sigma.language.backbone import empty_cache, hidden_states
+from recbole_sigma.language.transformer import Transformer, TransformerShape
 from tests.language_models import random_model
 
 FAMILIES = ("gpt2", "llama")
@@ -26,7 +25,7 @@ def prompted(model, ids, mask, cache=None, root_logits=None):
     batch, length = ids.shape
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     allowed = causal & mask.bool()[:, None, :] | torch.eye(length, dtype=torch.bool)
-    cache = DynamicCache(config=model.config) if cache is None else cache
+    cache = empty_cache(model) if cache is None else cache
     with torch.no_grad():
         places = torch.arange(length).expand(batch, -1)
         states = hidden_states(model, embed(ids), places, allowed, cache)
@@ -119,15 +118,24 @@ def test_any_first_codes_can_be_asked_for_at_the_root(shop, models):
                 assert torch.allclose(got[row, place], want, atol=3e-4)
 
 
-def test_a_given_cache_is_left_alone_and_a_pooled_one_is_taken_over(shop, models):
+def test_a_copied_cache_is_left_alone(shop, models):
+    """For transformers' models and for ours a search behind a copy leaves the original as it is."""
     ids, mask = shop.prompts(batch=2)
-    model = models["llama"]
-    plain, pooled = DynamicCache(config=model.config), PooledCache(4)
-    copied = prompted(model, ids, mask, plain)
-    shared = prompted(model, ids, mask, pooled)
-    found = [search_prefixes(d, shop.trie, shop.tokens, 10, 3, score="level") for d in (copied, shared)]
-    assert torch.equal(found[0].nodes, found[1].nodes)
-    assert plain.get_seq_length() == ids.shape[1] and shared.cache is pooled
+    ours = Transformer(TransformerShape(shop.vocabulary, 60, 16, 2, 2, 0.0)).eval()
+    for model in (*(models[name] for name in FAMILIES), ours):
+        original = empty_cache(model)
+        taken = prompted(model, ids, mask, original)
+        kept = [layer.keys.clone() for layer in original.layers]
+        copied = original.continuing(4)
+        behind = CausalDecoder(
+            taken.forward, taken.embed, taken.head, copied, taken.readable, taken.position, taken.start
+        )
+        found = [search_prefixes(d, shop.trie, shop.tokens, 10, 3, score="level") for d in (behind, taken)]
+        assert torch.equal(found[0].nodes, found[1].nodes)
+        assert original.length > ids.shape[1]  # the search behind the original has grown it
+        original.rewind(ids.shape[1])
+        for layer, keys in zip(original.layers, kept, strict=True):
+            assert torch.equal(layer.keys[:, :, : ids.shape[1]], keys)
 
 
 def test_seen_prefixes_are_left_out(shop, models):
@@ -183,7 +191,16 @@ def _codes(shop, depth, node):
     return shop.trie.codes_of(depth, torch.tensor([node]))[0].tolist()
 
 
-def test_a_cache_that_forgets_is_refused(shop, models):
-    model = random_model("mistral", shop.vocabulary, sliding_window=6)
-    with pytest.raises(UserError, match="forgets positions"):
-        prompted(model, *shop.prompts(batch=2))
+def test_a_model_with_a_sliding_window_reads_what_the_mask_allows(shop):
+    """Its own cache would forget what lies before the window; ours keeps every position."""
+    model = random_model("mistral", shop.vocabulary, sliding_window=3).eval()
+    rows = model.get_input_embeddings()(torch.arange(1, 10)[None]).detach()
+    causal, places = torch.ones(1, 9, 9, dtype=torch.bool).tril(), torch.arange(9)[None]
+    cache = empty_cache(model)
+    with torch.no_grad():
+        expected = hidden_states(model, rows, places, causal)
+        parts = [
+            hidden_states(model, rows[:, a:b], places[:, a:b], causal[:, a:b, :b], cache)
+            for a, b in ((0, 5), (5, 9))
+        ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5)

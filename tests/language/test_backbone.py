@@ -218,7 +218,7 @@ def test_prompt_tokens_of_a_base_with_a_post_processor(saved, tmp_path):
 def test_named_through_build_backbone(saved):
     tokenizer = pretrained_tokenizer(saved("gpt2"), SIZES)
     model = build_backbone(
-        "pretrained:" + saved("gpt2"), tokenizer.get_vocab_size(), 64, 0.0, 0, 1, 2, tokenizer=tokenizer
+        "pretrained:" + saved("gpt2"), tokenizer.get_vocab_size(), 64, 0.0, tokenizer=tokenizer
     )
     weight = load_causal_model(saved("gpt2"), "backbone").get_input_embeddings().weight
     weight = weight[: model.get_input_embeddings().first]

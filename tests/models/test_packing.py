@@ -59,7 +59,7 @@ def test_labels_take_the_positions_of_the_next_item():
 def test_states_of_a_branch_equal_those_of_a_prompt_that_stops_there():
     torch.manual_seed(0)
     layout = RowLayout(profile=2, prefix=1, instruction=3)
-    model = build_backbone("scratch:tiny", 40, 64, 0.1, 0, 1, 2).eval()
+    model = build_backbone("scratch:tiny", 40, 64, 0.1).eval()
     embed = model.get_input_embeddings()
     slots = embed(torch.randint(3, 40, (1, 5 * layout.slot)))
     profile, text = torch.tensor([[3, 4]]), torch.tensor([[[0, 6, 7], [8, 9, 7]]])
@@ -90,4 +90,4 @@ def test_states_of_a_branch_equal_those_of_a_prompt_that_stops_there():
 
 def test_unknown_backbone_is_refused():
     with pytest.raises(UserError, match="scratch:tiny"):
-        build_backbone("scratch:huge", 10, 10, 0.0, 0, 1, 2)
+        build_backbone("scratch:huge", 10, 10, 0.0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_sigma.language.backbone import build_backbone, embedding_scale
-from recbole_sigma.language.vocabulary import END, PAD, START, code_offsets
+from recbole_sigma.language.vocabulary import PAD, code_offsets
 from recbole_sigma.models.sigma.item_tokens import ItemFusion, Similarity
 from recbole_sigma.models.sigma.joint import JointObjective
 from recbole_sigma.models.sigma.objective import Objective
@@ -28,9 +28,6 @@ def build_language(options: SigmaOptions, prepared: Prepared) -> Any:
         tokenizer.get_vocab_size(),
         _layout(options, prepared).longest_position(options.window),
         options.dropout,
-        tokenizer.token_to_id(PAD),
-        tokenizer.token_to_id(START),
-        tokenizer.token_to_id(END),
         tokenizer=tokenizer,
         lora=options.lora,
         checkpointing=options.checkpointing,

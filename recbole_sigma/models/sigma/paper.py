@@ -35,6 +35,7 @@ WIDEST = 1024
 """Prefixes per inner level that a search for all keeps; memory and time grow with their square."""
 _CELLS = 1 << 26  # pairs of query and key positions of one pass
 _DENSE_CELLS = 1 << 25  # [row, item] scores held at once
+_RESERVE = 160  # positions to make room for behind a prompt
 _BEAMS = 128  # prefixes per row whose states are read at once
 
 
@@ -82,7 +83,7 @@ class PrefixLanguage:
             partial(hidden_states, trunk.backbone),
             trunk.embed,
             head,
-            prompt.cache,
+            prompt.cache.continuing(_RESERVE),
             prompt.readable,
             prompt.position,
             Step(context[:, None], root[:, None]),

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_sigma.language.backbone import hidden_states, output_rows
+from recbole_sigma.language.backbone import empty_cache, hidden_states, output_rows
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,10 @@ class PackedTrunk(nn.Module):
             text: int64 [B, I], the instruction; all padding where nothing is asked, and then nothing of it is
                 read later.
         """
-        from transformers import DynamicCache
-
         layout, length = self.layout, histories.length
         branch = Branches((length - 1)[:, None], text[:, None])
         rows, positions, allowed, _ = self._assemble(histories, tokens, branch)
-        cache = DynamicCache(config=self.backbone.config)
+        cache = empty_cache(self.backbone)
         states = hidden_states(self.backbone, rows, positions, allowed, cache)
         end_of_history = layout.profile + length * layout.slot
         context = states[torch.arange(len(length), device=length.device), end_of_history - 1]
