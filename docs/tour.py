@@ -16,7 +16,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recbole_sigma.data.windows import FIRST_EVENT, packed_sequences  # noqa: E402
 from recbole_sigma.decoding.fusion import prefix_beam  # noqa: E402
 from recbole_sigma.models.losses import hide  # noqa: E402
 from recbole_sigma.models.sigma.trunk import Histories  # noqa: E402
@@ -56,8 +55,8 @@ def tour(dataset: str, values: dict[str, Any]) -> None:
     print("  grounded text vector", tuple(prepared.vectors.text.shape), prepared.vectors.text[item, :4])
     print("  teacher vector      ", tuple(prepared.vectors.collaborative.shape))
     print("  semantic ID         ", prepared.codes.codes[item].tolist(), "codebooks", prepared.codes.sizes)
-    tokens = model.item_tokens()
-    vectors = model.objective.similarity.items(tokens)
+    table = model.item_table()
+    tokens = table.tokens
     print("  item token          ", tuple(tokens.shape), tokens[item, :4].detach())
     catalogue = model.objective.catalogue
     prefix = int(catalogue.prefix[item])
@@ -66,11 +65,11 @@ def tour(dataset: str, values: dict[str, Any]) -> None:
           + "; ".join(names[int(mate)] for mate in mates[:3]))  # fmt: skip
 
     section("4. A batch in the trunk")
-    ids, length = packed_sequences(batch, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
-    histories = Histories(batch[model.USER_ID], ids, length)
+    packed = model.packed_rows(batch)
+    histories = Histories(packed.users, packed.items, packed.length)
     torch.manual_seed(0)
-    draw = model.branches.draw(batch[FIRST_EVENT], length)
-    branches = None if draw is None else model.branches.of(draw, ids)
+    draw = model.branches.draw(packed.first, packed.length)
+    branches = None if draw is None else model.branches.of(draw, packed.items)
     rows, positions, allowed, width = model.trunk._assemble(histories, tokens, branches)
     slots, ends, start = model.trunk.packed(histories, tokens, branches)
     layout = model.trunk.layout
@@ -84,7 +83,7 @@ def tour(dataset: str, values: dict[str, Any]) -> None:
     parts = model.calculate_loss(batch)
     losses = zip(model.loss_names, parts, strict=True)
     print("  " + ", ".join(f"{name} {part.item():.3f}" for name, part in losses))
-    print(f"  {int((length - 1).sum())} predictions in the histories of this batch")
+    print(f"  {packed.targets} predictions in the histories of this batch")
 
     section("6. A list in three steps, after one epoch")
     trainer = build_trainer(config, model)
@@ -93,11 +92,10 @@ def tour(dataset: str, values: dict[str, Any]) -> None:
     rows_of_test = next(iter(data.test))[0][:1]
     seen = (torch.zeros(0, dtype=torch.int64),) * 2
     with torch.inference_mode():
-        tokens = model.item_tokens()
-        vectors = model.objective.similarity.items(tokens)
-        prompt = model._prompt(rows_of_test, tokens, vectors)
-        print("  prompt: context", tuple(prompt.context.shape), "cached positions", prompt.readable.shape[1])
-        logits = hide(model.objective.logits(prompt.context, vectors, prompt.words), seen)
+        table = model.item_table()
+        prompt = model._prompt(rows_of_test, rows_of_test["item_length"], table)
+        print("  prompt: context", tuple(prompt.context.shape), "positions", prompt.readable.shape[1])
+        logits = hide(model.objective.queries(prompt.context, prompt.words) @ table.scored.T, seen)
         share = logits.log_softmax(1)
         mass = torch.zeros(1, catalogue.n_prefixes).index_add_(1, catalogue.prefix[1:], share[:, 1:].exp())
         best, score = prefix_beam(mass.log(), catalogue, 3)

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 DEVICE = torch.device("lazy:0")  # a type that no build computes on, and whose backward needs no device thread
+_READING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_consecutive"}
+_READING |= {"_unique2", "unique_dim", "bincount", "repeat_interleave"}
 _MIXING = ("_to_copy", "copy_", "index", "index_put", "index_put_", "_index_put_impl_", "_local_scalar_dense")
 
 
@@ -38,6 +40,7 @@ class Elsewhere(torch.Tensor):
         return out
 
     def tolist(self) -> Any:
+        _READS.append("tolist")
         return self.inner.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
@@ -46,6 +49,16 @@ class Elsewhere(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
+
+
+_READS: list[str] = []
+
+
+@contextmanager
+def reads() -> Iterator[list[str]]:
+    """What makes the host wait for the device inside: names of operators that need a value of a tensor."""
+    _READS.clear()
+    yield _READS
 
 
 class _Mode(TorchDispatchMode):
@@ -93,6 +106,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     ):
         raise RuntimeError(f"{func}: a table on the CPU is read at places of another device")
     asked = kwargs.get("device")
+    masks = name.startswith(("index", "_index")) and isinstance(args[1], (list, tuple))
+    masks = masks and any(part is not None and part.dtype == torch.bool for part in args[1])
+    away = name == "_to_copy" and moved and asked is not None and asked.type == "cpu"
+    if moved and (name in _READING or masks or away):
+        _READS.append(name)
     inside = [value.inner if isinstance(value, Elsewhere) else value for value in flat]
     new_args, new_kwargs = tree_unflatten(inside, shape)
     if asked is not None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from recbole.data.interaction import Interaction
-from torch import Tensor
 
 from recbole_sigma.values import UserError
 
@@ -119,19 +116,3 @@ class WindowPacker:
         end = np.where(last, self.targets[owner], np.r_[cut[1:], 0])
         begin = self.starts[owner]
         return np.stack([begin + cut, begin + end], axis=1)
-
-
-def packed_sequences(
-    interaction: Interaction, list_field: str, length_field: str, item_field: str
-) -> tuple[Tensor, Tensor]:
-    """Append each row's target to its history.
-
-    Returns:
-        (items int64 [B, T + 1] right-padded with 0 and cut to the longest row, length int64 [B] >= 2).
-    """
-    history, length = interaction[list_field], interaction[length_field]
-    longest = int(length.max())
-    items = torch.zeros(len(length), longest + 1, dtype=torch.int64, device=history.device)
-    items[:, :longest] = history[:, :longest]
-    items[torch.arange(len(length), device=history.device), length] = interaction[item_field]
-    return items, length + 1

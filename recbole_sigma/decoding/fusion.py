@@ -77,7 +77,7 @@ def fused_scores(
     Args:
         queries: float [B, W, d], h_k / tau of each prefix.
         beam: what `fuse_beam` returned; no prefix twice in a row, weight -inf in an empty slot.
-        vectors: float [N, d] item vectors.
+        vectors: float [n, d], item vectors in the order of ``items.order``.
         items: the catalogue by prefix.
         seen: (row, item) pairs that are taken out before the softmax, so that each prefix's mass goes to what
             is left.
@@ -89,9 +89,9 @@ def fused_scores(
     batch, width = prefixes.shape
     hidden = None
     if seen is not None:
-        hidden = torch.zeros(batch, len(vectors), dtype=torch.bool, device=prefixes.device)
+        hidden = torch.zeros(batch, len(items.row), dtype=torch.bool, device=prefixes.device)
         hidden[seen] = True
-    out = torch.full((batch, len(vectors)), float("-inf"), dtype=queries.dtype, device=queries.device)
+    out = torch.full((batch, len(items.row)), float("-inf"), dtype=queries.dtype, device=queries.device)
     live = torch.isfinite(weights).reshape(-1)
     # one product per distinct prefix: all (row, slot) pairs that hold it, against its own items
     flat_prefix = prefixes.reshape(-1).masked_fill(~live, items.n_prefixes)
@@ -103,9 +103,10 @@ def fused_scores(
     for prefix, count in enumerate(counts):
         if count and starts[prefix + 1] > starts[prefix]:
             slots = by_prefix[begin : begin + count]
-            members = items.order[starts[prefix] : starts[prefix + 1]]
+            own = slice(starts[prefix], starts[prefix + 1])
+            members = items.order[own]
             rows = slots // width
-            logits = flat_query[slots] @ vectors[members].T * scale[rows][:, None]
+            logits = flat_query[slots] @ vectors[own].T * scale[rows][:, None]
             if hidden is not None:
                 logits = logits.masked_fill(hidden[rows[:, None], members[None, :]], float("-inf"))
             out[rows[:, None], members[None, :]] = logits.log_softmax(dim=1) + flat_weight[slots][:, None]

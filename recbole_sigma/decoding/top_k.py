@@ -44,10 +44,7 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
         ValueError: if a score is NaN.
     """
     scores = scores.to(torch.float32, copy=True)
-    if torch.isnan(scores).any():
-        raise ValueError(
-            "the model gave NaN scores: its training diverged; lower learning_rate or clip the gradient"
-        )
+    broken = torch.isnan(scores).any()
     batch, n_items = scores.shape
     scores[:, 0] = -torch.inf
     if seen is not None:
@@ -57,8 +54,13 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     best, found = torch.topk(scores, min(width + 1, n_items), dim=1)
     items[:, :width] = found[:, :width]
     # Only rows with equal scores near the top need the tie rule, and most rows of most models have none.
-    tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(dim=1).nonzero().flatten()
-    for part in tied.split(max(1, _MAX_KEY_ELEMENTS // n_items)):
+    tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(dim=1)
+    nan, ties = torch.stack([broken, tied.any()]).tolist()  # the one thing that the host waits for
+    if nan:
+        raise ValueError(
+            "the model gave NaN scores: its training diverged; lower learning_rate or clip the gradient"
+        )
+    for part in tied.nonzero().flatten().split(max(1, _MAX_KEY_ELEMENTS // n_items)) if ties else ():
         items[part, :width] = torch.topk(order_keys(scores[part]), width, dim=1).indices
     values = torch.gather(scores, 1, items)
     empty = torch.isneginf(values)

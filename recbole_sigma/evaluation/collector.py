@@ -32,13 +32,12 @@ def slot_flags(items: Tensor, n_items: int, seen: tuple[Tensor, Tensor] | None) 
         order = torch.sort(items, dim=1, stable=True)
         repeat = torch.zeros_like(items, dtype=torch.bool)
         repeat.scatter_(1, order.indices[:, 1:], order.values[:, 1:] == order.values[:, :-1])
-        flags[repeat] = DUPLICATE
+        flags.masked_fill_(repeat, DUPLICATE)
     if seen is not None:
         rows = torch.arange(len(items), device=items.device)[:, None]
-        flags[torch.isin(rows * n_items + items, seen[0] * n_items + seen[1])] = SEEN
-    flags[(items < 0) | (items >= n_items)] = INVALID
-    flags[items == 0] = EMPTY
-    return flags
+        flags.masked_fill_(torch.isin(rows * n_items + items, seen[0] * n_items + seen[1]), SEEN)
+    flags.masked_fill_((items < 0) | (items >= n_items), INVALID)
+    return flags.masked_fill_(items == 0, EMPTY)
 
 
 class RankedCollector(Collector):
@@ -102,12 +101,12 @@ class RankedCollector(Collector):
         items = items.masked_fill(flags != OK, 0)
         rows = torch.arange(len(items), device=items.device)[:, None]
         hits = torch.isin(rows * n_items + items, positive_u * n_items + positive_i) & (items > 0)
-        lengths = torch.bincount(positive_u, minlength=len(items))
-        self._parts["rec.items"].append(items.cpu())
-        self._parts["rec.flags"].append(flags.cpu())
-        self._parts["rec.topk"].append(torch.cat([hits.to(torch.int64), lengths[:, None]], dim=1).cpu())
+        lengths = torch.zeros_like(items[:, 0]).index_add_(0, positive_u, torch.ones_like(positive_u))
+        self._parts["rec.items"].append(items)  # they stay where they are until the last batch
+        self._parts["rec.flags"].append(flags)
+        self._parts["rec.topk"].append(torch.cat([hits.to(torch.int64), lengths[:, None]], dim=1))
         if survival is not None:
-            self._parts["rec.survival"].append(survival.cpu())
+            self._parts["rec.survival"].append(survival)
         match = items[positive_u] == positive_i[:, None]
         return torch.where(match.any(1), match.to(torch.int8).argmax(1) + 1, 0)
 
@@ -123,7 +122,7 @@ class RankedCollector(Collector):
         struct = DataStruct()
         for key, value in self.data_struct._data_dict.items():
             struct.set(key, value)
-        found = {key: torch.cat(parts) for key, parts in self._parts.items()}
+        found = {key: torch.cat(parts).cpu() for key, parts in self._parts.items()}
         self._parts.clear()
         for key, value in (found if shard is None else shard.merge(shard.rows, found)).items():
             struct.set(key, value)

@@ -110,7 +110,7 @@ class Judge:
             row_users = interaction[loader._dataset.uid_field]
             rows = shard.rows[begin : begin + len(row_users)]
             begin += len(row_users)
-            interaction = interaction.to(device)
+            interaction = contract(model).on_device(interaction, device)
             if bonus is None:
                 ranked = self.rank(model, interaction, n_items, seen, loader)
             else:
@@ -123,14 +123,14 @@ class Judge:
             found["rows"].append(rows[positive_u])
             found["users"].append(row_users[positive_u])
             found["targets"].append(positive_i)
-            found["places"].append(place.cpu())
+            found["places"].append(place)
             found["closed"].append(closed)
         bar.close()
         if not found:
             raise UserError("the evaluation set is empty: no user has enough events for this split")
         collected = self.collector.get_data_struct(shard)
         result = self.evaluator.evaluate(collected)
-        whole = {name: torch.cat(parts) for name, parts in found.items()}
+        whole = {name: torch.cat(parts).cpu() for name, parts in found.items()}
         whole = shard.merge(whole["rows"], whole)
         return Judgement(
             metrics=OrderedDict((name, float(value)) for name, value in result.items()),
@@ -199,8 +199,9 @@ class Judge:
             assert bonus is not None
             rows.append(shard.rows[begin : begin + len(interaction)][positive_u])
             begin += len(interaction)
-            lists = self.rank_fused(model, interaction.to(device), n_items, seen, loader, bonus, WEIGHTS)
-            hits = torch.stack([ranked.items[:, :10].cpu() for ranked in lists], dim=1)[positive_u]
+            batch = contract(model).on_device(interaction, device)
+            lists = self.rank_fused(model, batch, n_items, seen, loader, bonus, WEIGHTS)
+            hits = torch.stack([ranked.items[:, :10] for ranked in lists], dim=1).cpu()[positive_u]
             match = hits == positive_i[:, None, None]
             discount = 1.0 / torch.log2(torch.arange(match.shape[2], dtype=torch.float64) + 2.0)
             gains.append((match * discount).sum(dim=2))

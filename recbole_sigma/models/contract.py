@@ -58,6 +58,10 @@ class Contract:
         holds: a run that goes on inside an epoch calls it again and then puts the weights back.
         """
 
+    def on_device(self, interaction: Any, device: Any) -> Any:
+        """A batch of the host where the model is; a model may note on the way what it needs on the host."""
+        return interaction.to(device)
+
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]] | None:
         """Parameter groups for the optimizer; None takes all parameters with one weight decay."""
         return None

@@ -16,9 +16,9 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
 from recbole_sigma.data.dataset import PackedDataset
-from recbole_sigma.data.windows import packed_sequences
-from recbole_sigma.models.losses import catalogue_cross_entropy, seen_pairs
-from recbole_sigma.models.packed import PackedModel, length_groups
+from recbole_sigma.language.transformer import with_cheap_dropout
+from recbole_sigma.models.losses import catalogue_cross_entropy, history_of
+from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup
 from recbole_sigma.settings.keys import ProtocolKeys, SasrecKeys
 from recbole_sigma.settings.reader import read
 
@@ -46,6 +46,9 @@ class PackedSASRec(PackedModel, SASRec):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        with_cheap_dropout(self)
+        for layer in self.trm_encoder.layer if self.hidden_act == "gelu" else ():
+            layer.feed_forward.intermediate_act_fn = F.gelu  # RecBole's formula in one kernel
         keys = read(SasrecKeys, config)
         self.binary = keys.sasrec_loss == "BCE"
         self.cosine = keys.sasrec_score == "cosine"
@@ -72,26 +75,23 @@ class PackedSASRec(PackedModel, SASRec):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean of the loss over all positions of the batch."""
-        items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
-        parts = [
-            self._group_loss(items[rows, : int(length[rows].max())], length[rows])
-            for rows in length_groups(length)
-        ]
-        return torch.stack(parts).sum() / (length - 1).sum()
-
-    def _group_loss(self, items: Tensor, length: Tensor) -> Tensor:
-        """Sum of the loss over the positions of rows of similar length."""
-        inputs, targets = items[:, :-1], items[:, 1:]
-        inside = torch.arange(inputs.shape[1], device=items.device)[None] < (length - 1)[:, None]
-        queries, vectors = self.states(inputs)[inside], self.item_embedding.weight
+        rows = self.packed_rows(interaction)
+        queries = torch.cat([self._read(rows, group) for group in rows.groups])
+        row, column = rows.row, rows.column
+        targets = rows.items[row, column + 1]
         if self.binary:
-            row = inside.nonzero(as_tuple=True)[0]
-            return self._binary_loss(queries, targets[inside], items, row) * len(queries)
+            return self._binary_loss(queries, targets, rows.items, row)
+        vectors = self.item_embedding.weight
         if self.cosine:
             queries, vectors = self.scale * F.normalize(queries, dim=-1), F.normalize(vectors, dim=-1)
-        seen = seen_pairs(items, *inside.nonzero(as_tuple=True)) if self.mask_seen else None
-        weights = torch.ones(len(queries), device=queries.device)
-        return catalogue_cross_entropy(queries, vectors, targets[inside], weights, seen)[0]
+        weights = queries.new_full((rows.targets,), 1.0 / rows.targets)
+        hidden = history_of(rows.items, row, column) if self.mask_seen else None
+        return catalogue_cross_entropy(queries, vectors, targets, weights, hidden)[0]
+
+    def _read(self, rows: PackedRows, group: RowGroup) -> Tensor:
+        """States float [M, d] before each target of rows of similar length."""
+        inputs = rows.items[group.rows, : group.width - 1]
+        return self.states(inputs)[group.place, group.column]
 
     def _binary_loss(self, states: Tensor, targets: Tensor, items: Tensor, row: Tensor) -> Tensor:
         """-log sigmoid(target) - log sigmoid(-negative), the mean over M positions.

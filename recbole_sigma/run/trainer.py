@@ -38,6 +38,7 @@ from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import UserError
 
 FLOOR = 0.05  # the cosine schedule ends at this share of the learning rate
+LOOK = 100  # steps between two looks at the losses on an accelerator
 _RUNS = itertools.count(1)  # numbers the trainers of this process
 
 
@@ -101,6 +102,7 @@ class RunTrainer(StoredRun):
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._best_state: dict[str, Any] | None = None
         self._keep_best_in_memory = False
+        self._unread: list[tuple[int, Tensor]] = []  # losses that were not looked at yet
         self._train_data: Any = None
         self._progress: Progress | None = None
         self._distributed: Any = None
@@ -239,37 +241,42 @@ class RunTrainer(StoredRun):
             place.get("losses", [[]] * self.world.size)[self.world.rank],
         )
         parts = bool(place.get("parts", False))
+        sums = torch.tensor(totals, dtype=torch.float64, device=self.device) if totals else None
         started = time.perf_counter() - place.get("seconds", 0.0)
         batches = epoch_batches(train_data, done, self.world.rank, self.world.size)
         for interaction, weight in batches:
             self.optimizer.zero_grad()
-            values: list[float] = []
+            values: Tensor | None = None
             whole = loss_weight(self.model, interaction)
             if self.world.several and isinstance(self.model, Contract):
                 weight = distributed.share(whole)  # rows are of unequal length
             for piece, _ in pieces(interaction, self.accumulation, self.config["ITEM_LIST_LENGTH_FIELD"]):
                 share = weight * loss_weight(self.model, piece) / whole
                 with torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None):
-                    losses = loss_of(piece.to(self.device))
+                    losses = loss_of(contract(self.model).on_device(piece, self.device))
                 parts = isinstance(losses, tuple)
                 every = losses if parts else (losses,)
                 loss = sum(every)
                 self._check_finite(loss, epoch, done)
                 self.scaler.scale(loss * share if share != 1.0 else loss).backward()
-                own = [share * part.item() for part in every]
-                values = [x + y for x, y in zip(values, own, strict=True)] if values else own
+                own = torch.stack([part.detach().double().reshape(()) for part in every]) * share
+                values = own if values is None else values + own
             if self.clip_grad_norm:
                 self.scaler.unscale_(self.optimizer)
                 clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
+            sums = values if sums is None else sums + values
             done += 1
             if self._progress is not None:
                 self._progress.advance()
             if self._due(done):
+                self._look_at_losses(epoch)
+                totals = [] if sums is None else sums.tolist()
                 seconds = time.perf_counter() - started
                 self.store(epoch - 1, {"batches": done, "losses": totals, "parts": parts, "seconds": seconds})
+        self._look_at_losses(epoch)
+        totals = [] if sums is None else sums.tolist()
         if self.world.several:
             totals = distributed.mean(totals)
             distributed.same_everywhere(dict(self.model.named_buffers()))
@@ -292,12 +299,23 @@ class RunTrainer(StoredRun):
         return self._distributed
 
     def _check_finite(self, loss: Tensor, epoch: int, batch: int) -> None:
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the training loss of {self.config['model']} is {loss.item()} in epoch {epoch}, batch "
-                f"{batch}: lower learning_rate (now {self.config['learning_rate']}), set train_clip_norm, or "
-                "look for extreme values in the data; the last checkpoint holds the epochs before"
-            )
+        """Stop at a loss that is no number: at once on a CPU, every `LOOK` steps where reading would wait."""
+        self._unread.append((batch, loss.detach().reshape(())))  # some models give a vector of one
+        if self.device.type == "cpu" or len(self._unread) >= LOOK:
+            self._look_at_losses(epoch)
+
+    def _look_at_losses(self, epoch: int) -> None:
+        """Read the losses that were not looked at yet; nothing is stored before this."""
+        batches, self._unread = self._unread, []
+        values = torch.stack([loss for _, loss in batches]).tolist() if batches else []
+        for (batch, _), value in zip(batches, values, strict=True):
+            if not math.isfinite(value):
+                model = self.config["model"]
+                raise UserError(
+                    f"the training loss of {model} is {value} in epoch {epoch}, batch {batch}: "
+                    f"lower learning_rate (now {self.config['learning_rate']}), set train_clip_norm, "
+                    "or look for extreme values in the data; the last checkpoint holds the epochs before"
+                )
 
     def current_order(self) -> Tensor | None:
         """State of the generator that draws the order of the training data."""

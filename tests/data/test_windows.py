@@ -4,12 +4,10 @@ evaluation.
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from recbole.data.interaction import Interaction
 
-from recbole_sigma.data.windows import WindowPacker, packed_sequences, split_events
+from recbole_sigma.data.windows import WindowPacker, split_events
 from recbole_sigma.values import UserError
 
 
@@ -63,15 +61,3 @@ def test_ratio_within_users():
 def test_unknown_splits_are_refused(split):
     with pytest.raises(UserError, match="eval_args"):
         split_events(np.array([1, 1, 1]), {"split": split})
-
-
-def test_sequences_end_in_their_target():
-    rows = Interaction(
-        {
-            "item_id_list": torch.tensor([[5, 6, 7, 0], [8, 0, 0, 0]]),
-            "item_length": torch.tensor([3, 1]),
-            "item_id": torch.tensor([9, 4]),
-        }
-    )
-    items, length = packed_sequences(rows, "item_id_list", "item_length", "item_id")
-    assert items.tolist() == [[5, 6, 7, 9], [8, 4, 0, 0]] and length.tolist() == [4, 2]

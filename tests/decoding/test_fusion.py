@@ -60,7 +60,9 @@ def search(path, log_probs, table, items, buckets, k, tau, mode, width=0, seen=(
     fused = beam, weights, scale = fused_beam(closed, buckets, mode, width)
     rows = torch.arange(B)[:, None]
     if path == "dense":
-        return top_k(fused_scores(table[rows, beam] / tau, fused, items, buckets, pairs), k, pairs)
+        return top_k(
+            fused_scores(table[rows, beam] / tau, fused, items[buckets.order], buckets, pairs), k, pairs
+        )
     return search_in_prefixes(
         lambda columns, part: table[rows, part] / tau,
         beam,
@@ -103,7 +105,7 @@ def brute_force(prefix, items, log_probs, table, mode, width, tau, seen=()):
 def test_scores_equal_the_formulas(mode, width):
     prefix, items, buckets, log_probs, query_of, table = case()
     fused = fused_beam(log_probs, buckets, mode, width)
-    got = fused_scores(query_of(fused[0]) / 0.3, fused, items, buckets)
+    got = fused_scores(query_of(fused[0]) / 0.3, fused, items[buckets.order], buckets)
     torch.testing.assert_close(
         got, brute_force(prefix, items, log_probs, table, mode, width, 0.3), atol=1e-5, rtol=1e-5
     )
@@ -114,7 +116,7 @@ def test_scores_equal_the_formulas(mode, width):
 def test_probabilities_sum_to_one(mode, width):
     _, items, buckets, log_probs, query_of, _ = case(1)
     fused = fused_beam(log_probs, buckets, mode, width)
-    total = fused_scores(query_of(fused[0]) / 0.2, fused, items, buckets).exp().sum(1)
+    total = fused_scores(query_of(fused[0]) / 0.2, fused, items[buckets.order], buckets).exp().sum(1)
     torch.testing.assert_close(total, torch.ones(B), atol=1e-5, rtol=0)
 
 

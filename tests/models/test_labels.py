@@ -7,9 +7,10 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.data.windows import FIRST_EVENT, packed_sequences
+from recbole_sigma.data.windows import FIRST_EVENT
 from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.instructions.samples import tasks_of
+from recbole_sigma.models.sigma.branches import LabelStates
 from recbole_sigma.models.sigma.labels import INSTRUCTION, build_task_labels
 from recbole_sigma.models.sigma.trunk import Histories
 from recbole_sigma.quick_start import load_data_and_model
@@ -131,37 +132,32 @@ def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen
         batch = rows[torch.nonzero(rows["item_length"] == 0)[:3, 0]]
         wording = model.branches.instructions[:1]
         batch.update(Interaction({INSTRUCTION: wording.expand(3, -1)}))
-        tokens = model.item_tokens()
-        vectors = model.objective.similarity.items(tokens)
-        context = model._prompt(batch, tokens, vectors).context
+        table = model.item_table()
+        context = model._prompt(batch, batch["item_length"], table).context
         items = batch["item_id"][:, None]
         draw = LabelDraw(torch.full((3, 1), -1), wording.expand(3, 1, -1))
         histories = Histories(batch["user_id"], items, torch.ones(3, dtype=torch.int64))
-        slots, branches, start = model.trunk.packed(histories, tokens, model.branches.of(draw, items))
-        states = slots[:, :, -1] + model.paths(items, tokens, vectors)
-        base, added = model.branches._contexts(draw.after, states, branches, start, wording.shape[1])
-        trained = base + added
+        slots, branches, start = model.trunk.packed(histories, table.tokens, model.branches.of(draw, items))
+        states = slots[:, :, -1] + model.paths(items, table.tokens, table.vectors)
+        found = model.branches.states(draw, states, branches, start)
+        trained = (found.base + model.branches.gate * found.end)[:, 0]
     torch.testing.assert_close(trained, context, atol=1e-5, rtol=1e-4)
 
 
 def test_general_labels_train_the_history_alone(valid_chosen):
     """What a general instruction adds is no part of its labels' loss, only of the pull to zero."""
-    from recbole_sigma.models.sigma.paths import covariance
-
     _, data, model = build("SIGMA", "chosen", valid_chosen)
     batch, _, length = rows_of(data)
     model.eval()
     labels = model.task_labels
     draw = labels.draw(batch[FIRST_EVENT], length, 2)
     general = torch.full_like(draw.task, labels.general)
-    items, _ = packed_sequences(batch, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
-    tokens = model.item_tokens()
-    histories = Histories(batch["user_id"], items, length)
-    vectors = model.objective.similarity.items(tokens)
+    rows = model.packed_rows(batch)
 
     def label_loss(task):
-        own = replace(draw, task=task)
-        return model._group_losses(histories, tokens, (vectors, covariance(vectors)), own, 1.0)[-1]
+        own, table = replace(draw, task=task), model.item_table()
+        found = LabelStates.of_groups([model._read(rows, group, table, own)[2] for group in rows.groups])
+        return model.branches.loss(model.objective, own, found, rows.items, table, 1.0, False)
 
     with torch.no_grad():
         model.branches.gate.fill_(0.5)

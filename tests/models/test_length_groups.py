@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from recbole_sigma.models import packed as packed_model
-from recbole_sigma.models import packed_sasrec
 from recbole_sigma.models.packed import SMALLEST_GROUP, length_groups
-from recbole_sigma.models.sigma import model as sigma
 from tests.planted import build, cycle_config, write_cycle
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from tests.planted import build, cycle_config, write_cycle
 )
 def test_groups_are_a_partition_of_similar_rows(sizes):
     length = torch.tensor(sizes)
-    groups = length_groups(length)
+    groups = length_groups(length, CPU)
     assert torch.equal(torch.cat(groups).sort().values, torch.arange(len(sizes)))
     assert all(len(group) >= min(SMALLEST_GROUP, len(sizes)) for group in groups[:-1])
     tops = [int(length[group].max()) for group in groups]
@@ -36,11 +36,10 @@ def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch,
     _, data, network = build(model, "cycle", settings)
     batch = next(iter(data.train))
     monkeypatch.setattr(packed_model, "SMALLEST_GROUP", 4)
-    assert len(length_groups(batch["item_length"] + 1)) > 1
+    assert len(length_groups(batch["item_length"] + 1, CPU)) > 1
     found = []
-    for groups in (length_groups, lambda length: [torch.arange(len(length))]):
-        monkeypatch.setattr(sigma, "length_groups", groups)
-        monkeypatch.setattr(packed_sasrec, "length_groups", groups)
+    for groups in (length_groups, lambda length, device: [torch.arange(len(length))]):
+        monkeypatch.setattr(packed_model, "length_groups", groups)
         torch.manual_seed(0)
         network.zero_grad()
         loss = network.calculate_loss(batch)
@@ -50,3 +49,26 @@ def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch,
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+def test_an_accelerator_takes_the_batch_in_one_pass():
+    assert len(length_groups(torch.tensor([2] * 40 + [50] * 40), torch.device("meta"))) == 1
+
+
+def test_rows_end_in_their_target_and_know_their_predictions(tmp_path):
+    write_cycle(tmp_path / "data/cycle", length=16)
+    settings = cycle_config(tmp_path / "data", tmp_path, MAX_ITEM_LIST_LENGTH=12)
+    _, data, network = build("PackedSASRec", "cycle", settings)
+    batch = next(iter(data.train))
+    rows = network.packed_rows(batch)
+    wanted = [
+        [*history[: int(size)].tolist(), int(target)]
+        for history, size, target in zip(
+            batch["item_id_list"], batch["item_length"], batch["item_id"], strict=True
+        )
+    ]
+    found = [items[: int(size)].tolist() for items, size in zip(rows.items, rows.length, strict=True)]
+    assert sorted(found) == sorted(wanted)
+    pairs = {(int(r), int(c)) for r, c in zip(rows.row, rows.column, strict=True)}
+    assert pairs == {(r, c) for r, row in enumerate(found) for c in range(len(row) - 1)}
+    assert len(rows.row) == rows.targets == len(pairs)

@@ -6,7 +6,7 @@ from recbole_sigma.models import losses
 from recbole_sigma.models.losses import (
     catalogue_cross_entropy,
     hide,
-    seen_pairs,
+    history_of,
 )
 from recbole_sigma.models.sigma.item_tokens import ItemFusion
 from recbole_sigma.models.sigma.paper import same_prefix_loss
@@ -15,7 +15,7 @@ from recbole_sigma.tokenization.catalogue import group_by_prefix
 
 def catalogue_loss(queries, targets, items, scale, seen=None):
     logits = F.normalize(queries, dim=-1) @ items.T * scale
-    return F.cross_entropy(hide(logits, seen, targets), targets, reduction="none")
+    return F.cross_entropy(hide(logits, seen), targets, reduction="none")
 
 
 def setup(n=12, d=5, prefixes=4):
@@ -34,7 +34,7 @@ def test_same_prefix_loss_equals_a_loop_over_positions():
         members = [i for i in range(1, 12) if prefix[i] == prefix[y]]
         logits = torch.stack([F.normalize(q, dim=0) @ items[i] * 3.0 for i in members])
         each.append(F.cross_entropy(logits, torch.tensor(members.index(int(y)))))
-    got = same_prefix_loss(3.0 * F.normalize(queries, dim=1), targets, items, buckets)
+    got = same_prefix_loss(3.0 * F.normalize(queries, dim=1), targets, items[buckets.order], buckets)
     torch.testing.assert_close(got, torch.stack(each))
 
 
@@ -82,19 +82,20 @@ def test_frozen_vectors_take_no_gradient_and_do_not_travel_in_the_state():
     assert not fusion.frozen_id.requires_grad
 
 
-def test_seen_pairs_list_every_history_item():
-    items = torch.tensor([[5, 6, 7], [8, 9, 0]])
-    prediction, item = seen_pairs(items, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]))
-    assert list(zip(prediction.tolist(), item.tolist())) == [(0, 5), (1, 5), (1, 6), (2, 8)]
+def test_a_history_holds_what_came_before_but_not_the_target():
+    items = torch.tensor([[5, 6, 5], [8, 9, 0]])
+    found = history_of(items, torch.tensor([0, 0, 1, 0]), torch.tensor([0, 1, 0, -1]))
+    assert found.tolist() == [[5, 0], [0, 6], [8, 0], [0, 0]]
 
 
 def test_seen_items_are_no_negatives():
-    """Both losses with seen pairs equal the losses on a catalogue without those items, prediction by
+    """Both losses with hidden items equal the losses on a catalogue without those items, prediction by
     prediction.
     """
     prefix, items, buckets, queries, targets = setup(n=20)
-    seen = [(m, i) for m in range(7) for i in (2, 5, 11) if i != int(targets[m])] + [(3, int(targets[3]))]
+    seen = [(m, i) for m in range(7) for i in (2, 5, 11) if i != int(targets[m])]
     pairs = tuple(torch.tensor(column) for column in zip(*seen))
+    listed = torch.tensor([[i if (m, i) in seen else 0 for i in (2, 0, 5, 11)] for m in range(7)])
     whole = local = 0.0
     for m, y in enumerate(targets.tolist()):
         hidden = {i for q, i in seen if q == m} - {y}
@@ -109,18 +110,21 @@ def test_seen_items_are_no_negatives():
     scale = torch.tensor(3.0)
     torch.testing.assert_close(catalogue_loss(queries, targets, items, scale, pairs).mean(), whole)
     scaled = 3.0 * F.normalize(queries, dim=1)
-    torch.testing.assert_close(same_prefix_loss(scaled, targets, items, buckets, pairs).mean(), local)
+    found = same_prefix_loss(scaled, targets, items[buckets.order], buckets, listed)
+    torch.testing.assert_close(found.mean(), local)
 
 
 def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeypatch):
     torch.manual_seed(3)
     queries, items = torch.randn(23, 6, requires_grad=True), torch.randn(40, 6, requires_grad=True)
     targets, weights = torch.randint(1, 40, (23,)), torch.rand(23)
-    seen = (torch.randint(23, (60,)), torch.randint(1, 40, (60,)))  # unsorted, some name the target
+    hidden = torch.randint(0, 40, (23, 5))  # with empty slots and repetitions
+    hidden[hidden == targets[:, None]] = 0
+    seen = (torch.arange(23)[:, None].expand_as(hidden), hidden)
     monkeypatch.setattr(losses, "_CELLS", 40 * 16)  # several blocks
-    total, each = catalogue_cross_entropy(queries, items, targets, weights, seen)
+    total, each = catalogue_cross_entropy(queries, items, targets, weights, hidden)
     got = torch.autograd.grad(3.0 * total, [queries, items])
-    logits = hide(queries @ items.T, seen, targets)
+    logits = hide(queries @ items.T, seen)
     expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(each, expected)
     assert not each.requires_grad

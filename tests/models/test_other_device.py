@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recbole_sigma.quick_start import build_trainer
-from tests.elsewhere import DEVICE, Elsewhere, pretend
+from tests.elsewhere import DEVICE, Elsewhere, pretend, reads
 from tests.language_models import save_model
 from tests.planted import build, cycle_config, one_batch, tiny, write_cycle
 
@@ -102,3 +102,39 @@ def test_an_epoch_and_its_evaluation_elsewhere(root, tmp_path, name):
         found = trainer.judge.judge(model, data.test).metrics
     assert all(isinstance(parameter, Elsewhere) for parameter in model.parameters())
     assert 0 <= found["ndcg@10"] <= 1 and sum(trainer.history[0]["train_loss"]) > 0
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("SIGMA", {}),
+        ("SIGMA", {"tasks": "all", "sigma_history": "long"}),
+        ("SIGMA", {"tokenizer_prefix_length": 0}),
+        ("PackedSASRec", {}),
+    ],
+)
+def test_a_step_waits_for_nothing_and_a_judged_batch_once(root, tmp_path, name, changes):
+    """Each value that the host reads would make an accelerator stop between two launches."""
+    settings = cycle_config(root, tmp_path, grounding_steps=2, filter_seen=True, learner="adam", **changes)
+    settings |= {"MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 4, "eval_batch_size": 6}
+    config, data, model = build(name, "cycle", settings)
+    with pretend():
+        config.final_config_dict["device"] = model.device = DEVICE
+        trainer = build_trainer(config, model.to(DEVICE))
+        trainer._train_data = data.train
+        torch.autograd.set_detect_anomaly(False)  # RecBole's SINE switches it on when it is imported
+        with reads() as found:
+            trainer._train_epoch(data.train, 0)
+        assert len(data.train) > 1
+        # the sums of the losses and a last look at them, once per epoch
+        assert found == ["tolist"] * 2
+        trainer.judge.collector.data_collect(data.train)
+        with reads() as found:
+            trainer.judge.judge(model, data.test)
+        accounts = (
+            1 if (name == "SIGMA" and model.task_labels) else 0
+        )  # of the tasks' losses, when training pauses
+        assert found.count("tolist") - accounts == len(data.test) > 1
+        assert [name for name in found if name != "tolist"] == [
+            "_to_copy"
+        ] * 4  # the lists, after the last batch

@@ -6,19 +6,41 @@ prediction that the history alone makes: its end state is added through a gate t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recbole_sigma.models.losses import seen_pairs
+from recbole_sigma.models.losses import history_of
 from recbole_sigma.models.sigma.labels import LabelDraw, TaskLabels
-from recbole_sigma.models.sigma.objective import Objective, Predictions
-from recbole_sigma.models.sigma.paths import PULL, WordPath, divergence
-from recbole_sigma.models.sigma.trunk import Branches, Histories, Prompt
+from recbole_sigma.models.sigma.objective import ItemTable, Objective, Predictions
+from recbole_sigma.models.sigma.paths import PULL, WordPath, covariance, divergence
+from recbole_sigma.models.sigma.trunk import Branches, Prompt
 
 LABEL_WEIGHT = 2.0
 """How many history positions a label counts for."""
+
+
+@dataclass(frozen=True)
+class LabelStates:
+    """What the trunk says at the labels of some rows.
+
+    Attributes:
+        base: float [R, M, d], the state of the history that each label follows.
+        end: float [R, M, d], the state at the end of the instruction.
+        path: float [R, M, l, d], states behind each prefix token of the label.
+    """
+
+    base: Tensor
+    end: Tensor
+    path: Tensor
+
+    @classmethod
+    def of_groups(cls, groups: list[LabelStates]) -> LabelStates:
+        """Those of all rows, group after group."""
+        parts = [(part.base, part.end, part.path) for part in groups]
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
 
 
 class InstructionBranches(nn.Module):
@@ -80,66 +102,77 @@ class InstructionBranches(nn.Module):
         """The branches of drawn labels; ``items`` int64 [B, T] holds the targets too."""
         return Branches(draw.after, draw.text, torch.gather(items, 1, draw.after + 1))
 
+    @staticmethod
+    def states(draw: LabelDraw, states: Tensor, branches: Tensor, start: Tensor) -> LabelStates:
+        """Pick the labels' states from those of packed rows.
+
+        A label after an empty history (``after`` -1) hangs off the profile, whose end state stands in for
+        the last item.
+
+        Args:
+            draw: M labels for each of R rows.
+            states: float [R, T, d] of the history, with the paths.
+            branches: float [R, M, I + l, d].
+            start: float [R, d], at the end of the profile.
+        """
+        width = draw.text.shape[2]
+        end, path = branches[:, :, width - 1], branches[:, :, width:]
+        after = draw.after[:, :, None]
+        base = torch.gather(states, 1, after.clamp(min=0).expand(-1, -1, end.shape[-1]))
+        return LabelStates(torch.where(after < 0, start[:, None], base), end, path)
+
     def loss(
         self,
         objective: Objective,
         draw: LabelDraw,
-        histories: Histories,
-        read: tuple[Tensor, Tensor, Tensor],
-        items: tuple[Tensor, Tensor | None],
+        found: LabelStates,
+        items: Tensor,
+        table: ItemTable,
         weight: float,
         mask_seen: bool,
     ) -> Tensor:
         """Loss of the labels of a batch, weighted.
 
+        With the gate shut (as it starts) a label is exactly the prediction of its history position.
+
         Args:
             objective: what the states are judged by.
-            draw: the labels, M per row.
-            histories: the rows, targets included.
-            read: states of the history [B, T, d] with the paths, of the branches [B, M, I + l, d], and at
-                the end of the profile [B, d].
-            items: item vectors [N, d], and with several tasks their `paths.covariance`.
+            draw: the labels, M for each of B rows.
+            found: their states.
+            items: int64 [B, T], the rows, targets included.
+            table: the catalogue.
             weight: how much one label counts.
             mask_seen: items of the history are no negatives.
         """
-        vectors, spread = items
-        width = draw.text.shape[2]
-        base, added = self._contexts(draw.after, *read, width)
-        path = read[1][:, :, width:].flatten(0, 1)
+        base, path = found.base.flatten(0, 1), found.path.flatten(0, 1)
+        added = (self.gate * found.end).flatten(0, 1)
         words = None if self.word_path is None else self.word_path(draw.text).flatten(0, 1)
-        pull = vectors.new_zeros(())
-        if draw.task is not None and self.tasks is not None and spread is not None:
+        pull = base.new_zeros(())
+        if draw.task is not None and self.tasks is not None:
             # the general instruction asks for nothing: see the end of paths.py
             general = (draw.task == self.tasks.general).reshape(-1, 1)
             empty = (draw.text == self.pad).all(dim=-1).reshape(-1, 1)  # as generation reads it
             added = added.masked_fill(empty, 0.0)
             change = objective.similarity.queries(base.detach() + added, words)
             change = change - objective.similarity.queries(base.detach())
-            pull = PULL * weight * (divergence(change, spread) * general[:, 0]).sum()
+            spread = divergence(change, covariance(table.vectors))
+            pull = PULL * weight * (spread * general[:, 0]).sum()
             added = added.masked_fill(general, 0.0)
             words = None if words is None else words.masked_fill(general, 0.0)
-        row = torch.arange(len(histories.items), device=base.device).repeat_interleave(draw.after.shape[1])
+        row = torch.arange(len(items), device=items.device).repeat_interleave(draw.after.shape[1])
         column = draw.after.reshape(-1)
-        targets = histories.items[row, column + 1]
-        seen = seen_pairs(histories.items, row, column) if mask_seen else None
-        parts, each = objective.losses(Predictions(base + added, path, targets, weight, seen, words), vectors)
+        predictions = Predictions(
+            base + added,
+            path,
+            items[row, column + 1],
+            base.new_full((len(row),), weight),
+            history_of(items, row, column) if mask_seen else None,
+            words,
+        )
+        parts, each = objective.losses(predictions, table)
         if draw.task is not None and self.tasks is not None:
             self.tasks.note(draw.task, each)
         return torch.stack(parts).sum() + pull
-
-    def _contexts(
-        self, after: Tensor, states: Tensor, branches: Tensor, start: Tensor, width: int
-    ) -> tuple[Tensor, Tensor]:
-        """Both halves of each label's context: the history's [B * M, d], and what the instruction adds.
-
-        With the gate shut (as it starts) a label is exactly the prediction of its history position. A label
-        after an empty history (``after`` -1) hangs off the profile, whose end state stands in for the last
-        item.
-        """
-        end = branches[:, :, width - 1]
-        base = torch.gather(states, 1, after.clamp(min=0)[:, :, None].expand(-1, -1, end.shape[-1]))
-        base = torch.where((after < 0)[:, :, None], start[:, None], base)
-        return base.flatten(0, 1), (self.gate * end).flatten(0, 1)
 
     # --- generation -----------------------------------------------------------------------------------------
 

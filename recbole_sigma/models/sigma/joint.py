@@ -9,7 +9,7 @@ from recbole_sigma.decoding.fusion import fuse_dense
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.models.losses import catalogue_cross_entropy, hide
 from recbole_sigma.models.sigma.item_tokens import Similarity
-from recbole_sigma.models.sigma.objective import Decoding, Objective, Predictions
+from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Objective, Predictions
 from recbole_sigma.models.sigma.trunk import Prompt
 from recbole_sigma.tokenization.catalogue import Catalogue
 from recbole_sigma.values import RankedItems, SeenPairs
@@ -44,11 +44,11 @@ class JointObjective(Objective):
             for table in self.conditions:
                 nn.init.normal_(table.weight, std=0.1)
 
-    def losses(self, predictions: Predictions, vectors: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def losses(self, predictions: Predictions, table: ItemTable) -> tuple[tuple[Tensor, ...], Tensor]:
         """Cross-entropy over the catalogue; see `Objective.losses`."""
         queries = self.queries(predictions.context, predictions.words)
         total, each = catalogue_cross_entropy(
-            queries, self.tower(vectors), predictions.targets, predictions.weights, predictions.seen
+            queries, table.scored, predictions.targets, predictions.weights, predictions.hidden
         )
         return (total,), each
 
@@ -60,32 +60,27 @@ class JointObjective(Objective):
         query = self.similarity.queries(context, words)
         return torch.cat([query, self.condition(query)], dim=1) if self.catalogue.length else query
 
-    def tower(self, vectors: Tensor) -> Tensor:
+    def scored(self, vectors: Tensor) -> Tensor:
         """float [N, d] item vectors -> [N, e]."""
+        if not self.catalogue.length:
+            return vectors
+        own, condition = (self._by_codes(tables) for tables in (self.code_vectors, self.conditions))
+        return torch.cat([vectors + own, vectors * condition], dim=1)
+
+    def _by_codes(self, tables: nn.ModuleList) -> Tensor:
+        """Sum over the levels of what the tables hold for each item's code: float [N, d]."""
         codes = self.catalogue.codes
-        own = vectors
-        for level, table in enumerate(self.code_vectors):
-            own = own + table(codes[:, level])
-        if not self.catalogue.length:
-            return own
-        condition = torch.stack([table(codes[:, j]) for j, table in enumerate(self.conditions)]).sum(dim=0)
-        return torch.cat([own, vectors * condition], dim=1)
+        return torch.stack([table(codes[:, level]) for level, table in enumerate(tables)]).sum(dim=0)
 
-    def logits(self, context: Tensor, vectors: Tensor, words: Tensor | None = None) -> Tensor:
-        """Logits of all items, float [B, N], -inf for the padding item."""
-        logits = self.queries(context, words) @ self.tower(vectors).T
-        logits[:, 0] = -torch.inf
-        return logits
-
-    def log_probs(self, prompt: Prompt, vectors: Tensor, how: Decoding, seen: SeenPairs | None) -> Tensor:
+    def log_probs(self, prompt: Prompt, table: ItemTable, how: Decoding, seen: SeenPairs | None) -> Tensor:
         """Step 1 to 3 in one: prefixes by the sum of their items, then fusion; see `Objective.log_probs`."""
-        logits = hide(self.logits(prompt.context, vectors, prompt.words), seen)
-        if not self.catalogue.length:
-            return logits.log_softmax(dim=-1)
+        logits = hide(self.queries(prompt.context, prompt.words) @ table.scored.T, seen)
+        if not self.catalogue.length or (how.mode == "fixed_temp" and not how.width):
+            return logits.log_softmax(dim=-1)  # all prefixes at one temperature: fusion would change nothing
         return fuse_dense(logits, self.catalogue, how.mode, how.width)[0]
 
     def rank(
-        self, prompt: Prompt, vectors: Tensor, k: int, how: Decoding, seen: SeenPairs | None
+        self, prompt: Prompt, table: ItemTable, k: int, how: Decoding, seen: SeenPairs | None
     ) -> RankedItems:
         """See `Objective.rank`."""
-        return top_k(self.log_probs(prompt, vectors, how, seen), k, seen)
+        return top_k(self.log_probs(prompt, table, how, seen), k, seen)

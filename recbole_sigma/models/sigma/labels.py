@@ -47,7 +47,7 @@ class LabelDraw:
     text: Tensor
     task: Tensor | None = None
 
-    def rows(self, rows: Tensor) -> LabelDraw:
+    def rows(self, rows: slice) -> LabelDraw:
         """The labels of some rows of the batch."""
         return LabelDraw(self.after[rows], self.text[rows], None if self.task is None else self.task[rows])
 
@@ -136,8 +136,10 @@ class TaskLabels(nn.Module):
             begin.append(left + self.starts[number])
             count.append(torch.searchsorted(own, high) - left)
         begins, counts = torch.stack(begin, dim=1), torch.stack(count, dim=1)
-        share = self.mixture * (counts > 0)
-        task = torch.multinomial(share, labels, replacement=True)
+        # by the inverse of the distribution: torch.multinomial would read its sums on the host
+        mass = (self.mixture * (counts > 0)).cumsum(dim=1)
+        drawn = torch.rand(len(low), labels, device=low.device) * mass[:, -1:]
+        task = (drawn[..., None] >= mass[:, None]).sum(dim=-1).clamp_max(len(self.names) - 1)
         place = (torch.rand(task.shape, device=task.device) * counts.gather(1, task)).long()
         row = begins.gather(1, task) + place
         slot = self.slots[row]
@@ -182,12 +184,13 @@ class TaskLabels(nn.Module):
 
     def train(self, mode: bool = True) -> TaskLabels:
         """Close the epoch's account when training pauses for an evaluation."""
-        if self.training and not mode and float(self.loss_count.sum()):
+        sums, counts = (
+            torch.stack([self.loss_sum, self.loss_count]).tolist() if self.training and not mode else ((), ())
+        )
+        if any(counts):
             means = {
                 name: {"loss": float(total / max(count, 1.0)), "labels": int(count)}
-                for name, total, count in zip(
-                    self.names, self.loss_sum.tolist(), self.loss_count.tolist(), strict=True
-                )
+                for name, total, count in zip(self.names, sums, counts, strict=True)
             }
             self.history.append(means)
             shown = ", ".join(f"{name} {row['loss']:.4f} ({row['labels']})" for name, row in means.items())

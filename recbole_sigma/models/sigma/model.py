@@ -16,18 +16,17 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_sigma.data.windows import FIRST_EVENT, packed_sequences
 from recbole_sigma.decoding.exact import prefix_survival
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
 from recbole_sigma.decoding.votes import Bonus, add_bonus
-from recbole_sigma.models.losses import seen_pairs
-from recbole_sigma.models.packed import PackedModel, length_groups
-from recbole_sigma.models.sigma.branches import LABEL_WEIGHT, InstructionBranches
+from recbole_sigma.models.losses import history_of
+from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, host_length, length_groups
+from recbole_sigma.models.sigma.branches import LABEL_WEIGHT, InstructionBranches, LabelStates
 from recbole_sigma.models.sigma.build import build_item_tokens, build_language, build_objective, build_trunk
 from recbole_sigma.models.sigma.labels import INSTRUCTION, LabelDraw, build_task_labels
-from recbole_sigma.models.sigma.objective import Decoding, Predictions
+from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Predictions
 from recbole_sigma.models.sigma.options import SigmaOptions
-from recbole_sigma.models.sigma.paths import StraightPaths, covariance
+from recbole_sigma.models.sigma.paths import StraightPaths
 from recbole_sigma.models.sigma.trunk import Histories, Prompt
 from recbole_sigma.preparation.items import Prepared, prepare
 from recbole_sigma.values import RankedItems, SeenPairs
@@ -73,6 +72,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         self.paths = StraightPaths(options.paths, width, options.dropout)
         self.objective = build_objective(options, self.prepared, self.trunk, width)  # (d) losses and lists
         self.loss_names = (*self.objective.names, "label")
+        self._table: tuple[list[Any], ItemTable] | None = None  # see `_kept_table`
 
     @property
     def task_labels(self) -> Any:
@@ -89,6 +89,10 @@ class SIGMA(PackedModel, SequentialRecommender):
         """Prefixes are searched by a beam."""
         return True
 
+    def item_table(self) -> ItemTable:
+        """The catalogue from today's weights."""
+        return self.objective.table(self.item_tokens())
+
     # --- training -------------------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
@@ -98,56 +102,53 @@ class SIGMA(PackedModel, SequentialRecommender):
         instruction. Every prediction counts alike, a label `LABEL_WEIGHT` times: a mean of few labels
         beside a mean of many positions would drown the dense signal in noise.
         """
-        items, length = packed_sequences(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
-        histories = Histories(interaction[self.USER_ID], items, length)
-        tokens = self.item_tokens()  # [N, d], once per step
-        vectors = self.objective.similarity.items(tokens)
-        draw = self.branches.draw(interaction[FIRST_EVENT], length)
+        rows = self.packed_rows(interaction)
+        draw = self.branches.draw(rows.first, rows.length)
         labels = 0 if draw is None else draw.after.numel()
-        weight = 1.0 / (float((length - 1).sum()) + LABEL_WEIGHT * labels)
-        spread = None if draw is None or draw.task is None else covariance(vectors)
-        total: tuple[Tensor, ...] | None = None
-        for rows in length_groups(length):  # rows of similar length share a pass: less padding, the same sum
-            own = None if draw is None else draw.rows(rows)
-            part = self._group_losses(histories.rows(rows), tokens, (vectors, spread), own, weight)
-            total = part if total is None else tuple(a + b for a, b in zip(total, part, strict=True))
-        assert total is not None
-        return total
-
-    def _group_losses(
-        self,
-        histories: Histories,
-        tokens: Tensor,
-        items: tuple[Tensor, Tensor | None],
-        draw: LabelDraw | None,
-        weight: float,
-    ) -> tuple[Tensor, ...]:
-        """`calculate_loss` for rows of similar length; ``items`` are their vectors and the vectors'
-        covariance.
-        """
-        ids, vectors = histories.items, items[0]
-        slots, branches, start = self.trunk.packed(
-            histories, tokens, None if draw is None else self.branches.of(draw, ids)
-        )
-        # the state at a slot's end predicts what follows its item; the paths read the items directly
-        states = slots[:, :, -1] + self.paths(ids, tokens, vectors)  # [B, T, d]
-        valid = torch.arange(ids.shape[1] - 1, device=ids.device)[None] < (histories.length - 1)[:, None]
-        row, column = valid.nonzero(as_tuple=True)
+        weight = 1.0 / (rows.targets + LABEL_WEIGHT * labels)
+        table = self.item_table()  # once per step
+        found = [self._read(rows, group, table, draw) for group in rows.groups]
+        context, path = (torch.cat(parts) for parts in list(zip(*found, strict=True))[:2])
+        row, column = rows.row, rows.column
         dense = Predictions(
-            context=states[:, :-1][valid],
-            path=slots[:, 1:, : self.trunk.layout.prefix][valid],  # teacher forcing: the target's own prefix
-            targets=ids[row, column + 1],
-            weight=weight,
-            seen=seen_pairs(ids, row, column) if self.options.mask_seen else None,
+            context=context,
+            path=path,
+            targets=rows.items[row, column + 1],
+            weights=context.new_full((rows.targets,), weight),
+            hidden=history_of(rows.items, row, column) if self.options.mask_seen else None,
         )
-        parts, _ = self.objective.losses(dense, vectors)
+        parts, _ = self.objective.losses(dense, table)
         if draw is None:
-            return (*parts, vectors.new_zeros(()))
-        read = (states, branches, start)
+            return (*parts, context.new_zeros(()))
+        asked = LabelStates.of_groups([labels for _, _, labels in found])
         label = self.branches.loss(
-            self.objective, draw, histories, read, items, LABEL_WEIGHT * weight, self.options.mask_seen
+            self.objective, draw, asked, rows.items, table, LABEL_WEIGHT * weight, self.options.mask_seen
         )
         return (*parts, label)
+
+    def _read(
+        self, rows: PackedRows, group: RowGroup, table: ItemTable, draw: LabelDraw | None
+    ) -> tuple[Tensor, Tensor, LabelStates | None]:
+        """One pass of the trunk over rows of similar length.
+
+        Returns:
+            (states float [M, d] before each of the group's targets, states float [M, l, d] behind the
+            target's own prefix tokens, states at the rows' labels).
+        """
+        own = group.rows
+        items = rows.items[own, : group.width]
+        labels = None if draw is None else draw.rows(own)
+        slots, branches, start = self.trunk.packed(
+            Histories(rows.users[own], items, rows.length[own]),
+            table.tokens,
+            None if labels is None else self.branches.of(labels, items),
+        )
+        # the state at a slot's end predicts what follows its item; the paths read the items directly
+        states = slots[:, :, -1] + self.paths(items, table.tokens, table.vectors)  # [R, T, d]
+        # teacher forcing: the states behind the prefix tokens of the item that did follow
+        path = slots[group.place, group.column + 1, : self.trunk.layout.prefix]
+        asked = None if labels is None else self.branches.states(labels, states, branches, start)
+        return states[group.place, group.column], path, asked
 
     def prediction_count(self, interaction: Any) -> float:
         """One prediction per history item, plus the weighted labels."""
@@ -179,8 +180,8 @@ class SIGMA(PackedModel, SequentialRecommender):
         """
         how = self.decoding if width is None else replace(self.decoding, width=width)
 
-        def of_rows(prompt: Prompt, vectors: Tensor, own: SeenPairs | None) -> tuple[Tensor, ...]:
-            ranked = self.objective.rank(prompt, vectors, k, how, own)
+        def of_rows(prompt: Prompt, table: ItemTable, own: SeenPairs | None) -> tuple[Tensor, ...]:
+            ranked = self.objective.rank(prompt, table, k, how, own)
             return ranked.items, ranked.scores
 
         items, scores = self._in_parts(interaction, seen, how.width, of_rows)
@@ -203,7 +204,7 @@ class SIGMA(PackedModel, SequentialRecommender):
                 interaction,
                 seen,
                 how.width,
-                lambda prompt, vectors, own: (self.objective.log_probs(prompt, vectors, how, own),),
+                lambda prompt, table, own: (self.objective.log_probs(prompt, table, how, own),),
             )
         return scores.clone()  # RecBole's functions write into it, which an inference tensor refuses
 
@@ -212,39 +213,51 @@ class SIGMA(PackedModel, SequentialRecommender):
         interaction: Any,
         seen: SeenPairs | None,
         width: int,
-        of_rows: Callable[[Prompt, Tensor, SeenPairs | None], tuple[Tensor, ...]],
+        of_rows: Callable[[Prompt, ItemTable, SeenPairs | None], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
         """Encode prompts of similar length together, few enough for the memory that a search of this width
-        takes; apply a function of (prompts, item vectors, seen pairs) and put its results back in order.
+        takes; apply a function of (prompts, catalogue, seen pairs) and put its results back in order.
         """
-        length = interaction[self.ITEM_SEQ_LEN]
-        tokens = self.item_tokens()
-        vectors = self.objective.similarity.items(tokens)
-        groups = length_groups(length)
+        length = host_length(interaction, self.ITEM_SEQ_LEN)
+        table, device = self._kept_table(), interaction[self.ITEM_SEQ].device
+        groups = length_groups(length, device)
         most = self.objective.rows_at_once(self.trunk.layout.history_end(int(length.max())), width)
         if most is not None:
             groups = [part for rows in groups for part in rows.split(most)]
         if len(groups) == 1:
-            return of_rows(self._prompt(interaction, tokens, vectors), vectors, seen)
-        parts = [
-            of_rows(
-                self._prompt(interaction[rows], tokens, vectors),
-                vectors,
-                pairs_of_rows(seen, rows, len(interaction)),
-            )
-            for rows in groups
-        ]
-        back = torch.argsort(torch.cat(groups))
+            return of_rows(self._prompt(interaction, length, table), table, seen)
+        parts = []
+        for rows in groups:
+            there = rows.to(device)
+            own = pairs_of_rows(seen, there, len(interaction))
+            parts.append(of_rows(self._prompt(interaction[there], length[rows], table), table, own))
+        back = torch.argsort(torch.cat(groups)).to(device)
         return tuple(torch.cat(column)[back] for column in zip(*parts, strict=True))
 
-    def _prompt(self, interaction: Any, tokens: Tensor, vectors: Tensor) -> Prompt:
-        """Encode each user's prompt once: profile, history, instruction, and the paths around the trunk."""
+    def _kept_table(self) -> ItemTable:
+        """The catalogue for lists, kept until a weight that it is made of changes."""
+        parts = (self.item_tokens, self.objective)
+        weights = [weight for part in parts for weight in (*part.parameters(), *part.buffers())]
+        state = [(weight.data_ptr(), weight._version, weight.device) for weight in weights]
+        if self._table is None or self._table[0] != state:
+            self._table = (state, self.item_table())
+        return self._table[1]
+
+    def _prompt(self, interaction: Any, known: Tensor, table: ItemTable) -> Prompt:
+        """Encode each user's prompt once: profile, history, instruction, and the paths around the trunk.
+
+        Args:
+            interaction: B rows.
+            known: int64 [B], their lengths on the host.
+            table: the catalogue.
+        """
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        items = items[:, : max(int(length.max()), 1)]
+        items = items[:, : max(int(known.max()), 1)]
         text = self.branches.text(interaction, INSTRUCTION, len(items))
-        prompt = self.trunk.prompt(Histories(interaction[self.USER_ID], items, length), tokens, text)
+        histories = Histories(interaction[self.USER_ID], items, length)
+        prompt = self.trunk.prompt(histories, table.tokens, text, self.objective.reads_cache)
         row = torch.arange(len(items), device=items.device)
-        straight = self.paths(items, tokens, vectors)[row, (length - 1).clamp(min=0)]
+        straight = self.paths(items, table.tokens, table.vectors)[row, (length - 1).clamp(min=0)]
         straight = straight * (length > 0)[:, None]  # an empty history has no items to read
         return prompt.at(self.branches.context(prompt) + straight, self.branches.words(text))
 

@@ -23,22 +23,32 @@ class Predictions:
         path: float [M, l, d], states behind each prefix token of the target; l is 0 where prefix and item
             share a position.
         targets: int64 [M].
-        weight: how much each prediction counts.
-        seen: (prediction, item) pairs left out of the softmaxes over items, or None.
+        weights: float [M], how much each prediction counts.
+        hidden: int64 [M, H], items left out of the softmaxes over items, 0 in empty slots; or None.
         words: float [M, d], what the words of an instruction add to the query, or None.
     """
 
     context: Tensor
     path: Tensor
     targets: Tensor
-    weight: float
-    seen: SeenPairs | None = None
+    weights: Tensor
+    hidden: Tensor | None = None
     words: Tensor | None = None
 
-    @property
-    def weights(self) -> Tensor:
-        """float [M]."""
-        return self.context.new_full((len(self.targets),), self.weight)
+
+@dataclass(frozen=True)
+class ItemTable:
+    """The whole catalogue, computed once per training step and once per evaluation.
+
+    Attributes:
+        tokens: float [N, d], what the trunk reads.
+        vectors: float [N, d], what states are compared with.
+        scored: float [N, e], what an objective multiplies its queries with; see `Objective.scored`.
+    """
+
+    tokens: Tensor
+    vectors: Tensor
+    scored: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,25 +86,39 @@ class Objective(nn.Module, ABC):
             self.catalogue = self.catalogue.to(device)
         return self
 
+    def table(self, tokens: Tensor) -> ItemTable:
+        """The catalogue from its item tokens float [N, d]."""
+        vectors = self.similarity.items(tokens)
+        return ItemTable(tokens, vectors, self.scored(vectors))
+
     @abstractmethod
-    def losses(self, predictions: Predictions, vectors: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def scored(self, vectors: Tensor) -> Tensor:
+        """From item vectors float [N, d] to the rows that queries are multiplied with."""
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether lists need the keys and values of the prompt: a prefix is decoded behind it."""
+        return False
+
+    @abstractmethod
+    def losses(self, predictions: Predictions, table: ItemTable) -> tuple[tuple[Tensor, ...], Tensor]:
         """Losses of M predictions.
 
         Args:
             predictions: where, and what follows there.
-            vectors: float [N, d] item vectors (`Similarity.items`).
+            table: the catalogue.
 
         Returns:
             (the weighted sums that ``names`` name, the loss of each prediction [M] without gradient).
         """
 
     @abstractmethod
-    def log_probs(self, prompt: Prompt, vectors: Tensor, how: Decoding, seen: SeenPairs | None) -> Tensor:
+    def log_probs(self, prompt: Prompt, table: ItemTable, how: Decoding, seen: SeenPairs | None) -> Tensor:
         """log P(item | prompt): float [B, N], -inf for padding, seen items and items outside the beam."""
 
     @abstractmethod
     def rank(
-        self, prompt: Prompt, vectors: Tensor, k: int, how: Decoding, seen: SeenPairs | None
+        self, prompt: Prompt, table: ItemTable, k: int, how: Decoding, seen: SeenPairs | None
     ) -> RankedItems:
         """The best k items behind each prompt, exact over the prefixes of the beam."""
 

@@ -10,6 +10,7 @@ candidates, whose item logits adaptive probabilistic fusion may scale.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -23,9 +24,9 @@ from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.kv import Step
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
 from recbole_sigma.language.backbone import hidden_states
-from recbole_sigma.models.losses import catalogue_cross_entropy, catalogue_logits
+from recbole_sigma.models.losses import catalogue_cross_entropy, hide
 from recbole_sigma.models.sigma.item_tokens import Similarity
-from recbole_sigma.models.sigma.objective import Decoding, Objective, Predictions
+from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Objective, Predictions
 from recbole_sigma.models.sigma.trunk import PackedTrunk, Prompt
 from recbole_sigma.tokenization.catalogue import Catalogue, ItemsByPrefix
 from recbole_sigma.tokenization.trie import Trie
@@ -115,17 +116,26 @@ class PaperObjective(Objective):
         self.language, self.id_weight = language, id_weight
         self.prefix_gate = nn.Parameter(torch.zeros(d_model))
 
+    @property
+    def reads_cache(self) -> bool:
+        """See `Objective.reads_cache`."""
+        return bool(self.catalogue.length)
+
+    def scored(self, vectors: Tensor) -> Tensor:
+        """The item vectors, with prefixes sorted by them so that those of a prefix are one slice."""
+        return vectors[self.catalogue.order] if self.catalogue.length else vectors
+
     # --- training -------------------------------------------------------------------------------------------
 
-    def losses(self, predictions: Predictions, vectors: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def losses(self, predictions: Predictions, table: ItemTable) -> tuple[tuple[Tensor, ...], Tensor]:
         """L_NTP and gamma L_ID; without a prefix L_ID is a softmax over the catalogue. See
         `Objective.losses`.
         """
         context, targets, weights = predictions.context, predictions.targets, predictions.weights
         if not self.catalogue.length:
             query = self.similarity.queries(context, predictions.words)
-            total, each = catalogue_cross_entropy(query, vectors, targets, weights, predictions.seen)
-            return (vectors.new_zeros(()), total), each
+            total, each = catalogue_cross_entropy(query, table.scored, targets, weights, predictions.hidden)
+            return (total.new_zeros(()), total), each
         prefix = self._next_token_loss(context, predictions.path, targets)
         item = torch.zeros_like(prefix)
         if self.id_weight:
@@ -133,7 +143,7 @@ class PaperObjective(Objective):
                 context + self.prefix_gate * predictions.path[:, -1], predictions.words
             )
             item = self.id_weight * same_prefix_loss(
-                query, targets, vectors, self.catalogue, predictions.seen
+                query, targets, table.scored, self.catalogue, predictions.hidden
             )
         return ((prefix * weights).sum(), (item * weights).sum()), (prefix + item).detach()
 
@@ -151,14 +161,14 @@ class PaperObjective(Objective):
     # --- generation -----------------------------------------------------------------------------------------
 
     def rank(
-        self, prompt: Prompt, vectors: Tensor, k: int, how: Decoding, seen: SeenPairs | None
+        self, prompt: Prompt, table: ItemTable, k: int, how: Decoding, seen: SeenPairs | None
     ) -> RankedItems:
         """Prefix beam, search inside the prefixes, fusion; see `Objective.rank`.
 
         The items of a prefix are scored only while the next prefix can still enter the list, which is exact.
         """
         if not self.catalogue.length:
-            return top_k(self.log_probs(prompt, vectors, how, seen), k, seen)
+            return top_k(self.log_probs(prompt, table, how, seen), k, seen)
         decoder, beams = self._search(prompt, how.width, seen)
         nodes, weights, scale = fuse_beam(beams.nodes, beams.scores, how.mode)
         ranked, _ = search_in_prefixes(
@@ -166,7 +176,7 @@ class PaperObjective(Objective):
             nodes,
             weights,
             self.catalogue,
-            vectors[self.catalogue.order],
+            table.scored,
             k,
             scale,
             seen,
@@ -174,23 +184,23 @@ class PaperObjective(Objective):
         )
         return ranked
 
-    def log_probs(self, prompt: Prompt, vectors: Tensor, how: Decoding, seen: SeenPairs | None) -> Tensor:
+    def log_probs(self, prompt: Prompt, table: ItemTable, how: Decoding, seen: SeenPairs | None) -> Tensor:
         """See `Objective.log_probs`."""
         if not self.catalogue.length:
             queries = self.similarity.queries(prompt.context, prompt.words)
-            return catalogue_logits(queries, vectors, seen).log_softmax(dim=-1)
+            return hide(queries @ table.scored.T, seen).log_softmax(dim=-1)
         decoder, beams = self._search(prompt, how.width, seen)
         fused = fuse_beam(beams.nodes, beams.scores, how.mode)
-        columns = torch.arange(fused[0].shape[1], device=vectors.device).split(_BEAMS)
+        columns = torch.arange(fused[0].shape[1], device=prompt.context.device).split(_BEAMS)
         states = torch.cat([states_of(decoder, beams, part) for part in columns], dim=1)
         queries = self._item_queries(prompt, states)
         parts = []
-        for rows in torch.arange(len(queries), device=vectors.device).split(
-            max(1, _DENSE_CELLS // len(vectors))
+        for rows in torch.arange(len(queries), device=queries.device).split(
+            max(1, _DENSE_CELLS // len(table.vectors))
         ):
             beam = (fused[0][rows], fused[1][rows], fused[2][rows])
             own = pairs_of_rows(seen, rows, len(queries))
-            parts.append(fused_scores(queries[rows], beam, vectors, self.catalogue, own))
+            parts.append(fused_scores(queries[rows], beam, table.scored, self.catalogue, own))
         return torch.cat(parts)
 
     def _search(self, prompt: Prompt, width: int, seen: SeenPairs | None) -> tuple[CausalDecoder, Beams]:
@@ -246,7 +256,7 @@ def same_prefix_loss(
     targets: Tensor,
     items: Tensor,
     catalogue: ItemsByPrefix,
-    seen: SeenPairs | None = None,
+    hidden: Tensor | None = None,
 ) -> Tensor:
     """L_ID: softmax of the target against items that share its prefix (paper: hard negatives N_c).
 
@@ -255,56 +265,41 @@ def same_prefix_loss(
     Args:
         queries: float [M, d], scaled: logits are inner products with ``items``.
         targets: int64 [M] item ids.
-        items: float [N, d].
+        items: float [n, d], in the order of ``catalogue.order``.
         catalogue: the items by prefix.
-        seen: (prediction, item) pairs that are no negatives, or None; a pair that names the target is
-            ignored.
+        hidden: int64 [M, H], items that are no negatives, 0 in empty slots; never the target. None for
+            nothing.
 
     Returns:
         float [M], one loss per prediction.
     """
     prefix = catalogue.prefix[targets]
-    by_prefix = torch.argsort(prefix, stable=True)
-    counts = torch.bincount(prefix, minlength=catalogue.n_prefixes).tolist()
-    queries = queries[by_prefix]
-    places = catalogue.place[targets][by_prefix]
-    sorted_items = items[catalogue.order]
-    starts = catalogue.start.tolist()
-    slot_of = torch.empty_like(by_prefix)
-    slot_of[by_prefix] = torch.arange(len(by_prefix), device=by_prefix.device)
-    hidden = None if seen is None else _seen_by_prefix(seen, targets, slot_of, catalogue)
-    parts = []
-    begin = 0
-    for index, count in enumerate(counts):
-        if count and starts[index + 1] - starts[index] == 1:
-            parts.append(queries.new_zeros(count))  # the prefix names the item
-        elif count:
-            members = sorted_items[starts[index] : starts[index + 1]]
-            place = places[begin : begin + count]
-            blocked = None
-            if hidden is not None:
-                slot, member = hidden[index]
-                blocked = torch.zeros(count, len(members), dtype=torch.bool, device=items.device)
-                blocked[slot - begin, member] = True
-            logits = queries[begin : begin + count] @ members.T
-            if blocked is not None:
-                logits = logits.masked_fill(blocked, float("-inf"))
-            parts.append(F.cross_entropy(logits, place, reduction="none"))
-        begin += count
-    return torch.cat(parts)[slot_of]
-
-
-def _seen_by_prefix(
-    seen: SeenPairs, targets: Tensor, slot_of: Tensor, catalogue: ItemsByPrefix
-) -> list[tuple[Tensor, Tensor]]:
-    """For each prefix, the (slot in the sorted predictions, place in the bucket) pairs to hide."""
-    prediction, item = seen
-    prefix = catalogue.prefix[item]
-    keep = (prefix == catalogue.prefix[targets[prediction]]) & (item != targets[prediction]) & (item > 0)
-    prefix, slot, member = prefix[keep], slot_of[prediction[keep]], catalogue.place[item[keep]]
     order = torch.argsort(prefix, stable=True)
-    sizes = torch.bincount(prefix, minlength=catalogue.n_prefixes).tolist()
-    return list(zip(slot[order].split(sizes), member[order].split(sizes), strict=True))
+    touched, counts = torch.unique_consecutive(prefix[order], return_counts=True)
+    sizes = catalogue.sizes[touched]
+    # The rows of all touched prefixes in one gather: the backward pass of a slice per prefix would fill a
+    # whole [n, d] for each of them.
+    first = torch.repeat_interleave(catalogue.start[touched] - (sizes.cumsum(0) - sizes), sizes)
+    members = items[first + torch.arange(len(first), device=items.device)].split(sizes.tolist())
+    place, own = catalogue.place[targets][order], counts.tolist()
+    blocked: Sequence[Tensor | None] = [None] * len(own)
+    if hidden is not None:
+        inside = (catalogue.prefix[hidden] == prefix[:, None]) & (hidden > 0)
+        blocked = torch.where(inside, catalogue.place[hidden], -1)[order].split(own)
+    parts = []
+    for query, target, block, no in zip(
+        queries[order].split(own), place.split(own), members, blocked, strict=True
+    ):
+        if len(block) == 1:
+            parts.append(query.new_zeros(len(query)))  # the prefix names the item
+            continue
+        logits = query @ block.T
+        if no is not None:  # one column more, where empty slots are marked
+            closed = torch.zeros(len(query), len(block) + 1, dtype=torch.bool, device=items.device)
+            closed.scatter_(1, torch.where(no < 0, len(block), no), True)
+            logits = logits.masked_fill(closed[:, :-1], float("-inf"))
+        parts.append(F.cross_entropy(logits, target, reduction="none"))
+    return torch.empty_like(place, dtype=queries.dtype).scatter(0, order, torch.cat(parts))
 
 
 # --- how wide a search may be -------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_sigma.language.transformer import Dropout
+
 PATHS = ("recency", "interest")
 NEWEST = 20  # items that the recency path reads
 DECAY = 0.8  # initial weight per step of age, that of the training-free WindowItemKNN
@@ -91,11 +93,12 @@ class RecencyPath(nn.Module):
         Returns:
             float [B, T, d]; entry t reads items t, t - 1, ...
         """
-        total = torch.zeros_like(items)
-        length = items.shape[1]
-        for age in range(min(len(self.weights), length)):
-            total[:, age:] += self.weights[age] * items[:, : length - age]
-        return self.share * self.project(total / self.weights.abs().sum())
+        step = torch.arange(items.shape[1], device=items.device)
+        age = step[:, None] - step  # [T, T]: position t reads item s with the weight of age t - s
+        counts = (age >= 0) & (age < len(self.weights))
+        by_age = torch.where(counts, self.weights[age.clamp(0, len(self.weights) - 1)], 0.0)
+        total = (by_age / self.weights.abs().sum()) @ items
+        return self.share * self.project(total)
 
 
 class InterestPath(nn.Module):
@@ -112,7 +115,7 @@ class InterestPath(nn.Module):
     def __init__(self, d_model: int, dropout: float) -> None:
         super().__init__()
         self.project = identity_projection(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, items: Tensor) -> Tensor:
         """The path's value at every position.

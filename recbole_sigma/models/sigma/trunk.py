@@ -35,11 +35,6 @@ class Histories:
     items: Tensor
     length: Tensor
 
-    def rows(self, rows: Tensor) -> Histories:
-        """Some rows of the batch, cut to the longest of them."""
-        length = self.length[rows]
-        return Histories(self.users[rows], self.items[rows, : int(length.max())], length)
-
 
 @dataclass(frozen=True)
 class Branches:
@@ -64,7 +59,7 @@ class Prompt:
         context: float [B, d], the state that the next item is predicted from.
         instruction: float [B, d], state at the end of the instruction.
         asked: bool [B], whether there is an instruction.
-        cache: the prompt's keys and values.
+        cache: the prompt's keys and values, or None where nothing is decoded behind it.
         readable: bool [B, S], cached positions that what follows may attend to.
         position: int64 [B], position id of the next token.
         words: float [B, d], what the instruction's words add to the query (`paths.WordPath`), or None.
@@ -174,7 +169,7 @@ class PackedTrunk(nn.Module):
         shape = (*branches.after.shape, layout.instruction + layout.prefix, -1)
         return history, states[:, width:].reshape(shape), start
 
-    def prompt(self, histories: Histories, tokens: Tensor, text: Tensor) -> Prompt:
+    def prompt(self, histories: Histories, tokens: Tensor, text: Tensor, cached: bool) -> Prompt:
         """Encode each user's prompt once.
 
         Args:
@@ -182,11 +177,12 @@ class PackedTrunk(nn.Module):
             tokens: float [N, d] item tokens.
             text: int64 [B, I], the instruction; all padding where nothing is asked, and then nothing of it is
                 read later.
+            cached: keep the keys and values.
         """
         layout, length = self.layout, histories.length
         branch = Branches((length - 1)[:, None], text[:, None])
         rows, positions, allowed, _ = self._assemble(histories, tokens, branch)
-        cache = empty_cache(self.backbone)
+        cache = empty_cache(self.backbone) if cached else None
         states = hidden_states(self.backbone, rows, positions, allowed, cache)
         end_of_history = layout.profile + length * layout.slot
         context = states[torch.arange(len(length), device=length.device), end_of_history - 1]
