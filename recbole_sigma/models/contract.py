@@ -74,6 +74,12 @@ class Contract:
         """Positions of the longest training row, for the memory estimate; None where there is none."""
         return None
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The modules that ``train_compile`` hands to torch.compile: those that do the work of a step, and
+        whose forward does not depend on values.
+        """
+        return []
+
     # --- checkpoints ----------------------------------------------------------------------------------------
 
     def checkpoint_extra(self) -> dict[str, Any]:

@@ -63,6 +63,10 @@ class PackedSASRec(PackedModel, SASRec):
         hidden = self.dropout(self.LayerNorm(hidden))
         return self.trm_encoder(hidden, self.get_attention_mask(item_seq), output_all_encoded_layers=True)[-1]
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The transformer."""
+        return [self.trm_encoder]
+
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """State at the last position, float [B, d]."""
         return self.gather_indexes(self.states(item_seq), item_seq_len - 1)

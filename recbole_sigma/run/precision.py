@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +30,36 @@ def precision(name: str, device: torch.device) -> torch.dtype | None:
         raise UserError("train_precision: this accelerator cannot compute in bf16; use fp32 or auto")
     half = name == "bf16" or (name == "auto" and device.type == "cuda" and able)
     return torch.bfloat16 if half else None
+
+
+@contextlib.contextmanager
+def fast_products(half: torch.dtype | None) -> Iterator[None]:
+    """Let the products that stay in fp32 run in TF32 where the others run in bf16: eight times the rate, and
+    still three more digits than those have.
+
+    Args:
+        half: what `precision` chose.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before if half is None else "high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def wants_compile(name: str, device: torch.device) -> bool:
+    """Whether ``train_compile`` means torch.compile on this device.
+
+    Raises:
+        UserError: asked for, and nothing that could compile is installed.
+    """
+    if name == "off" or (name == "auto" and device.type == "cpu"):
+        return False
+    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if found is None and name == "on":
+        raise UserError("train_compile: torch.compile needs a C compiler (gcc); install one, or use off")
+    return found is not None
 
 
 def pieces(interaction: Any, count: int, length_field: str | None) -> Iterator[tuple[Any, int]]:

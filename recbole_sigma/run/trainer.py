@@ -30,7 +30,14 @@ from recbole_sigma.machine.progress import Counted, Progress
 from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state
-from recbole_sigma.run.precision import loss_weight, memory_sentence, pieces, precision
+from recbole_sigma.run.precision import (
+    fast_products,
+    loss_weight,
+    memory_sentence,
+    pieces,
+    precision,
+    wants_compile,
+)
 from recbole_sigma.run.state import StoredRun
 from recbole_sigma.settings.keys import MemoryKeys, TrainKeys
 from recbole_sigma.settings.reader import read
@@ -98,6 +105,9 @@ class RunTrainer(StoredRun):
                 "train_accumulation: several processes split a batch already; use train_accumulation: 1 with"
                 " --nproc"
             )
+        if wants_compile(self.keys.train_compile, self.device):
+            for part in contract(model).compiled_parts():
+                part.compile(dynamic=True)  # rows differ in length from batch to batch
         self._keep_nothing()
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._best_state: dict[str, Any] | None = None
@@ -252,7 +262,8 @@ class RunTrainer(StoredRun):
                 weight = distributed.share(whole)  # rows are of unequal length
             for piece, _ in pieces(interaction, self.accumulation, self.config["ITEM_LIST_LENGTH_FIELD"]):
                 share = weight * loss_weight(self.model, piece) / whole
-                with torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None):
+                cast = torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None)
+                with cast, fast_products(self.half):
                     losses = loss_of(contract(self.model).on_device(piece, self.device))
                 parts = isinstance(losses, tuple)
                 every = losses if parts else (losses,)

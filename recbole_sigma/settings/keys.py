@@ -88,6 +88,11 @@ class TrainKeys:
         "Matrix products in training; auto is bf16 on an accelerator that has it",
         choices=("fp32", "bf16", "auto"),
     )
+    train_compile: str = key(
+        "off",
+        "torch.compile of the network: the first step takes a minute, the others less; auto = on a GPU",
+        choices=("off", "on", "auto"),
+    )
     train_accumulation: int = key(
         1, "Pieces a batch is computed in (gradient accumulation): same steps, less memory", 1, 1 << 20
     )

@@ -6,7 +6,8 @@ import torch
 from recbole_sigma.quick_start import build_model, build_trainer, run
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
-from recbole_sigma.run.precision import memory_estimate, memory_sentence, pieces, precision
+from recbole_sigma.run.precision import memory_estimate, memory_sentence, pieces, precision, wants_compile
+from recbole_sigma.values import UserError
 from tests.planted import cycle_config, write_cycle
 
 
@@ -95,3 +96,30 @@ def test_memory_estimate_counts_what_is_there(root, tmp_path):
     assert memory_estimate(model, 1000, half=True)["activations"] < need["activations"]
     assert "GiB" in memory_sentence(model, 1000, False)
     assert model.longest_row() > 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["SIGMA", "PackedSASRec"])
+def test_a_compiled_network_takes_the_same_step(root, tmp_path, model):
+    """Within what the order of sums in fused kernels may change; AdamW's first step is a sign."""
+    plain, one = one_step(root, tmp_path, model)
+    torch._dynamo.reset()
+    fused, other = one_step(root, tmp_path, model, train_compile="on")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert one.history[-1]["train_loss"] == pytest.approx(other.history[-1]["train_loss"], rel=1e-5)
+    for name, value in plain.items():
+        assert ((fused[name] - value).abs() > 1e-5).float().mean() < 0.01, name
+
+
+def test_who_compiles():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [wants_compile(name, cpu) for name in ("off", "auto", "on")] == [False, False, True]
+    assert [wants_compile(name, gpu) for name in ("off", "auto", "on")] == [False, True, True]
+
+
+def test_without_a_compiler_compilation_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="train_compile"):
+        wants_compile("on", torch.device("cpu"))
+    assert not wants_compile("auto", torch.device("cuda"))

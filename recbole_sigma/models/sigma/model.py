@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_sigma.decoding.exact import prefix_survival
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
@@ -154,6 +154,10 @@ class SIGMA(PackedModel, SequentialRecommender):
         """One prediction per history item, plus the weighted labels."""
         labels = self.options.labels_per_row * LABEL_WEIGHT * len(interaction)
         return super().prediction_count(interaction) + labels
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The language model."""
+        return [self.trunk.backbone]
 
     def longest_row(self) -> int:
         """Columns of the longest training row, its branches included."""
