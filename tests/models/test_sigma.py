@@ -373,3 +373,28 @@ def test_ablations_by_one_key_train(cycle_settings):
 def test_bad_settings_get_one_sentence_before_training(cycle_settings, change, message):
     with pytest.raises(UserError, match=message):
         build(cycle_settings, **change)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_lists_follow_the_weights(cycle_settings, fused):
+    """The catalogue is kept between lists; neither a step nor loaded or edited weights may leave it behind."""
+    _, data, model = build(cycle_settings)
+    batch, train = one_batch(data.test), next(iter(data.train))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+
+    def fresh():
+        model._table = None
+        return model.score_all(batch)
+
+    first = model.eval().score_all(batch)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sum(model.calculate_loss(train)).backward()
+    optimizer.step()
+    stepped = model.score_all(batch)
+    assert not torch.allclose(stepped, first) and torch.equal(stepped, fresh())
+    model.load_state_dict(before)
+    assert torch.equal(model.score_all(batch), first)
+    with torch.no_grad():
+        next(iter(model.item_tokens.parameters())).add_(1.0)
+    edited = model.score_all(batch)
+    assert not torch.allclose(edited, first) and torch.equal(edited, fresh())

@@ -102,6 +102,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         instruction. Every prediction counts alike, a label `LABEL_WEIGHT` times: a mean of few labels
         beside a mean of many positions would drown the dense signal in noise.
         """
+        self._table = None  # a step will follow, and fused optimizers do not count up a weight's version
         rows = self.packed_rows(interaction)
         draw = self.branches.draw(rows.first, rows.length)
         labels = 0 if draw is None else draw.after.numel()
@@ -239,7 +240,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         return tuple(torch.cat(column)[back] for column in zip(*parts, strict=True))
 
     def _kept_table(self) -> ItemTable:
-        """The catalogue for lists, kept until a weight that it is made of changes."""
+        """The catalogue for lists, kept until a step is taken or a weight that it is made of is written to."""
         parts = (self.item_tokens, self.objective)
         weights = [weight for part in parts for weight in (*part.parameters(), *part.buffers())]
         state = [(weight.data_ptr(), weight._version, weight.device) for weight in weights]
