@@ -377,7 +377,7 @@ def test_bad_settings_get_one_sentence_before_training(cycle_settings, change, m
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_lists_follow_the_weights(cycle_settings, fused):
-    """The catalogue is kept between lists; neither a step nor loaded or edited weights may leave it behind."""
+    """The catalogue is kept between lists; no step and no loaded or edited weights may leave it behind."""
     _, data, model = build(cycle_settings)
     batch, train = one_batch(data.test), next(iter(data.train))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,9 @@ class ItemFusion(nn.Module):
                 vectors = vectors / vectors[present].square().sum(dim=-1).mean().sqrt().clamp_min(1e-12)
                 nn.init.normal_(project.weight, std=PLAIN_STD)
             self.register_buffer(f"frozen_{name}", vectors, persistent=False)
+            self.register_buffer(
+                f"missing_{name}", (vectors == 0).all(dim=-1, keepdim=True), persistent=False
+            )
             self.projections[name] = nn.Sequential(project, nn.LayerNorm(d_model)) if norm else project
             self.absent[name] = nn.Parameter(torch.randn(d_model) * 0.02)
         self.mlp = (
@@ -81,15 +85,15 @@ class ItemFusion(nn.Module):
         """
         parts = []
         for name in self.names:
-            frozen = self.get_buffer(f"frozen_{name}")
-            vectors = frozen if items is None else frozen[items]
-            missing = vectors.abs().sum(dim=-1, keepdim=True) == 0
+            vectors, missing = (self.get_buffer(f"{kind}_{name}") for kind in ("frozen", "missing"))
+            if items is not None:
+                vectors, missing = vectors[items], missing[items]
             parts.append(torch.where(missing, self.absent[name], self.projections[name](vectors)))
         if self.mlp is not None:
             parts = [self.mlp(torch.cat(parts, dim=-1))]
         if self.residual is not None:
             parts.append(self.residual.weight if items is None else self.residual(items))
-        return torch.stack(parts).sum(dim=0)
+        return reduce(torch.add, parts)
 
 
 class Similarity(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +72,7 @@ class JointObjective(Objective):
     def _by_codes(self, tables: nn.ModuleList) -> Tensor:
         """Sum over the levels of what the tables hold for each item's code: float [N, d]."""
         codes = self.catalogue.codes
-        return torch.stack([table(codes[:, level]) for level, table in enumerate(tables)]).sum(dim=0)
+        return reduce(torch.add, (table(codes[:, level]) for level, table in enumerate(tables)))
 
     def log_probs(self, prompt: Prompt, table: ItemTable, how: Decoding, seen: SeenPairs | None) -> Tensor:
         """Step 1 to 3 in one: prefixes by the sum of their items, then fusion; see `Objective.log_probs`."""

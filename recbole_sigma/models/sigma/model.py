@@ -240,7 +240,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         return tuple(torch.cat(column)[back] for column in zip(*parts, strict=True))
 
     def _kept_table(self) -> ItemTable:
-        """The catalogue for lists, kept until a step is taken or a weight that it is made of is written to."""
+        """The catalogue for lists, kept until a step is taken or one of its weights is written to."""
         parts = (self.item_tokens, self.objective)
         weights = [weight for part in parts for weight in (*part.parameters(), *part.buffers())]
         state = [(weight.data_ptr(), weight._version, weight.device) for weight in weights]
