@@ -16,16 +16,18 @@ from typing import Any
 
 TESTED_RECBOLE = "1.2.1"
 
-# Names that RecBole 1.2.1 and ray 2.6.3 read and that NumPy 2 dropped.
+# Names that RecBole 1.2.1 and ray 2.6.3 read and that NumPy dropped.
 #   reason:  recbole/config/configurator.py `compatibility_settings` reads np.float_, np.complex_ and
-#            np.unicode_; ray/tune/logger/tensorboardx.py (imported by recbole.quick_start) reads np.bool8.
-#   bound:   numpy >= 2.0 with recbole <= 1.2.1.
+#            np.unicode_; ray/tune/logger/tensorboardx.py (imported by recbole.quick_start) reads np.bool8;
+#            recbole/evaluator/metrics.py reads np.float, which only a Config sets.
+#   bound:   numpy >= 2.0 (np.float: numpy >= 1.24) with recbole <= 1.2.1.
 #   remove:  when a RecBole release imports under numpy 2 by itself and no longer needs ray < 2.7.
 NUMPY_ALIASES = {
     "float_": "float64",
     "complex_": "complex128",
     "unicode_": "str_",
     "bool8": "bool_",
+    "float": "float64",
 }
 
 

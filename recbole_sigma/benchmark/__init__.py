@@ -16,7 +16,7 @@ _MODULE_OF = {
     "run_benchmark": "run",
     "run_plan": "run",
     "summarize": "results",
-    "write_json": "folder",
+    "write_json": "records",
 }
 __all__ = list(_MODULE_OF)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sigma.benchmark.folder import FORMAT, RunFolder
+from recbole_sigma.benchmark.folder import RunFolder
 from recbole_sigma.benchmark.plan import MEMORY, Cell, Plan, Training
+from recbole_sigma.benchmark.records import FORMAT
 from recbole_sigma.evaluation.diversity import intra_list_distance
 from recbole_sigma.evaluation.judge import Judge, Judgement
 
@@ -153,6 +154,7 @@ def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged:
             "users": test.users.tolist(),
             "targets": test.targets.tolist(),
             "places": test.places.tolist(),
+            "lists": len(test.lists),
             "train_counts": judged.target_counts.tolist(),
         },
         **{

@@ -14,94 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import yaml
 
-from recbole_sigma.machine.files import DELETE, checked_json, fingerprint, reading, write_atomically
+from recbole_sigma.benchmark.records import FAILURE, FORMAT, TRAINING, read_cell, read_record, write_record
+from recbole_sigma.machine.files import write_atomically
 from recbole_sigma.settings.recipes import declared_keys
 from recbole_sigma.values import UserError
-
-FORMAT = 2
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write plain values to a temporary file and put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    except BaseException:  # such as a full disk: a name that was reserved is given back
-        with contextlib.suppress(OSError):
-            if path.stat().st_size == 0:
-                path.unlink()
-        raise
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a record of this package.
-
-    Raises:
-        UserError: if it is damaged or of another format.
-    """
-    with reading(path, DELETE):
-        record = checked_json(path.read_bytes())
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"{path} is no record of this version of recbole-sigma: use another --output")
-    return record
-
-
-OF_A_CELL: dict[str, type | tuple[type, ...]] = {
-    "key": str,
-    "training": str,
-    "created": str,
-    "row": dict,
-    "model": str,
-    "seed": int,
-    "filter_seen": bool,
-    "config": dict,
-    "test_result": dict,
-    "places": dict,
-    "history": list,
-    "seconds": dict,
-}
-
-
-def read_cell(path: Path) -> dict[str, Any]:
-    """A finished cell, checked: its checksum, its fields, and its metrics against its places.
-
-    Raises:
-        UserError: naming what is wrong with it.
-    """
-    record = read_json(path)
-    with reading(path, DELETE):
-        told = record.pop("sha256", None)  # cells of an earlier version have none
-        if told is not None and told != fingerprint(cell=record):
-            raise ValueError("its checksum differs: something in it was changed")
-        for name, kind in OF_A_CELL.items():
-            if not isinstance(record[name], kind):
-                raise TypeError(f"{name} is a {type(record[name]).__name__}")
-        if not isinstance(record["row"]["name"], str):
-            raise TypeError("its row has no name")
-        _check_places(record)
-    return record
-
-
-def _check_places(record: dict[str, Any]) -> None:
-    """Metrics of one target per user follow from its place: compare them with what the cell says."""
-    kept = record["places"]
-    places, users = np.asarray(kept["places"], dtype=np.int64), kept["users"]
-    if not len(places) == len(users) == len(kept["targets"]) == len(kept["train_counts"]):
-        raise ValueError("its places are not one for each target")
-    if len(set(users)) != len(users):
-        return
-    for name, value in record["test_result"].items():
-        metric, _, k = name.partition("@")
-        hit = (places > 0) & (places <= int(k)) if k.isdigit() else None
-        if hit is None or metric not in ("hit", "ndcg", "mrr"):
-            continue
-        gain = {"hit": np.ones(len(places)), "mrr": 1 / np.maximum(places, 1)}.get(metric)
-        gain = 1 / np.log2(np.maximum(places, 1) + 1) if gain is None else gain
-        if abs(float((gain * hit).mean()) - value) > 1e-3:  # metric_decimal_place may round
-            raise ValueError(f"{name} is {value}, but its places say {float((gain * hit).mean()):.4f}")
 
 
 class RunFolder:
@@ -109,10 +27,14 @@ class RunFolder:
 
     Args:
         path: created when needed.
+
+    Attributes:
+        corrected: sentences about metrics that `cells` took from the places and not from the file.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.corrected: list[str] = []
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output={self.path} is a file: name a folder")
         for part in ("cells", "settings", "failed", "trainings", "checkpoints", "locks"):
@@ -129,13 +51,22 @@ class RunFolder:
         name = f"{_file_name(record)}-{record['key'][:16]}"
         path = self.path / "cells" / f"{name}.json"
         write_atomically(self.path / "settings" / f"{name}.yaml", property_file(record).encode())
-        write_json(path, {**record, "sha256": fingerprint(cell=record)})
+        write_record(path, record)
         self.failure_path(record["key"]).unlink(missing_ok=True)
         return path
 
     def cells(self) -> list[dict[str, Any]]:
-        """Every finished cell, in order of creation."""
-        records = [read_cell(path) for path in sorted(self.path.glob("cells/*.json"))]
+        """Every finished cell, in order of creation.
+
+        A cell whose metrics contradict its places is put right in its file, and `corrected` says so.
+        """
+        records = []
+        for path in sorted(self.path.glob("cells/*.json")):
+            record, wrong = read_cell(path)
+            if wrong:
+                write_record(path, record)
+                self.corrected += wrong
+            records.append(record)
         return sorted(records, key=lambda record: (record["created"], record["row"]["name"], record["seed"]))
 
     def failure_path(self, key: str) -> Path:
@@ -144,11 +75,11 @@ class RunFolder:
 
     def write_failure(self, key: str, record: dict[str, Any]) -> None:
         """Keep a failed cell's error; the next run tries it again."""
-        write_json(self.failure_path(key), {"format": FORMAT, "key": key, **record})
+        write_record(self.failure_path(key), {"format": FORMAT, "key": key, **record})
 
     def failures(self) -> list[dict[str, Any]]:
         """Every cell that failed and has not succeeded since."""
-        records = [read_json(path) for path in sorted(self.path.glob("failed/*.json"))]
+        records = [read_record(path, FAILURE) for path in sorted(self.path.glob("failed/*.json"))]
         return [record for record in records if self.cell_path(record["key"]) is None]
 
     # --- trainings ---
@@ -156,7 +87,8 @@ class RunFolder:
     def training(self, key: str) -> tuple[dict[str, Any], Path] | None:
         """(record, checkpoint) of a finished training, or None."""
         record, checkpoint = self.path / "trainings" / f"{key[:16]}.json", self.checkpoint_path(key)
-        return (read_json(record), checkpoint) if record.is_file() and checkpoint.is_file() else None
+        there = record.is_file() and checkpoint.is_file()
+        return (read_record(record, TRAINING), checkpoint) if there else None
 
     def checkpoint_path(self, key: str) -> Path:
         """File of a training's weights."""
@@ -169,7 +101,7 @@ class RunFolder:
     def write_training(self, key: str, record: dict[str, Any], checkpoint: str) -> None:
         """Keep a training: the checkpoint moves into the folder, then the record appears."""
         os.replace(checkpoint, self.checkpoint_path(key))
-        write_json(self.path / "trainings" / f"{key[:16]}.json", {"format": FORMAT, "key": key, **record})
+        write_record(self.path / "trainings" / f"{key[:16]}.json", {"format": FORMAT, "key": key, **record})
         shutil.rmtree(self.work_path(key), ignore_errors=True)
 
     def forget(self, training_key: str, cell_keys: list[str]) -> None:

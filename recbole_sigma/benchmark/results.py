@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.benchmark.cells import commit, now
-from recbole_sigma.benchmark.folder import FORMAT, RunFolder, read_json
+from recbole_sigma.benchmark.folder import RunFolder
 from recbole_sigma.benchmark.plan import Plan
+from recbole_sigma.benchmark.records import FORMAT, RESULTS, read_record
 from recbole_sigma.benchmark.variants import plain_name
 from recbole_sigma.machine.resources import machine
 from recbole_sigma.values import UserError
@@ -42,7 +43,7 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
         aside += rival is not None
         if rival is None or record["key"] in rank or rival["key"] not in rank:
             best[place] = record
-    commands = _commands(folder, plan is not None)
+    commands, lost = _commands(folder, plan is not None)
     named = _named(commands)
     cells = sorted(
         best.values(),
@@ -66,7 +67,7 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
         "commit": commit(),
         "machine": machine(),
         "set_aside": aside,
-        "notes": [*(plan.notes if plan else ()), *remarks(cells, aside)],
+        "notes": [*(plan.notes if plan else ()), *remarks(cells, aside), *folder.corrected, *lost],
         "judged": _judged(cells),
         "cells": cells,
         "failed": failed,
@@ -74,17 +75,21 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
     }
 
 
-def _commands(folder: RunFolder, own: bool) -> list[list[str]]:
-    """The benchmark commands that filled the folder, this one last; `report` adds none."""
+def _commands(folder: RunFolder, own: bool) -> tuple[list[list[str]], list[str]]:
+    """The benchmark commands that filled the folder, this one last; and a note where those before are lost.
+
+    `report` adds none.
+    """
     path = folder.path / "results.json"
     known: list[list[str]] = []
+    lost: list[str] = []
     if path.is_file():
         try:
-            known = list(read_json(path).get("commands", []))
-        except UserError:  # of another version, or damaged: it is about to be written anew
-            known = []
+            known = read_record(path, RESULTS)["commands"]
+        except UserError as error:  # of another version, or damaged: it is about to be written anew
+            lost = [f"the commands before this one are not known, since {str(error).partition(':')[0]}"]
     this = ["run_recbole_sigma.py", *sys.argv[1:]]
-    return [*(command for command in known if command != this), this] if own else known
+    return [*(command for command in known if command != this), this] if own else known, lost
 
 
 def _named(commands: list[list[str]]) -> dict[str, int]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.benchmark import cells
-from recbole_sigma.benchmark.folder import RunFolder, read_json, write_json
+from recbole_sigma.benchmark.folder import RunFolder
 from recbole_sigma.benchmark.plan import Cell, Plan, Training, make_plan
 from recbole_sigma.benchmark.publish import publish as lean
+from recbole_sigma.benchmark.records import AGAIN, RESULTS, read_record, write_record
 from recbole_sigma.benchmark.report import add_significance, write_report
 from recbole_sigma.benchmark.results import collect
 from recbole_sigma.benchmark.variants import plain_name, rows_of
@@ -48,7 +49,8 @@ def run_benchmark(
         reference: row that the others are compared with, in place of the best baseline.
 
     Returns:
-        The record that results.json holds, with ``outcome`` (see `run_plan`) beside it.
+        The record that results.json holds, with ``outcome`` (see `run_plan`) and ``corrected`` (see
+        `RunFolder`) beside it.
 
     Raises:
         UserError: if the settings or data of any row are unusable, before anything trains.
@@ -76,8 +78,8 @@ def run_benchmark(
     finally:  # after Ctrl-C too: what is finished gets its table
         record = collect(folder, plan)
         write_report(folder.path, record, reference)
-        write_json(folder.path / "results.json", record)
-    return {**record, "outcome": outcome}
+        write_record(folder.path / "results.json", record)
+    return {**record, "outcome": outcome, "corrected": folder.corrected}
 
 
 def rebuild_report(
@@ -90,19 +92,24 @@ def rebuild_report(
         reference: row to compare with, in place of the best baseline.
         publish: folder for the lean record, see `publish.publish`.
 
+    Returns:
+        The record that results.json holds, with ``corrected`` (see `RunFolder`) beside it.
+
     Raises:
         UserError: when ``output`` is neither, or ``publish`` is the folder of the heavy record.
     """
     output = Path(output)
+    corrected: list[str] = []
     if publish is not None and output.is_file():
-        record = read_json(output)
+        record = read_record(output, RESULTS, AGAIN)
         if reference is not None:
             add_significance(record, reference)
     elif (output / "cells").is_dir():
         folder = RunFolder(output)
         record = collect(folder)
+        corrected = folder.corrected
         write_report(folder.path, record, reference)
-        write_json(folder.path / "results.json", record)
+        write_record(folder.path / "results.json", record)
     else:
         raise UserError(f"{output} is no folder of the benchmark command: it has no cells/")
     if publish is not None:
@@ -110,7 +117,7 @@ def rebuild_report(
             raise UserError(f"--publish={publish} is the folder of the heavy record: name another one")
         words = [f"--output={output}", *([f"--reference={reference}"] if reference else [])]
         lean(record, publish, ["run_recbole_sigma.py", "report", *words, f"--publish={publish}"])
-    return record
+    return {**record, "corrected": corrected}
 
 
 # --- the loop ---

@@ -112,6 +112,7 @@ def _table(
     if options.json:
         kept = {"table": record["table"], "failed": record["outcome"]["failed"]}
         print(json.dumps({**kept, "results": str(folder / "results.json")}))
+        _tell_corrected(record)
         return 1 if record["outcome"]["failed"] else 0
     if record["cells"]:
         print(protocol_line(record["cells"][0]["protocol"]))
@@ -126,6 +127,7 @@ def _table(
     for label in outcome["failed"]:
         print(f"failed: {label}", file=sys.stderr)
     print(f"results: {folder / 'results.json'}; open {folder / 'report.html'} in a browser")
+    _tell_corrected(record)
     return 1 if outcome["failed"] else 0
 
 
@@ -168,7 +170,17 @@ def report(options: argparse.Namespace, rest: list[str]) -> int:
         print(f"published: {options.publish}")
     else:
         print(f"report: {Path(options.output) / 'report.html'}")
+    _tell_corrected(record)
     return 0
+
+
+def _tell_corrected(record: dict[str, Any]) -> None:
+    """End with a mistake where a cell was changed by hand: the tables are right, but someone should know."""
+    if record["corrected"]:
+        raise UserError(
+            f"{'; '.join(record['corrected'])}: the file was changed since it was written. The tables and "
+            "the file now hold what the places say; the same command will find nothing wrong"
+        )
 
 
 def tune(options: argparse.Namespace, rest: list[str]) -> int:

@@ -83,7 +83,7 @@ def _show_tasks(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _judge_checkpoint(options: argparse.Namespace) -> int:
     from recbole_sigma.benchmark.cells import commit
-    from recbole_sigma.benchmark.folder import write_json
+    from recbole_sigma.benchmark.records import write_json
     from recbole_sigma.benchmark.results import result_path
     from recbole_sigma.decoding.fusion import MODES
     from recbole_sigma.evaluation.tasks.bench import TaskBench

@@ -38,7 +38,7 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
     if not options.quiet and not options.json and "state" in shared["config_dict"]:
         shared["config_dict"]["state"] = "INFO"
     from recbole_sigma.benchmark.cells import commit
-    from recbole_sigma.benchmark.folder import write_json
+    from recbole_sigma.benchmark.records import write_json
     from recbole_sigma.benchmark.results import format_table, result_path, single_record, summarize
     from recbole_sigma.machine import processes
     from recbole_sigma.quick_start import run, unreachable_sentence

@@ -7,50 +7,140 @@ from typing import Any
 
 import pytest
 
-from recbole_sigma.benchmark import folder as folders
-from recbole_sigma.benchmark.folder import FORMAT, read_cell, write_json
+from recbole_sigma.benchmark import plots, rebuild_report, records
+from recbole_sigma.benchmark.folder import RunFolder
 from recbole_sigma.benchmark.plots import _style
+from recbole_sigma.benchmark.records import AGAIN, CELL, FORMAT, read_cell, write_json, write_record
 from recbole_sigma.benchmark.variants import read_variant
+from recbole_sigma.commands.main import main
 from recbole_sigma.machine.files import fingerprint
 from recbole_sigma.values import UserError
+
+FOLLOWING = {
+    "hit@1": 0.25, "hit@5": 0.75, "mrr@1": 0.25, "mrr@5": 0.4375, "ndcg@1": 0.25, "ndcg@5": 0.515402,
+}  # fmt: skip
 
 
 def cell(**changes: Any) -> dict[str, Any]:
     """Four users whose targets stand at places 1, 2, 0 (not listed) and 4."""
     return {
-        "format": FORMAT, "key": "k", "training": "t", "created": "now", "row": {"name": "Pop"},
-        "model": "Pop", "seed": 1, "filter_seen": True, "config": {}, "history": [], "seconds": {},
-        "test_result": {"hit@1": 0.25, "hit@5": 0.75, "mrr@5": 0.4375, "ndcg@5": 0.515402, "other": 9.0},
-        "places": {"users": [1, 2, 3, 4], "targets": [5, 6, 7, 8], "places": [1, 2, 0, 4],
+        "format": FORMAT, "key": "k", "training": "t", "created": "now", "dataset": "d", "model": "Pop",
+        "row": {"name": "Pop", "base": "Pop", "values": {}, "why": "", "source": ""},
+        "seed": 1, "filter_seen": True, "config": {"metric_decimal_place": 6}, "history": [],
+        "seconds": {"total": 1.0, "cpu": 1.0}, "best_epoch": 0, "parameters": 1, "versions": {},
+        "peak_memory": None, "machine": {"gpu": None, "cpus": 2, "threads": 1, "platform": ""},
+        "weights": {"shared": None}, "commit": None, "intra_list_distance@10": None,
+        "protocol": {
+            "metrics": ["Hit", "MRR", "NDCG", "ItemCoverage"], "topk": [1, 5], "history": 50,
+            "candidates": "all", "ties": "", "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"},
+        },
+        "test_result": {**FOLLOWING, "itemcoverage@5": 9.0},
+        "places": {"users": [1, 2, 3, 4], "targets": [5, 6, 7, 8], "places": [1, 2, 0, 4], "lists": 4,
                    "train_counts": [1, 1, 1, 1]},
     } | changes  # fmt: skip
 
 
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
 def test_a_good_cell_is_read() -> None:
-    write_json(Path("c.json"), {**cell(), "sha256": fingerprint(cell=cell())})
-    assert read_cell(Path("c.json")) == cell()
-    write_json(Path("old.json"), cell())  # an earlier version wrote no checksum
-    assert read_cell(Path("old.json")) == cell()
+    write_record(Path("c.json"), cell())
+    assert read_cell(Path("c.json")) == (cell(), [])
+    write_json(Path("old.json"), cell())  # earlier versions wrote no checksum, or one over everything
+    assert read_cell(Path("old.json")) == (cell(), [])
+    write_json(Path("older.json"), {**cell(), "sha256": fingerprint(cell=cell())})
+    assert read_cell(Path("older.json")) == (cell(), [])
 
 
-def test_anything_changed_is_noticed_by_the_checksum() -> None:
+def test_what_does_not_follow_from_the_places_is_guarded_by_the_checksum() -> None:
     for name in cell():
-        if name != "format":
-            write_json(Path("c.json"), {**cell(**{name: None}), "sha256": fingerprint(cell=cell())})
+        if name not in ("format", "test_result"):
+            write_record(Path("c.json"), cell())
+            kept = records.checked_json(Path("c.json").read_text())
+            write_json(Path("c.json"), {**kept, name: "changed"})
             with pytest.raises(UserError, match=r"c.json is damaged .*: delete the file"):
                 read_cell(Path("c.json"))
+    for old, new in (('"itemcoverage@5": 9.0', '"itemcoverage@5": 8.0'), ("   4\n", "   3\n")):
+        write_record(Path("c.json"), cell())
+        change(Path("c.json"), old, new)
+        with pytest.raises(UserError, match="checksum differs"):
+            read_cell(Path("c.json"))
 
 
-@pytest.mark.parametrize("metric", ["hit@1", "hit@5", "mrr@5", "ndcg@5"])
-def test_a_metric_that_its_places_contradict_is_not_believed(metric: str) -> None:
-    forged = cell(test_result={**cell()["test_result"], metric: 0.99})
-    write_json(Path("c.json"), {**forged, "sha256": fingerprint(cell=forged)})
-    with pytest.raises(UserError, match=rf"c.json is damaged .*{metric} is 0.99, but its places say"):
-        read_cell(Path("c.json"))
+@pytest.mark.parametrize("metric", FOLLOWING)
+def test_a_metric_that_its_places_contradict_is_computed_from_them(metric: str) -> None:
+    write_record(Path("c.json"), cell())
+    change(Path("c.json"), f'"{metric}": {FOLLOWING[metric]}', f'"{metric}": 0.99')
+    told = f"c.json: {metric} was 0.99, but its places say {FOLLOWING[metric]}"
+    assert read_cell(Path("c.json")) == (cell(), [told])
+
+
+def test_a_metric_that_is_gone_comes_back_from_the_places() -> None:
+    write_record(Path("c.json"), cell())
+    change(Path("c.json"), '"hit@1": 0.25,', "")
+    assert read_cell(Path("c.json"))[0] == cell()
+
+
+def test_several_targets_are_judged_as_the_evaluator_judged_them() -> None:
+    """Two lists of one user each, or one list with both targets: the cell says how many lists there were."""
+    two = {"users": [1, 1], "targets": [5, 6], "places": [1, 0], "train_counts": [1, 1]}
+    protocol = {**cell()["protocol"], "metrics": ["Hit", "Recall"], "topk": [5]}
+    for lists, hit in ((2, 0.5), (1, 1.0)):
+        result = {"hit@5": 0.0, "recall@5": 0.5}
+        changed = cell(places={**two, "lists": lists}, protocol=protocol, test_result=result)
+        write_record(Path("c.json"), changed)
+        assert read_cell(Path("c.json"))[0]["test_result"] == {"hit@5": hit, "recall@5": 0.5}
+
+
+def test_a_command_that_met_a_changed_cell_has_the_right_table_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = RunFolder("o").path / "cells" / "Pop-1-k.json"
+    write_record(path, cell())
+    change(path, '"hit@5": 0.75', '"hit@5": 0.99')
+    assert main(["report", "--output=o"]) == 2
+    shown = capsys.readouterr()
+    assert "0.7500" in shown.out and "0.9900" not in shown.out
+    assert shown.err.count("\n") == 1 and "Pop-1-k.json: hit@5 was 0.99, but its places say" in shown.err
+    assert main(["report", "--output=o"]) == 0  # put right in the file too
+
+
+def test_results_that_were_changed_are_not_published() -> None:
+    write_record(RunFolder("o").path / "cells" / "Pop-1-k.json", cell())
+    rebuild_report("o")
+    change(Path("o/results.json"), '"hit@1": 0.25', '"hit@1": 0.75')
+    with pytest.raises(UserError, match=f"results.json is damaged .*{AGAIN}"):
+        rebuild_report("o/results.json", publish="p")
+
+
+WRONG: tuple[Any, ...] = (None, True, "x", -1, [[]], {"x": None})
+
+
+def test_any_value_in_a_cell_with_a_checksum_that_fits_is_read_or_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A value of another type anywhere, two levels down: a report, or one sentence that names the file."""
+    monkeypatch.setattr(plots, "available", lambda: False)
+    path = RunFolder("o").path / "cells" / "Pop-1-k.json"
+    refused = 0
+    for name in CELL:
+        inner = cell()[name] if isinstance(cell()[name], dict) else {}
+        for value in WRONG:
+            for wrong in [cell(**{name: value}), *(cell(**{name: {**inner, key: value}}) for key in inner)]:
+                write_json(path, wrong)
+                try:
+                    rebuild_report("o")
+                except UserError as error:
+                    refused += 1
+                    assert "Pop-1-k.json is damaged" in str(error)
+    assert refused > 100
 
 
 def test_a_cell_without_a_field_is_damaged() -> None:
-    for name in ("key", "row", "places", "test_result", "config"):
+    for name in CELL:
         write_json(Path("c.json"), {key: value for key, value in cell().items() if key != name})
         with pytest.raises(UserError, match="c.json is damaged"):
             read_cell(Path("c.json"))
@@ -60,7 +150,7 @@ def test_a_failed_write_gives_a_reserved_name_back(monkeypatch: pytest.MonkeyPat
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "write_atomically", full)
+    monkeypatch.setattr(records, "write_atomically", full)
     Path("reserved.json").touch()
     with pytest.raises(OSError, match="No space"):
         write_json(Path("reserved.json"), {})
