@@ -133,18 +133,27 @@ def restore_dok_update() -> bool:
 
 
 def repaired_model(model_class: type) -> type:
-    """RecBole's Pop counting every train interaction; any other class as it is.
+    """RecBole's Pop and BERT4Rec repaired; any other class as it is.
+
+    Our runner uses these; RecBole's own runner keeps RecBole's.
+    """
+    repairs = {"Pop": _repaired_pop, "BERT4Rec": _repaired_bert4rec}
+    if model_class.__name__ not in repairs or not model_class.__module__.startswith("recbole."):
+        return model_class
+    return repairs[model_class.__name__](model_class)
+
+
+def _repaired_pop(model_class: Any) -> type:
+    """RecBole's Pop counting every train interaction.
 
     reason:  RecBole 1.2.1's Pop counts an item once per training *batch* (an indexed assignment does not
              accumulate) and counts the sampled negatives of the point-wise loader as well, so its ranking
              depends on the batch size.
-    bound:   recbole 1.2.1; used by our runner only, RecBole's own runner keeps RecBole's Pop.
+    bound:   recbole 1.2.1.
     remove:  when Pop.calculate_loss accumulates.
     """
-    if model_class.__name__ != "Pop" or not model_class.__module__.startswith("recbole."):
-        return model_class
 
-    class Pop(model_class):  # type: ignore[misc, valid-type]
+    class Pop(model_class):  # type: ignore[misc]
         """RecBole's Pop with exact counts."""
 
         def __init__(self, config: Any, dataset: Any) -> None:
@@ -160,6 +169,28 @@ def repaired_model(model_class: type) -> type:
             return self.fake_loss.sum()
 
     return Pop
+
+
+def _repaired_bert4rec(model_class: Any) -> type:
+    """RecBole's BERT4Rec with a loss of 0 on a batch in which no item was masked.
+
+    reason:  the masks are drawn, and in a small batch of short histories none may fall on an item that counts
+             (RecBole leaves the first position out); the loss is then 0 / 0, and one NaN ends the training.
+             No other loss of RecBole's divides by a drawn number.
+    bound:   recbole 1.2.1.
+    remove:  when BERT4Rec.calculate_loss does not divide by 0.
+    """
+
+    class BERT4Rec(model_class):  # type: ignore[misc]
+        """RecBole's BERT4Rec; see above."""
+
+        def calculate_loss(self, interaction: Any) -> Any:
+            """RecBole's loss over the masked items; 0 where there are none."""
+            if (interaction[self.MASK_INDEX] > 0).any():
+                return super().calculate_loss(interaction)
+            return self.item_embedding.weight.sum() * 0.0
+
+    return BERT4Rec
 
 
 def apply() -> None:
