@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 KNOWN_TEACHERS = ("CrossNet", "CIN")
@@ -88,18 +88,33 @@ def problems(model: str, values: Mapping[str, Any]) -> list[str]:
             f"pre_model_path is empty, but {model} starts from trained weights under these settings: name "
             "the checkpoint of the stage before"
         )
-    columns = values.get("load_col")
-    if isinstance(columns, dict):
-        for key in ("selected_features", "item_attribute"):
-            named = values.get(key) if model in READS_FEATURES[key] else None
-            for field in [named] if isinstance(named, str) else named or ():
-                if field not in (columns.get("item") or ()) and columns.get("item") != "*":
-                    found.append(
-                        f"{key} names the item column {field!r}, which is not loaded: name one of "
-                        "load_col's, or add it to load_col: {item: [...]}"
-                    )
+    for key, models in READS_FEATURES.items():
+        if model in models and not values.get(key):
+            found.append(f"{key} is empty, but {model} reads the item columns that it names: name one")
+    if isinstance(values.get("item_attribute"), list):
+        found.append(f"item_attribute must be the name of one item column, not {values['item_attribute']!r}")
     if model == "KD_DAGFM" and values.get("phase") != "teacher_training" and not values.get("warm_up"):
         found.append("warm_up is empty: name the checkpoint of KD_DAGFM's stage before")
+    return found
+
+
+def column_problems(model: str, values: Mapping[str, Any], columns: Collection[str]) -> list[str]:
+    """Sentences about item columns that a model of RecBole's reads and that were not loaded.
+
+    Args:
+        model: its name.
+        values: the resolved settings.
+        columns: those of the item file that were loaded, whatever ``load_col`` and ``unload_col`` say.
+    """
+    found = []
+    for key, models in READS_FEATURES.items():
+        named = values[key] if model in models else ()
+        for field in [named] if isinstance(named, str) else named:
+            if field not in columns:
+                found.append(
+                    f"{key} names {field!r}, which is no item column that is loaded (those are "
+                    f"{', '.join(columns)}): name another one, or load it with load_col: {{item: [...]}}"
+                )
     return found
 
 

@@ -21,7 +21,12 @@ from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings import reading, recipes
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
-from recbole_sigma.settings.recbole_values import INTERVAL_KEYS, interval_text, value_problems
+from recbole_sigma.settings.recbole_values import (
+    COLUMN_KEYS,
+    INTERVAL_KEYS,
+    interval_text,
+    value_problems,
+)
 from recbole_sigma.values import UserError
 
 PROTOCOL_KEYS = (
@@ -187,11 +192,16 @@ class RunConfig(Config):
             final["topk"] = [final["topk"]]
         if isinstance(final["metrics"], str):
             final["metrics"] = [final["metrics"]]
+        if isinstance(final.get("selected_features"), str):
+            final["selected_features"] = [final["selected_features"]]
         if isinstance(final["learner"], str):
             final["learner"] = final["learner"].lower()
         if final.get("loss_type") == "CE" and "train_neg_sample_args" not in self.external_config_dict:
             if self.model_class.type == ModelType.SEQUENTIAL:
                 final["train_neg_sample_args"] = None  # RecBole refuses negatives beside a full softmax
+        for key in COLUMN_KEYS:  # RecBole takes a kind of file without columns for a fault
+            if isinstance(final.get(key), dict):
+                final[key] = {kind: columns for kind, columns in final[key].items() if columns is not None}
         loaded = final.get("load_col")
         columns = loaded.get("inter") if isinstance(loaded, dict) else None
         if isinstance(columns, list) and final["TIME_FIELD"] not in columns:

@@ -13,10 +13,11 @@ from recbole.utils import ModelType, init_seed
 from recbole_sigma.data import checks as preflight
 from recbole_sigma.data.events import exact
 from recbole_sigma.machine import processes as distributed
-from recbole_sigma.models import registry
+from recbole_sigma.models import registry, stock
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.logs import FILE_ONLY
 from recbole_sigma.run.refusals import recbole_refuses
+from recbole_sigma.settings.reading import raise_all
 from recbole_sigma.values import UserError
 
 _STOCK_DATASETS = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
@@ -50,6 +51,9 @@ def load_data(config: Any, model_class: type) -> Loaders:
         dataset = make_dataset_class(model_class)(config)
     getLogger().info(dataset, extra=FILE_ONLY)
     preflight.check_dataset(config, dataset)
+    features = dataset.item_feat
+    columns = (dataset.iid_field,) if features is None else tuple(features.columns)
+    raise_all(stock.column_problems(config["model"], config, columns))
     with recbole_refuses(*words):
         parts = dataset.build()
         train_sampler, valid_sampler, test_sampler = stock_data.create_samplers(config, dataset, parts)

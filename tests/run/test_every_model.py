@@ -151,3 +151,35 @@ def test_pre_training_and_fine_tuning_follow_each_other(values) -> None:
     done = run("S3Rec", "s", config_dict=second)
     Path(first["checkpoint"]).unlink()
     assert evaluate_checkpoint(done["checkpoint"]).metrics == done["test_result"]
+
+
+def test_a_batch_in_which_no_item_is_masked_costs_nothing(values) -> None:
+    """RecBole's BERT4Rec divides its loss by the number of masked items, which are drawn."""
+    values = {**values, "train_batch_size": 1, "mask_ratio": 0.13, "epochs": 1, "n_layers": 1}
+    result = run("BERT4Rec", "s", config_dict=values)
+    assert result["history"][0]["train_loss"][0] > 0
+
+
+FEATURES = {
+    **{name: "selected_features" for name in ("SASRecF", "GRU4RecF", "FDSA")},
+    "S3Rec": "item_attribute",
+}
+
+
+@pytest.mark.parametrize("model", FEATURES)
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        {"load_col": None, "unload_col": {"item": ["class"]}},
+        {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": None}},
+        {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}},
+        {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}},
+    ],
+)
+def test_a_feature_that_is_not_loaded_is_named(model: str, loaded: dict[str, Any], values) -> None:
+    key = FEATURES[model]
+    assert stock.READS_FEATURES[key].count(model) == 1
+    with pytest.raises(UserError, match=f"{key} names 'class', which is no item column that is loaded"):
+        run(model, "s", config_dict={**values, key: "class", **loaded})
+    with pytest.raises(UserError, match=f"{key} is empty, but {model} reads"):
+        run(model, "s", config_dict={**values, key: None, **loaded})
