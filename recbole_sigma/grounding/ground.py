@@ -28,7 +28,6 @@ from recbole_sigma.language.lora import LoraOptions
 from recbole_sigma.machine.progress import Progress
 from recbole_sigma.values import UserError
 
-VIEWS = ("collaborative", "semantic", "taxonomy", "brand", "visual")
 PAIRS_PER_ITEM = 4
 TEACHER_WINDOW = 10  # largest gap of two events that the teacher counts, in steps
 PAIR_WINDOW = 3  # largest gap of a collaborative pair, in steps
@@ -42,7 +41,7 @@ class GroundingOptions:
         text_encoder: see `text.encoder_kind`.
         text_dim: width of tfidf-svd.
         teacher_dim: width of the collaborative vectors (PPMI-SVD of train co-occurrence).
-        views: kinds of relevance pairs, of `VIEWS`; one without data is off.
+        views: kinds of relevance pairs, as ``grounding_views`` lists them; one without data is off.
         align: False leaves the raw text vectors.
         train_encoder: train the encoder's own weights too (word vectors of tfidf-svd, LoRA of causal-lm).
         alignment: losses and optimisation.

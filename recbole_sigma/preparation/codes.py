@@ -19,13 +19,10 @@ from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
 from recbole_sigma.tokenization.health import code_health
 from recbole_sigma.tokenization.published_ids import read_codes
-from recbole_sigma.tokenization.quantizers import rq_kmeans
+from recbole_sigma.tokenization.quantizers import balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
 from recbole_sigma.tokenization.trie import deduplicate
 from recbole_sigma.values import ItemCodes, UserError
-
-QUANTIZERS = ("rq-kmeans", "rq-vae", "file:<path>")
-
 
 _CODE_VERSION = 2
 
@@ -41,16 +38,15 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
         codes of all levels; nothing but item metadata and train events went into them.
 
     Raises:
-        UserError: an unknown quantizer or vector, or what the quantizer itself refuses.
+        UserError: no vectors, or what the quantizer itself refuses.
     """
     keys, own = read(CodeKeys, config), read(RqVaeKeys, config)
     quantizer, logger = keys.tokenizer_quantizer, logging.getLogger()
     tokens = item_names(dataset)
-    kind, _, path = quantizer.partition(":")
-    if kind == "file" and path:
+    if quantizer.startswith("file:"):
         fields = read(RoleKeys, config).text_fields
         codes = read_codes(
-            path,
+            quantizer.removeprefix("file:"),
             tokens,
             read(TigerKeys, config).tokenizer_codes_numbering,
             (lambda: item_texts(dataset, fields)) if fields else None,
@@ -61,8 +57,6 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
             return ItemCodes(codes, sizes, 0)
         unique, digits = deduplicate(codes)
         return ItemCodes(unique, (*sizes, digits), 0)
-    if quantizer not in QUANTIZERS[:2]:
-        raise UserError(f"tokenizer_quantizer: '{quantizer}' is unknown; use one of {', '.join(QUANTIZERS)}")
     levels, size = keys.tokenizer_levels, keys.tokenizer_codebook_size
     if levels < 1 or size < 1:
         raise UserError(
@@ -79,9 +73,7 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
         seed=read(RecBoleKeys, config).seed,
     )
     used = (
-        {"seed": options.seed}
-        if quantizer == "rq-kmeans"
-        else vars(options) | {"hidden": list(options.hidden)}
+        vars(options) | {"hidden": list(options.hidden)} if quantizer == "rq-vae" else {"seed": options.seed}
     )
     key = fingerprint(
         version=_CODE_VERSION,
@@ -103,7 +95,8 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
         bar = (lambda epochs: tqdm(epochs, desc="RQ-VAE", ncols=100)) if show else None
         raw, _ = rq_vae(vectors, (size,) * levels, options, bar)
     else:
-        raw, _ = rq_kmeans(vectors, (size,) * levels, options.seed)
+        quantize = balanced_rq_kmeans if quantizer == "rq-kmeans-balanced" else rq_kmeans
+        raw, _ = quantize(vectors, (size,) * levels, options.seed)
     logger.info("%s", code_health(raw, (size,) * levels, levels))
     padded = torch.cat([torch.zeros(1, levels, dtype=torch.int64), torch.from_numpy(raw)])
     unique, digits = deduplicate(padded)
@@ -133,7 +126,9 @@ def _item_vectors(dataset: Any, config: Any) -> np.ndarray:
             counts = windowed_cooccurrence(users, items, dataset.item_num, window)
             parts.append(ppmi_svd(counts, keys.grounding_teacher_dim, seed))
         else:
-            raise UserError(f"tokenizer_vectors: '{name}' is unknown; use text, collaborative or both")
+            raise UserError(
+                "tokenizer_vectors: TIGER reads no image vectors; use text, collaborative or both"
+            )
     if not parts:
         raise UserError("tokenizer_vectors names no vectors: use [text], [collaborative] or both")
     return np.ascontiguousarray(np.concatenate(parts, axis=1)[1:], dtype=np.float32)

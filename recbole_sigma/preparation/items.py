@@ -23,7 +23,6 @@ from torch import Tensor
 from recbole_sigma.data.dataset import PackedDataset, item_names
 from recbole_sigma.grounding.alignment import AlignmentOptions
 from recbole_sigma.grounding.ground import (
-    VIEWS,
     GroundingOptions,
     Sources,
     alignment_report,
@@ -53,7 +52,6 @@ from recbole_sigma.values import ItemCodes, ItemVectors, UserError
 
 CODE_VERSION = 4
 """Raise when a change here or in grounding/, tokenization/, instructions/ changes the results."""
-QUANTIZERS = ("rq-kmeans", "rq-kmeans-balanced", "rq-vae")
 
 
 @dataclass(frozen=True)
@@ -75,23 +73,20 @@ class PreparationOptions:
         """Read a RecBole config.
 
         Raises:
-            UserError: an unknown view, or a prefix longer than the semantic ID.
+            UserError: values that do not fit together, such as a prefix longer than the semantic ID.
         """
         keys, tokens = read(GroundingKeys, config), read(TokenizerKeys, config)
         views = keys.grounding_views
-        unknown = [view for view in views if view not in VIEWS]
-        if unknown:
-            raise UserError(f"grounding_views: {unknown} unknown; choose from {list(VIEWS)}")
         levels, wanted = tokens.tokenizer_levels, tokens.tokenizer_prefix_length
         prefix = levels if wanted == "all" else int(wanted)
         if not 0 <= prefix <= levels:
             raise UserError(
                 f"tokenizer_prefix_length: {prefix} must be between 0 and tokenizer_levels ({levels})"
             )
-        if tokens.tokenizer_quantizer not in QUANTIZERS:
+        if tokens.tokenizer_quantizer.startswith("file:"):
             raise UserError(
-                f"tokenizer_quantizer: '{tokens.tokenizer_quantizer}' is unknown; use one of "
-                f"{', '.join(QUANTIZERS)}"
+                "tokenizer_quantizer: SIGMA makes its codes itself and reads no file: use rq-kmeans, "
+                "rq-kmeans-balanced or rq-vae, or --model=TIGER"
             )
         if "visual" in views and not keys.grounding_visual_file:
             raise UserError(
@@ -399,15 +394,15 @@ def tokenize(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:
     left at zero.
 
     Raises:
-        UserError: an unknown vector name, or a codebook larger than the catalogue.
+        UserError: no vectors or vectors that were not given, or a codebook larger than the catalogue.
     """
     known = {"text": vectors.text, "collaborative": vectors.collaborative}
     if vectors.image is not None:
         known["image"] = vectors.image
-    unknown = [name for name in options.quantize if name not in known]
-    if unknown or not options.quantize:
+    if not options.quantize or not set(options.quantize) <= known.keys():
         raise UserError(
             f"tokenizer_vectors: {list(options.quantize)} must name at least one of {list(known)}"
+            "; image needs grounding_visual_file"
         )
     joined = torch.cat([known[name] for name in options.quantize], dim=1).numpy()[1:]
     size = options.codebook_size or auto_codebook_size(len(joined))

@@ -49,7 +49,7 @@ def plain(value: Any) -> str:
 def legal_values(key: Key) -> str:
     """Which values a key may hold, in words; empty where its type says it all."""
     if key.choices:
-        return f"one of {', '.join(map(str, key.choices))}"
+        return f"{'of' if key.kind is tuple else 'one of'} {', '.join(map(str, key.choices))}"
     if key.low is not None and key.high is not None:
         span = f"at least {key.low:g}" if key.high > _UNBOUNDED else f"{key.low:g} to {key.high:g}"
         return " or ".join((span, *key.words, *(["~"] if key.optional else [])))

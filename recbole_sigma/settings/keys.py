@@ -29,7 +29,8 @@ def key(
         help_: what it does, one sentence.
         low: least number.
         high: greatest number.
-        choices: the only values; text is compared without case.
+        choices: the only values, of a list the only members; text is compared without case. One such as
+            ``file:<path>`` stands for any text that begins that way.
         words: words that may stand in place of a value of the field's type.
     """
     about = {"help": help_, "low": low, "high": high, "choices": choices, "words": words}
@@ -151,7 +152,8 @@ class GroundingKeys(VectorKeys):
 
     grounding_views: tuple[str, ...] = key(
         ("collaborative", "taxonomy", "brand"),
-        "Relevance pairs, of collaborative, semantic, taxonomy, brand, visual; one without its field is off",
+        "Relevance pairs; a view without its field is off",
+        choices=("collaborative", "semantic", "taxonomy", "brand", "visual"),
     )
     grounding_align: bool = key(
         True, "Train the projection; False = raw text vectors (ablation: no grounding)"
@@ -194,10 +196,13 @@ class CodeKeys:
 
     tokenizer_quantizer: str = key(
         "rq-kmeans",
-        "rq-kmeans or rq-vae; for SIGMA also rq-kmeans-balanced, for TIGER file:<path of an index>",
+        "How vectors become codes; TIGER also reads codes from the file of a published index",
+        choices=("rq-kmeans", "rq-kmeans-balanced", "rq-vae", "file:<path>"),
     )
     tokenizer_vectors: tuple[str, ...] = key(
-        ("text", "collaborative"), "What is quantized: grounded text, teacher, or both side by side"
+        ("text", "collaborative"),
+        "What is quantized, side by side: grounded text, teacher, for SIGMA also grounding_visual_file",
+        choices=("text", "collaborative", "image"),
     )
     tokenizer_levels: int = key(3, "Levels of the semantic ID, before any de-duplication digit", 1, 26)
     tokenizer_codebook_size: int = key(
@@ -225,6 +230,7 @@ class FusionKeys:
         None,
         "Frozen vectors inside the item token: id (teacher), text (grounded), image (grounding_visual_file); "
         "~ = by sigma_history",
+        choices=("id", "text", "image"),
     )
     fusion_hidden: int = key(0, "Hidden width of the fusion MLP; 0 = sum of the projections", 0, 1 << 20)
     fusion_id_residual: bool | None = key(
@@ -294,7 +300,8 @@ class SigmaKeys:
     )
     sigma_paths: tuple[str, ...] | None = key(
         None,
-        "Straight paths to the query beside the trunk (ours), of recency, interest; ~ = by sigma_history",
+        "Straight paths to the query beside the trunk (ours); ~ = by sigma_history",
+        choices=("recency", "interest"),
     )
     sigma_id_weight: float = key(1.0, "gamma of L_NTP + gamma L_ID", 0.0, 1e6)
     sigma_mask_seen: bool | None = key(

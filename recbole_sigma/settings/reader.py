@@ -129,11 +129,13 @@ def _wrong(key: Key, value: Any) -> str | None:
     value = _choice(key, value)
     if (value is None and (key.optional or key.kind is tuple)) or value in key.words:
         return None
-    if key.choices:
-        if value in key.choices:
-            return None
-        near = nearest(str(value), map(str, key.choices))
-        return f"{key.name} must be one of {', '.join(map(str, key.choices))}; not {value!r}{near}"
+    if key.choices and key.kind is not dict:
+        for part in _members(value) if key.kind is tuple else (value,):
+            if not any(_is_choice(choice, part) for choice in key.choices):
+                near = nearest(str(part), map(str, key.choices))
+                what = "a list of" if key.kind is tuple else "one of"
+                return f"{key.name} must be {what} {', '.join(map(str, key.choices))}; not {part!r}{near}"
+        return None
     if not _fits(key.kind, value):
         or_word = "".join(f" or {word}" for word in (*key.words, *(["~ (none)"] if key.optional else [])))
         return f"{key.name} must be {_KINDS[key.kind]}{or_word}, not {value!r}"
@@ -149,8 +151,21 @@ def _wrong(key: Key, value: Any) -> str | None:
 
 def _choice(key: Key, value: Any) -> Any:
     """A choice as its key spells it; None means none where that is a choice (YAML and Python read it so)."""
+    if key.kind is tuple and key.choices and value is not None:
+        return tuple(_spelt(key, member) for member in _members(value))
+    return _spelt(key, value)
+
+
+def _spelt(key: Key, value: Any) -> Any:
     plain = "none" if value is None else str(value).lower()
     return next((choice for choice in key.choices if str(choice).lower() == plain), value)
+
+
+def _is_choice(choice: Any, value: Any) -> bool:
+    start, is_open, _ = str(choice).partition("<")
+    return value == choice or bool(
+        is_open and isinstance(value, str) and value.startswith(start) and value != start
+    )
 
 
 def _members(value: Any) -> tuple[Any, ...]:

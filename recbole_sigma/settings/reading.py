@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +153,6 @@ def parse_arguments(arguments: Iterable[str], problems: list[str]) -> dict[str, 
             problems.append(f"--{key} is given twice with different values: {found[key]!r} and {value!r}")
         found[key] = value
     return found
-
-
-@contextlib.contextmanager
-def shielded_argv() -> Iterator[None]:
-    """Hide ``sys.argv`` from RecBole's Config, which reads it in library calls and under pytest too."""
-    before = sys.argv
-    sys.argv = before[:1]
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def nearest(name: str, names: Iterable[str], intro: str = "; nearest: ") -> str:

@@ -136,7 +136,7 @@ def test_prefix_survival_is_a_metric(tiger_settings):
     assert metrics["prefix_survival@5"] == pytest.approx(float(torch.cat(shares).mean()), abs=1e-6)
 
 
-@pytest.mark.parametrize("quantizer", ["rq-kmeans", "rq-vae"])
+@pytest.mark.parametrize("quantizer", ["rq-kmeans", "rq-kmeans-balanced", "rq-vae"])
 def test_codes_are_unique_and_cached(tiger_settings, quantizer, tmp_path):
     config, data, model = build(tiger_settings, tokenizer_quantizer=quantizer)
     codes = model.codes.codes
@@ -193,10 +193,11 @@ def test_same_seed_same_bits(tiger_settings):
         ({"tiger_samples": "some"}, "tiger_samples must be one of one, all; not 'some'"),
         (
             {"tokenizer_quantizer": "opq"},
-            "tokenizer_quantizer: 'opq' is unknown; use one of rq-kmeans, rq-vae, file:",
+            "tokenizer_quantizer must be one of rq-kmeans, rq-kmeans-balanced, rq-vae, file:<path>; not",
         ),
         ({"tokenizer_quantizer": "file:nowhere.json"}, "nowhere.json, which does not exist"),
-        ({"tokenizer_vectors": ["picture"]}, "tokenizer_vectors: 'picture' is unknown"),
+        ({"tokenizer_vectors": ["picture"]}, "tokenizer_vectors must be a list of text,"),
+        ({"tokenizer_vectors": ["image"]}, "TIGER reads no image vectors"),
         ({"tokenizer_vectors": []}, "names no vectors"),
         ({"tokenizer_codebook_size": 0}, "must be at least 1"),
         ({"tokenizer_codebook_size": 500}, "codebook of 500 needs at least as many items"),

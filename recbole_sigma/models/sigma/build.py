@@ -44,9 +44,11 @@ def build_item_tokens(options: SigmaOptions, prepared: Prepared, width: int) -> 
     modalities = {"id": vectors.collaborative, "text": vectors.text}
     if vectors.image is not None:
         modalities["image"] = vectors.image
-    unknown = [name for name in options.inputs if name not in modalities]
-    if unknown:
-        raise UserError(f"fusion_inputs: {unknown} unknown; choose from {list(modalities)}")
+    if not set(options.inputs) <= modalities.keys():
+        raise UserError(
+            "fusion_inputs: image needs real image vectors: name them in grounding_visual_file, or take "
+            "image out of the list"
+        )
     return ItemFusion(
         {name: vectors for name, vectors in modalities.items() if name in options.inputs},
         width,

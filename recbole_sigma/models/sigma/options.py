@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from recbole_sigma.language.lora import LoraOptions, lora_options
 from recbole_sigma.models.sigma.history import OBJECTIVES
-from recbole_sigma.models.sigma.paths import PATHS
 from recbole_sigma.settings.keys import (
     BackboneKeys,
     DecodeKeys,
@@ -18,7 +17,6 @@ from recbole_sigma.settings.keys import (
 )
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
-from recbole_sigma.values import UserError
 
 Value = TypeVar("Value")
 
@@ -30,7 +28,7 @@ class SigmaOptions:
     Attributes:
         paper: the paper's two losses; otherwise one softmax over the catalogue.
         id_weight: gamma of L_NTP + gamma L_ID.
-        paths: straight paths around the trunk, of `paths.PATHS`.
+        paths: straight paths around the trunk, as ``sigma_paths`` lists them.
         mask_seen: items of the history are no negatives (where the protocol filters them).
         inputs: frozen vectors inside the item token.
         fusion_hidden: hidden width of the fusion MLP; 0 sums the projections.
@@ -77,9 +75,6 @@ class SigmaOptions:
         """
         keys, fusion, tasks = read(SigmaKeys, config), read(FusionKeys, config), read(TaskKeys, config)
         backbone, decode = read(BackboneKeys, config), read(DecodeKeys, config)
-        unknown = [name for name in keys.sigma_paths or () if name not in PATHS]
-        if unknown:
-            raise UserError(f"sigma_paths: {unknown} unknown; choose from {list(PATHS)}")
         return cls(
             paper=keys.sigma_objective == "paper",
             id_weight=keys.sigma_id_weight,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from recbole_sigma.language.transformer import Dropout
 
-PATHS = ("recency", "interest")
 NEWEST = 20  # items that the recency path reads
 DECAY = 0.8  # initial weight per step of age, that of the training-free WindowItemKNN
 SHARE = 0.3  # initial size against a state of the trunk
@@ -29,7 +28,7 @@ class StraightPaths(nn.Module):
     """What the histories' items add to the state at every position, beside the trunk.
 
     Args:
-        names: of `PATHS`; none leaves the states as they are.
+        names: as ``sigma_paths`` lists them; none leaves the states as they are.
         d_model: d.
         dropout: of the interest path.
     """
