@@ -106,12 +106,18 @@ def category_names(meta: dict[str, Any], text: TextCleaner) -> list[str]:
         raise BadRow(f"categories is a {type(paths).__name__}, a list expected")
     names: list[str] = []
     for path in paths if paths and isinstance(paths[0], list) else [paths]:
-        for name in text.texts(path, "category"):
-            if "</" in name:
-                text.changes["category_html_cut"] += 1
-                break
-            names.append(name)
+        names += text.texts(_before_html(path, text), "category")
     return list(dict.fromkeys(names))
+
+
+def _before_html(path: Any, text: TextCleaner) -> Any:
+    """The names of a path that stand before page code."""
+    if isinstance(path, list):
+        for place, name in enumerate(path):
+            if isinstance(name, str) and "</" in name:
+                text.changes["category_html_cut"] += 1
+                return path[:place]
+    return path
 
 
 def read_meta(job: Job, keys: Sequence[str], schema: Schema) -> FeatureTable | None:

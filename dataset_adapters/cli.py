@@ -165,7 +165,7 @@ def convert_parser(adapter: Adapter) -> argparse.ArgumentParser:
         "--html",
         choices=("unescape", "keep"),
         default=adapter.html,
-        help="HTML entities in texts; default: %(default)s",
+        help="HTML tags and entities in texts: take them out or keep them; default: %(default)s",
     )
     rows.add_argument("--quiet", action="store_true", help="no progress bar and no report")
     return parser

@@ -22,6 +22,17 @@ _NA = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|N
 NA_WORDS = frozenset(_NA.split("|"))
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
 _ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+# Whole tags of HTML only: "a < b", "<3" and "<Untitled>" are titles. A tag that the text's end cuts counts too.
+_INLINE = "a|abbr|b|big|em|font|i|s|small|span|strong|sub|sup|tt|u"
+_BLOCK = (
+    "blockquote|body|br|center|dd|div|dl|dt|form|h[1-6]|head|hr|html|iframe|img|input|li|link|meta|noscript|ol|p|"
+    "pre|script|section|style|table|tbody|td|th|thead|tr|ul"
+)
+_TAG = re.compile(
+    r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)"
+    rf"|</?(?:(?P<inline>{_INLINE})|{_BLOCK})(?:\s*/?>|\s[^<>]*(?:>|\Z))",
+    re.I | re.S,
+)
 _DIGITS = re.compile("[0-9]{1,20}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = 4_102_444_800 * SECOND  # the year 2100
@@ -218,11 +229,17 @@ def _resolve(entity: re.Match[str]) -> str:
     return html.unescape(entity[0]) if known else entity[0]
 
 
+def _gap(tag: re.Match[str]) -> str:
+    """What stands in place of a tag: nothing inside a line, a blank between blocks."""
+    return "" if tag["inline"] else " "
+
+
 class TextCleaner:
     """Makes texts survive a tab-separated file; ``changes`` counts each kind of change for the card.
 
     Args:
-        unescape: resolve HTML entities once (``&amp;`` becomes ``&``).
+        unescape: take HTML out: tags go, then entities are resolved once (``&amp;`` becomes ``&``, so that
+            ``&lt;b&gt;`` stays as the text ``<b>``). False leaves both, and counts the texts that hold any.
     """
 
     def __init__(self, unescape: bool) -> None:
@@ -241,8 +258,13 @@ class TextCleaner:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise BadRow(f"{what} is a {type(value).__name__}, text expected")
             value = "" if isinstance(value, float) and math.isnan(value) else str(value)
-        if self.unescape and "&" in value:
-            value = self._note("html_entities_resolved", value, _ENTITY.sub(_resolve, value))
+        if self.unescape:
+            if "<" in value:
+                value = self._note("html_tags_removed", value, _TAG.sub(_gap, value))
+            if "&" in value:
+                value = self._note("html_entities_resolved", value, _ENTITY.sub(_resolve, value))
+        elif ("<" in value and _TAG.search(value)) or ("&" in value and _ENTITY.search(value)):
+            self.changes["html_kept"] += 1
         if not value.isascii():
             sound = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
             value = self._note("broken_unicode_replaced", value, sound)

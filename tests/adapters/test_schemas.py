@@ -86,7 +86,7 @@ def test_amazon_2018_noise(convert, tmp_path, files):
             "asin": "A1",
             "title": "Sheet",
             "category": ["Home", "Bedding"],
-            "brand": "",
+            "brand": "<span class='x'>Acme</span> &amp; Co",
             "also_buy": ["A0"],
             "rank": "5 in Home",
         },
@@ -96,9 +96,17 @@ def test_amazon_2018_noise(convert, tmp_path, files):
     rows = dict(
         (row[0], row[1:]) for row in files.atomic(run.folder("amazon2018-home") / "amazon2018-home.item")[1]
     )
-    assert rows["A0"] == ["", "", "Home|Bedding", ""] and rows["A1"] == ["Sheet", "", "Home|Bedding", ""]
+    assert rows["A0"] == ["", "", "Home|Bedding", ""] and rows["A1"] == [
+        "Sheet",
+        "Acme & Co",
+        "Home|Bedding",
+        "",
+    ]
     changes = run.card("amazon2018-home")["rows"]["text_changes"]
-    assert changes["titles_of_page_code_emptied"] == 1 and changes["category_html_cut"] == 1
+    assert (
+        changes["titles_of_page_code_emptied"] == changes["html_tags_removed"] == 1
+        and changes["category_html_cut"] == 1
+    )
 
 
 def test_keywords_of_idgenrec(convert, shared, files):

@@ -139,6 +139,44 @@ def test_texts():
         clean.texts("a,b", "category")
 
 
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ('<span id="productTitle" class="a-size-large">Gift Card</span>', "Gift Card"),
+        ("<B>Bold</B> and <i>thin</i>", "Bold and thin"),
+        ("one<br/>two<BR>three</p>", "one two three"),
+        ("x<script type='a'>var a = '<b>';</script>y", "x y"),
+        ("x<style>p {color: red}", "x"),
+        ("x<!-- <b> a -->y", "x y"),
+        ("Card <span class='a", "Card"),
+        ("<div\tclass='x'\n>a</div >", "a"),
+        ("&lt;b&gt; &amp;lt;", "<b> &lt;"),
+    ],
+)
+def test_html_is_taken_out_or_counted(raw, text):
+    clean = TextCleaner(unescape=True)
+    assert clean.text(raw) == text and clean.texts([raw])[0] == text
+    assert clean.changes["html_tags_removed"] + clean.changes["html_entities_resolved"] >= 2
+    keep = TextCleaner(unescape=False)
+    keep.text(raw)
+    assert keep.changes["html_kept"] == 1
+
+
+@pytest.mark.parametrize(
+    "raw", ["I <3 you", "a < b > c", "<Untitled>", "x <but> y", "<b", "<<>>", "Tom <tom@x.de>", "<a.b>"]
+)
+def test_what_is_no_html_stays(raw):
+    for unescape in (True, False):
+        clean = TextCleaner(unescape)
+        assert clean.text(raw) == raw and not clean.changes
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("unit", ["<span ", "<script>", "<!--", "<a b=", "</", "<br", "&#1", "<style<"])
+def test_a_text_full_of_beginnings_takes_no_long_time(unit):
+    TextCleaner(unescape=True).text(unit * 40_000)
+
+
 @given(
     st.text(alphabet=st.characters(codec=None), max_size=40) | st.text(alphabet=string.printable, max_size=40)
 )
