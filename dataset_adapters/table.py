@@ -25,6 +25,11 @@ _RESERVED = {
     "split",
 }
 
+_NO_DATE = (
+    "; where the column counts from the start of a session (as Diginetica's timeframe does), --time-unit=order "
+    "takes it as places, and --time can name a column of dates"
+)
+
 
 def _layout(job: Job, path_name: str) -> dict[str, Any]:
     delimiter = job.option("delimiter") or (
@@ -60,7 +65,7 @@ def _extra(job: Job, option: str) -> dict[str, str]:
 def events(job: Job) -> EventLog:
     """Read users, items and what else was named from the interaction files."""
     rating, query, time = job.option("rating"), job.option("query"), job.option("time")
-    clock = Clock(job.option("time-unit") or "auto", job.option("time-format"))
+    clock = Clock(job.option("time-unit") or "auto", job.option("time-format"), _NO_DATE)
     log = EventLog(("rating",) if rating else (), ("query",) if query else (), timed=time is not None)
     log.query_field = "query" if query else None
     side = {} if job.paths("items") else _item_columns(job)

@@ -22,7 +22,7 @@ _NA = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|N
 NA_WORDS = frozenset(_NA.split("|"))
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]+")
 _ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-# Whole tags of HTML only: "a < b", "<3" and "<Untitled>" are titles. A tag that the text's end cuts counts too.
+# Whole tags of HTML only: "a < b", "<3" and "<Untitled>" are titles. A tag that the end cuts counts too.
 _INLINE = "a|abbr|b|big|em|font|i|s|small|span|strong|sub|sup|tt|u"
 _BLOCK = (
     "blockquote|body|br|center|dd|div|dl|dt|form|h[1-6]|head|hr|html|iframe|img|input|li|link|meta|noscript|ol|p|"
@@ -112,12 +112,14 @@ class Clock:
         unit: ``s``, ``ms``, ``us``, ``iso``, ``order`` (any whole number, not a date), or ``auto``: the first
             good row decides and every later row must agree, or a mixed column would order events wrongly.
         pattern: a ``strptime`` pattern that replaces the ISO reading.
+        hint: what else the user can do about a time that is too small for a date, for the message.
     """
 
-    def __init__(self, unit: str = "auto", pattern: str | None = None) -> None:
+    def __init__(self, unit: str = "auto", pattern: str | None = None, hint: str = "") -> None:
         if unit not in UNITS:
             raise AdapterError(f"unknown time unit {unit!r}; one of {', '.join(UNITS)}")
         self.unit = "iso" if pattern else unit
+        self.hint = hint
         self.pattern = pattern
         if pattern is not None:
             _check_pattern(pattern)
@@ -162,13 +164,15 @@ class Clock:
 
     def _checked(self, time: int, value: Any) -> int:
         if time <= 0:
-            raise BadRow(f"time {shown(value)} is zero or negative, which usually stands for a missing time")
+            raise BadRow(
+                f"time {shown(value)} is zero or negative, which usually stands for a missing time{self.hint}"
+            )
         if time >= _LATEST:
             hint = "; it looks like milliseconds in a column of seconds" if self.unit == "s" else ""
             raise BadRow(f"time {shown(value)} lies after the year 2100{hint}")
         # Seconds read as milliseconds land in 1970: no public log is that old.
         if self.unit in ("ms", "us") and time < 3 * 365 * 86_400 * SECOND:
-            raise BadRow(f"time {shown(value)} looks like seconds in a column of {self.unit}")
+            raise BadRow(f"time {shown(value)} looks like seconds in a column of {self.unit}{self.hint}")
         return time
 
     @staticmethod

@@ -257,3 +257,14 @@ def test_reviews_and_meta_are_told_apart_by_name(name, tmp_path):
             path.write_text("x")
         found = resolve_inputs(ADAPTERS[adapter], {}, list(map(str, paths)))
         assert found == {"reviews": [paths[0]], "meta": [paths[1]]}
+
+
+@pytest.mark.parametrize("unit", [(), ("--time-unit", "s"), ("--time-unit", "ms")])
+def test_times_that_count_from_a_sessions_start_get_the_hint(convert, tmp_path, unit):
+    """Diginetica's ``timeframe`` is milliseconds since the session began, and 0 in its first row."""
+    views = tmp_path / "views.csv"
+    views.write_text("s,i,timeframe\n1,a,0\n1,b,5787\n2,a,158\n2,b,0\n")
+    words = ("table", "--input", views, "--user", "s", "--item", "i", "--time", "timeframe")
+    assert "views.csv:2: time '0'" in (told := convert(*words, *unit).sentence())
+    assert "--time-unit=order takes it as places" in told
+    convert(*words, "--time-unit", "order").folder("views")
