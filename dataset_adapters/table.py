@@ -26,8 +26,8 @@ _RESERVED = {
 }
 
 _NO_DATE = (
-    "; where the column counts from the start of a session (as Diginetica's timeframe does), --time-unit=order "
-    "takes it as places, and --time can name a column of dates"
+    "; where the column counts from the start of a session (as Diginetica's timeframe does), "
+    "--time-unit=order takes it as places, and --time can name a column of dates"
 )
 
 
