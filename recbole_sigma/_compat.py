@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -130,6 +131,76 @@ def restore_dok_update() -> bool:
 
     dok_matrix._update = _update
     return True
+
+
+class Shadow(types.ModuleType):
+    """A module seen from inside one other module, with some names replaced."""
+
+    def __init__(self, real: types.ModuleType, **replaced: Any) -> None:
+        super().__init__(real.__name__, real.__doc__)
+        self.__dict__.update(replaced, _real=real)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_real"], name)
+
+
+def plain_checkpoints(module: types.ModuleType, plain: Callable[[Any], dict[str, Any]]) -> None:
+    """Let RecBole's own trainer keep its checkpoints as plain data, and read them without unpickling objects.
+
+    reason:  RecBole's trainer stores its Config object as a pickle of protocol 4; `torch.load` refuses both,
+             so that every training ends with an UnpicklingError when the best weights are read for the test.
+    bound:   torch >= 2.6 with recbole <= 1.2.1; our runner has checkpoints of its own.
+    remove:  when RecBole stores plain data.
+
+    Args:
+        module: ``recbole.trainer.trainer``.
+        plain: gives the settings of a Config as plain values.
+    """
+    import numpy as np
+
+    torch = module.torch
+
+    def save(state: dict[str, Any], path: Any, **_: Any) -> None:
+        state = {
+            key: value.item() if isinstance(value, np.generic) else value for key, value in state.items()
+        }
+        torch.save({**state, "config": plain(state["config"])}, path)
+
+    def load(path: Any, map_location: Any = None) -> Any:
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+    module.torch = Shadow(torch, save=save, load=load)  # type: ignore[attr-defined]
+
+
+def plain_checkpoint(path: Any) -> dict[str, Any] | None:
+    """What such a checkpoint holds, on the CPU; None for any other file."""
+    import torch
+
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever is wrong with the file is for its own reader to say
+        return None
+    return stored if isinstance(stored, dict) and isinstance(stored.get("config"), dict) else None
+
+
+def generator_of_hyperopt(module: types.ModuleType) -> None:
+    """Give RecBole's exhaustive search a generator that old and new hyperopt can draw from.
+
+    reason:  RecBole passes numpy's RandomState; hyperopt draws with ``integers``, which that lacks.
+    bound:   hyperopt >= 0.2.6 with recbole <= 1.2.1.
+    remove:  when RecBole passes a numpy Generator.
+
+    Args:
+        module: ``recbole.trainer.hyper_tuning``.
+    """
+    numpy = module.np
+
+    class RandomState(numpy.random.RandomState):  # type: ignore[misc, name-defined]
+        """numpy's, with the name that new libraries draw integers by."""
+
+        integers = numpy.random.RandomState.randint
+
+    module.np = Shadow(numpy, random=Shadow(numpy.random, RandomState=RandomState))  # type: ignore[attr-defined]
 
 
 def repaired_model(model_class: type) -> type:

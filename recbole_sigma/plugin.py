@@ -167,13 +167,29 @@ def _hook_quick_start(module: types.ModuleType) -> None:
 
         if checkpoint.is_checkpoint(model_file):
             return quick_start.load_data_and_model(model_file)
-        return stock_load(model_file)
+        stored = _compat.plain_checkpoint(model_file)
+        return stock_load(model_file) if stored is None else _reload(module, stored)
 
     module._stock_run_recboles, module.run_recboles = module.run_recboles, run_recboles
     module.load_data_and_model, module.get_flops = load_data_and_model, _flops_of(module.get_flops)
     package = sys.modules.get("recbole.quick_start")
     if package is not None and "load_data_and_model" in vars(package):  # imported before us
         package.load_data_and_model, package.run_recboles = load_data_and_model, run_recboles
+
+
+def _reload(module: Any, stored: dict[str, Any]) -> tuple[Any, ...]:
+    """RecBole's load_data_and_model on a checkpoint that `_compat.plain_checkpoints` stored."""
+    values = stored["config"]
+    config = module.Config(values["model"], values["dataset"], config_dict=values)
+    module.init_seed(config["seed"], config["reproducibility"])
+    module.init_logger(config)
+    dataset = module.create_dataset(config)
+    train, valid, test = module.data_preparation(config, dataset)
+    module.init_seed(config["seed"], config["reproducibility"])
+    model = module.get_model(config["model"])(config, train._dataset).to(config["device"])
+    model.load_state_dict(stored["state_dict"])
+    model.load_other_parameter(stored.get("other_parameter"))
+    return config, model, dataset, train, valid, test
 
 
 # --- RecBole's models: no eval, no pickle ---
@@ -185,6 +201,15 @@ def _hook_model(module: types.ModuleType) -> None:
     stock.disarm(module, weights_of)
 
 
+# --- RecBole's own trainer: checkpoints that today's torch reads ---
+
+
+def _hook_stock_trainer(module: types.ModuleType) -> None:
+    from recbole_sigma.run.config import requested_values
+
+    _compat.plain_checkpoints(module, requested_values)
+
+
 # --- the mechanism ---
 
 HOOKS: dict[str, Callable[[types.ModuleType], object]] = {
@@ -192,6 +217,8 @@ HOOKS: dict[str, Callable[[types.ModuleType], object]] = {
     "recbole.config.configurator": _hook_config,
     "recbole.data.dataset": _hook_dataset,
     "recbole.trainer": _hook_trainer,
+    "recbole.trainer.trainer": _hook_stock_trainer,
+    "recbole.trainer.hyper_tuning": _compat.generator_of_hyperopt,
     "recbole.evaluator.register": _hook_metrics,
     "recbole.utils.utils": _hook_utils,
     "recbole.quick_start.quick_start": _hook_quick_start,

@@ -13,6 +13,8 @@ import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from recbole_sigma._compat import Shadow
+
 KNOWN_TEACHERS = ("CrossNet", "CIN")
 _FAMILY = "recbole.model"
 EVALUATES = f"{_FAMILY}.context_aware_recommender.kd_dagfm"
@@ -130,17 +132,6 @@ def without_files(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
 # --- the modules themselves ---------------------------------------------------------------------------------
 
 
-class _Shadow(types.ModuleType):
-    """A module seen from inside one other module, with some names replaced."""
-
-    def __init__(self, real: types.ModuleType, **replaced: Any) -> None:
-        super().__init__(real.__name__, real.__doc__)
-        self.__dict__.update(replaced, _real=real)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_real"], name)
-
-
 def disarm(module: types.ModuleType, read_weights: Callable[[Any], dict[str, Any]]) -> None:
     """Take `eval` and pickle from a module of RecBole's that `LOADERS` names.
 
@@ -152,11 +143,11 @@ def disarm(module: types.ModuleType, read_weights: Callable[[Any], dict[str, Any
         module.eval = lambda name: _class_named(module, name)  # type: ignore[attr-defined]
     if module.__name__ == LOADS_ARRAY:
         numpy = module.np
-        module.np = _Shadow(  # type: ignore[attr-defined]
+        module.np = Shadow(  # type: ignore[attr-defined]
             numpy, load=lambda path, **_: numpy.load(path, allow_pickle=False)
         )
     if module.__name__ in LOADS_WEIGHTS:
-        module.torch = _Shadow(  # type: ignore[attr-defined]
+        module.torch = Shadow(  # type: ignore[attr-defined]
             module.torch, load=lambda path, *_, **__: read_weights(path)
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests.planted import tiny
 
@@ -86,3 +87,43 @@ def test_an_old_pickle_still_goes_to_recboles_loader(scratch: Path) -> None:
     torch.save({"weights": torch.zeros(1)}, scratch / "old.pth")
     with pytest.raises(KeyError):  # RecBole looks for its config in it
         load_data_and_model(str(scratch / "old.pth"))
+
+
+def test_recboles_own_trainer_stores_what_todays_torch_reads(planted, scratch: Path) -> None:
+    """RecBole pickles its Config, which torch 2.6 refuses: every training ended before the test."""
+    from recbole.quick_start import load_data_and_model
+    from recbole.trainer import Trainer
+
+    result = stock("BPR", planted, epochs=1, topk=[10], metrics=["Hit"], valid_metric="Hit@10")
+    (file,) = (scratch / "saved").glob("*.pth")
+    config, model, _, _, _, test = load_data_and_model(str(file))
+    again = Trainer(config, model).evaluate(test, load_best_model=False)
+    assert dict(again) == dict(result["test_result"])
+    assert not torch.serialization.get_unsafe_globals_in_checkpoint(file)
+
+
+@pytest.mark.parametrize("algorithm", ["exhaustive", "bayes"])
+def test_recboles_search_draws_with_todays_hyperopt(algorithm, planted, scratch: Path) -> None:
+    pytest.importorskip("hyperopt")
+    from recbole.quick_start import objective_function
+    from recbole.trainer import HyperTuning
+
+    Path("space").write_text("learning_rate choice [0.01,0.001]\n")
+    values = {
+        **planted,
+        "model": "BPR",
+        "dataset": "planted",
+        "epochs": 1,
+        "topk": [10],
+        "valid_metric": "Hit@10",
+    }
+    Path("fixed.yaml").write_text(yaml.safe_dump(values))
+    search = HyperTuning(
+        objective_function,
+        algo=algorithm,
+        max_evals=2,
+        params_file="space",
+        fixed_config_file_list=["fixed.yaml"],
+    )
+    search.run()
+    assert search.best_params["learning_rate"] in (0.01, 0.001)

@@ -14,6 +14,7 @@ import pytest
 import recbole
 import torch
 
+from recbole_sigma import _compat
 from recbole_sigma.models import registry, stock
 from recbole_sigma.quick_start import evaluate_checkpoint, load_data_and_model, run
 from recbole_sigma.run import checkpoint as files
@@ -116,7 +117,7 @@ def test_our_runner_never_gets_there(planted, monkeypatch: pytest.MonkeyPatch) -
         if owner in ("pickle", "ur"):
             monkeypatch.setattr(module, owner, type("Trap", (), {attribute: trap, "dump": trap}))
         elif owner == "torch":
-            shadow = stock._Shadow(torch, load=trap)
+            shadow = _compat.Shadow(torch, load=trap)
             monkeypatch.setattr(module, owner, shadow, raising=False)
         elif not owner:
             monkeypatch.setattr(module, call, trap, raising=False)
