@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from recbole_sigma.data.dataset import item_names
@@ -17,7 +18,7 @@ from recbole_sigma.preparation.fields import item_texts
 from recbole_sigma.settings.keys import ArtifactKeys, CodeKeys, RqVaeKeys, TigerKeys, VectorKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
-from recbole_sigma.tokenization.health import code_health
+from recbole_sigma.tokenization.health import code_health, collapse
 from recbole_sigma.tokenization.published_ids import read_codes
 from recbole_sigma.tokenization.quantizers import balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
@@ -53,6 +54,7 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
         )
         sizes = (int(codes.max()) + 1,) * codes.shape[1]
         logger.info("%s", code_health(codes[1:].numpy(), sizes, codes.shape[1]))
+        _say_collapse(codes, None)
         if len(torch.unique(codes[1:], dim=0)) == len(codes) - 1:
             return ItemCodes(codes, sizes, 0)
         unique, digits = deduplicate(codes)
@@ -89,7 +91,9 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
     if stored is not None:
         logger.info("Semantic IDs read from %s", store.path("tiger-codes", key))
         with reading(store.path("tiger-codes", key), DELETE):
-            return ItemCodes(stored[0]["codes"], tuple(stored[1]["sizes"]), 0)
+            kept = ItemCodes(stored[0]["codes"], tuple(stored[1]["sizes"]), 0)
+        _say_collapse(kept.codes[:, :levels], vectors)
+        return kept
     if quantizer == "rq-vae":
         show = read(RecBoleKeys, config).show_progress
         bar = (lambda epochs: tqdm(epochs, desc="RQ-VAE", ncols=100)) if show else None
@@ -99,10 +103,18 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
         raw, _ = quantize(vectors, (size,) * levels, options.seed)
     logger.info("%s", code_health(raw, (size,) * levels, levels))
     padded = torch.cat([torch.zeros(1, levels, dtype=torch.int64), torch.from_numpy(raw)])
+    _say_collapse(padded, vectors)
     unique, digits = deduplicate(padded)
     sizes = (*(size,) * levels, digits)
     store.save("tiger-codes", key, {"codes": unique}, {"sizes": list(sizes)})
     return ItemCodes(unique, sizes, 0)
+
+
+def _say_collapse(codes: Tensor, vectors: np.ndarray | None) -> None:
+    """Warn where all items share one code: then the de-duplication digit is a plain item number."""
+    sentence = collapse(codes[1:].numpy(), vectors)
+    if sentence:
+        logging.getLogger().warning(sentence)
 
 
 def _item_vectors(dataset: Any, config: Any) -> np.ndarray:

@@ -45,7 +45,7 @@ from recbole_sigma.preparation.fields import field_strings, item_texts, user_pro
 from recbole_sigma.settings.keys import ArtifactKeys, BackboneKeys, GroundingKeys, TaskKeys, TokenizerKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
-from recbole_sigma.tokenization.health import code_health
+from recbole_sigma.tokenization.health import code_health, collapse
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
 from recbole_sigma.values import ItemCodes, ItemVectors, UserError
@@ -293,7 +293,9 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         logger.info("Item preparation read from %s", store.path("items", key))
         with reading(store.path("items", key), DELETE):
             _say_retrieval(stored[1]["report"])
-            return Prepared.restore(*stored)
+            prepared = Prepared.restore(*stored)
+        _say_collapse(prepared, options)
+        return prepared
     check_models(options)
     vectors, report = ground(material, options, config)
     codes = tokenize(vectors, options)
@@ -305,7 +307,16 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
     report |= {"health": health.as_dict(), "items_sha256": fingerprint(items=material.item_tokens)}
     prepared = Prepared(vectors, codes, tokenizer, profiles, instructions, report)
     store.save("items", key, prepared.tensors(), prepared.header())
+    _say_collapse(prepared, options)
     return prepared
+
+
+def _say_collapse(prepared: Prepared, options: PreparationOptions) -> None:
+    """Warn where all items share one semantic ID that the model uses."""
+    codes, length = prepared.codes.codes[1:].numpy(), prepared.codes.prefix_length
+    sentence = collapse(codes[:, :length], quantized(prepared.vectors, options)) if length else None
+    if sentence:
+        logging.getLogger().warning(sentence)
 
 
 def check_models(options: PreparationOptions) -> None:
@@ -396,15 +407,7 @@ def tokenize(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:
     Raises:
         UserError: no vectors or vectors that were not given, or a codebook larger than the catalogue.
     """
-    known = {"text": vectors.text, "collaborative": vectors.collaborative}
-    if vectors.image is not None:
-        known["image"] = vectors.image
-    if not options.quantize or not set(options.quantize) <= known.keys():
-        raise UserError(
-            f"tokenizer_vectors: {list(options.quantize)} must name at least one of {list(known)}"
-            "; image needs grounding_visual_file"
-        )
-    joined = torch.cat([known[name] for name in options.quantize], dim=1).numpy()[1:]
+    joined = quantized(vectors, options)
     size = options.codebook_size or auto_codebook_size(len(joined))
     sizes = (size,) * options.levels
     if options.quantizer == "rq-vae":
@@ -414,3 +417,20 @@ def tokenize(vectors: ItemVectors, options: PreparationOptions) -> ItemCodes:
         codes, _ = quantize(joined, sizes, options.seed)
     padded = np.concatenate([np.zeros((1, options.levels), dtype=np.int64), codes])
     return ItemCodes(torch.from_numpy(padded), sizes, options.prefix_length)
+
+
+def quantized(vectors: ItemVectors, options: PreparationOptions) -> np.ndarray:
+    """The vectors that ``tokenizer_vectors`` names, side by side, float32 [N - 1, d].
+
+    Raises:
+        UserError: no vectors, or vectors that were not given.
+    """
+    known = {"text": vectors.text, "collaborative": vectors.collaborative}
+    if vectors.image is not None:
+        known["image"] = vectors.image
+    if not options.quantize or not set(options.quantize) <= known.keys():
+        raise UserError(
+            f"tokenizer_vectors: {list(options.quantize)} must name at least one of {list(known)}"
+            "; image needs grounding_visual_file"
+        )
+    return torch.cat([known[name] for name in options.quantize], dim=1).numpy()[1:]

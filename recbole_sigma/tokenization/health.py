@@ -87,7 +87,10 @@ def code_health(codes: np.ndarray, sizes: tuple[int, ...], prefix_length: int) -
             size, int((count > 0).sum()), float(np.exp(-(share * np.log(share)).sum())), int(count.max())
         )
         levels.append(health)
-        if health.used < 0.8 * min(size, n):
+        if health.used == 1 < min(size, n):
+            remedy = ": lower tokenizer_levels" if level else ""
+            warnings.append(f"level {level + 1} gives every item the same code and tells none apart{remedy}")
+        elif health.used < 0.8 * min(size, n):
             warnings.append(
                 f"level {level + 1} uses {health.used} of {size} codes: a smaller tokenizer_codebook_size"
                 " fits this catalogue"
@@ -114,4 +117,29 @@ def code_health(codes: np.ndarray, sizes: tuple[int, ...], prefix_length: int) -
         prefix_entropy=float(-(share * np.log(share)).sum()),
         largest_bucket=int(bucket.max()),
         warnings=tuple(warnings),
+    )
+
+
+def collapse(codes: np.ndarray, vectors: np.ndarray | None) -> str | None:
+    """Why all items share one code, and what to do; None where they do not.
+
+    Args:
+        codes: int [n, L] of the real items, without a de-duplication digit.
+        vectors: float [n, d] that were quantized; None where the codes come from a file.
+    """
+    n = len(codes)
+    if n < 2 or (codes != codes[0]).any():
+        return None
+    told = f"all {n} items share one semantic ID, which tells none of them apart"
+    if vectors is None:
+        return f"{told}: the file that tokenizer_quantizer names gives them no other; is it of this data set?"
+    if np.ptp(vectors, axis=0).max() <= 1e-5:
+        return (
+            f"{told}, since their vectors (tokenizer_vectors) are all the same: let text_fields name columns "
+            "of the .item file that differ between items, or quantize train events too (tokenizer_vectors: "
+            "[text, collaborative])"
+        )
+    return (
+        f"{told}, although their vectors differ: raise tokenizer_codebook_size, or choose another "
+        "tokenizer_quantizer"
     )

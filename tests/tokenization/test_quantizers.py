@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from recbole_sigma.tokenization.health import code_health
+from recbole_sigma.quick_start import run
+from recbole_sigma.tokenization.health import code_health, collapse
 from recbole_sigma.tokenization.quantizers import auto_codebook_size, rq_kmeans
 from recbole_sigma.values import UserError
-from tests.planted import clusters
+from tests.planted import clusters, tiny
 
 
 def test_first_level_finds_planted_clusters():
@@ -57,6 +60,37 @@ def test_health_counts():
 
 
 def test_health_warns_of_a_codebook_that_is_too_large():
-    codes = np.zeros((200, 1), dtype=int)
+    codes = np.arange(200)[:, None] % 3
     health = code_health(codes, (64,), 1)
     assert any("smaller tokenizer_codebook_size" in warning for warning in health.warnings)
+
+
+def test_a_collapse_is_told_with_its_cause():
+    """All items in one code is no codebook that is too large: the vectors, the quantizer or a file did it."""
+    codes, vectors = np.zeros((200, 2), dtype=int), np.ones((200, 3))
+    assert not any("smaller" in warning for warning in code_health(codes, (64, 64), 1).warnings)
+    assert "their vectors (tokenizer_vectors) are all the same: let text_fields name" in collapse(
+        codes, vectors
+    )
+    vectors[0] = 0
+    assert "although their vectors differ: raise tokenizer_codebook_size" in collapse(codes, vectors)
+    assert "the file that tokenizer_quantizer names" in collapse(codes, None)
+    codes[7, 1] = 1
+    assert collapse(codes, vectors) is None and collapse(codes[:1], None) is None
+
+
+@pytest.mark.parametrize("model", ["SIGMA", "TIGER"])
+def test_items_of_one_text_are_told_as_the_cause_each_time(model, planted, caplog, scratch):
+    folder = Path("one/planted")
+    folder.mkdir(parents=True)
+    source = Path(planted["data_path"]) / "planted"
+    (folder / "planted.inter").write_text((source / "planted.inter").read_text())
+    head, *rows = (source / "planted.item").read_text().splitlines()
+    width = head.count("\t")
+    rows = [row.partition("\t")[0] + "\tx" * width for row in rows]
+    (folder / "planted.item").write_text("\n".join([head, *rows]) + "\n")
+    values = {**planted, **tiny(model), "data_path": "one", "tokenizer_vectors": ["text"], "epochs": 1}
+    for _ in range(2):  # the second run reads the prepared items
+        caplog.clear()
+        run(model, "planted", config_dict=values)
+        assert "since their vectors (tokenizer_vectors) are all the same" in caplog.text
