@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,14 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except AdapterError as error:
-        sys.stderr.write(f"error: {visible(str(error))}\n")
-        return 2
+        return _fail(str(error), 2)
     except BrokenPipeError:  # whoever read our output has closed it, such as `head`
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  nothing is left to flush
         return 0
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        return 130
+        return _fail("interrupted; nothing was written", 130)
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  what it holds can go nowhere
+        where = f"{error.filename}: " if error.filename is not None else "the output cannot be written: "
+        return _fail(f"{where}{error.strerror or error}", 2)
+
+
+def _fail(sentence: str, code: int) -> int:
+    """Say on stderr why the command ends, where that is possible; the exit code."""
+    with suppress(OSError, ValueError):  # such as a full disk, or a closed stream
+        sys.stderr.write(f"{'' if code == 130 else 'error: '}{visible(sentence)}\n")
+        sys.stderr.flush()
+    return code
 
 
 @contextmanager

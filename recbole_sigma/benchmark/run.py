@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def _run_training(
             folder.write_failure(cell.key, _failure(cell, error))
             outcome["failed"].append(f"{cell.label}: {error}")
             if not isinstance(error, UserError):
-                traceback.print_exc()
+                getLogger().error(f"{cell.label}: {error!r} at {'; '.join(_places(error))}")
             if not trained:  # the weights are what failed: so do the other cells of this training
                 for other in todo[todo.index(cell) + 1 :]:
                     folder.write_failure(other.key, _failure(other, error))

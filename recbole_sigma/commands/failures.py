@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 from recbole_sigma.machine.terminal import visible
 from recbole_sigma.run.logs import FILE_ONLY, without_secrets
@@ -19,6 +21,11 @@ _SYSTEM = {
     errno.EFBIG: "the file size limit of this account is reached (ulimit -f): raise it",
     errno.EROFS: f"the disk is read-only: {OTHER_FOLDER}",
     errno.EACCES: f"no permission: {OTHER_FOLDER}",
+    errno.EEXIST: f"a file stands where a folder is needed: {OTHER_FOLDER}",
+    errno.ENOTDIR: f"a file stands where a folder is needed: {OTHER_FOLDER}",
+    errno.EISDIR: "a folder stands where a file is needed: move it",
+    errno.ELOOP: "links lead in a circle: name another path",
+    errno.ENAMETOOLONG: "the name is too long for the file system: shorten it",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower worker",
 }
 
@@ -35,10 +42,16 @@ def fail(sentence: str, code: int, words: Sequence[str]) -> int:
         The exit code.
     """
     sentence = visible(without_secrets(sentence))
-    print(sentence if code == 130 else f"error: {sentence}", file=sys.stderr)
+    _say(sentence if code == 130 else f"error: {sentence}", sys.stderr)
     if "--json" in words:
-        print(json.dumps({"error": sentence, "exit_code": code}))
+        _say(json.dumps({"error": sentence, "exit_code": code}), sys.stdout)
     return code
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """Print where that is possible; the exit code tells the rest."""
+    with contextlib.suppress(OSError, ValueError):  # such as a full disk, or a closed stream
+        print(text, file=stream, flush=True)
 
 
 def system_sentence(error: OSError) -> str:
@@ -56,5 +69,5 @@ def show_fault(error: Exception) -> str:
     places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     text = without_secrets(f"{places}{type(error).__name__}")
     logging.getLogger().error(text, extra=FILE_ONLY)
-    print(text, file=sys.stderr)
+    _say(text, sys.stderr)
     return f"{type(error).__name__}: {error} (a fault of this program: please report it with the log file)"

@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk still has an exit code
+        return code
     except BrokenPipeError:  # whoever read the output has seen enough
         return 0
     except UserError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.commands.words import FILES_AND_DATA, add_verb, check_words, protocol_line, shared_options
+from recbole_sigma.machine.terminal import visible
 from recbole_sigma.values import UserError
 
 DEMO_MODELS = ("Pop", "WindowItemKNN", "SIGMA")
@@ -125,7 +126,7 @@ def _table(
     for label in outcome["elsewhere"]:
         print(f"left to another process: {label}")
     for label in outcome["failed"]:
-        print(f"failed: {label}", file=sys.stderr)
+        print(visible(f"failed: {label}"), file=sys.stderr)
     print(f"results: {folder / 'results.json'}; open {folder / 'report.html'} in a browser")
     _tell_corrected(record)
     return 1 if outcome["failed"] else 0

@@ -42,28 +42,59 @@ class _Visible:
         return getattr(self._stream, name)
 
 
+class _Forgiving:
+    """A stream of messages: where they cannot be written (a full disk, a closed stream), the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextlib.contextmanager
 def safe_output() -> Iterator[None]:
     """While a command runs: stdout shows no control characters, and no alphabet is too small for a text.
 
-    A reader that closed the pipe (``| head``) ends the output, not the command with an error.
+    A reader that closed the pipe (``| head``) ends the output, not the command with an error; messages on
+    stderr that cannot be written end nothing.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    before = sys.stdout
+    _occupy_closed_streams()
+    before, messages = sys.stdout, sys.stderr
+    sys.stderr = _Forgiving(messages)  # type: ignore[assignment]
     if before is not None:
         sys.stdout = _Visible(before)  # type: ignore[assignment]
     try:
         yield
     finally:
-        sys.stdout = before
-        for stream in (before, sys.stderr):
+        sys.stdout, sys.stderr = before, messages
+        for stream in (before, messages):
             try:
                 if stream is not None:
                     stream.flush()
             except (OSError, ValueError):  # the reader is gone, or the stream is closed
                 _to_nothing(stream)
+
+
+def _occupy_closed_streams() -> None:
+    """Open what the shell closed (``2>&-``) on nothing: a file that took its number would get messages."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        number = 0
+        while number <= 2:
+            number = os.open(os.devnull, os.O_RDWR)
+        os.close(number)
 
 
 def _to_nothing(stream: Any) -> None:

@@ -91,3 +91,45 @@ def test_a_closed_pipe_a_closed_stream_and_an_ascii_locale_end_cleanly(program: 
             command,
             done.stderr,
         )
+
+
+RECBOLE_SIGMA, ADAPTERS = "-m recbole_sigma", "-m dataset_adapters"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is full")
+@pytest.mark.parametrize(
+    ("command", "sentences"),
+    [
+        (f"{RECBOLE_SIGMA} --help >/dev/full", 1),
+        (f"{RECBOLE_SIGMA} --version >/dev/full", 1),
+        (f"{RECBOLE_SIGMA} benchmark --models=list >/dev/full", 1),
+        (f"{RECBOLE_SIGMA} --model=Popp --dataset=d --json >/dev/full", 1),
+        (f"{RECBOLE_SIGMA} --model=Popp --dataset=d 2>/dev/full", 0),
+        (f"{RECBOLE_SIGMA} --model=Popp --dataset=d >/dev/full 2>&1", 0),
+        (f"{RECBOLE_SIGMA} --model=Popp --dataset=d >&- 2>&- <&-", 0),
+        (f"{ADAPTERS} list >/dev/full", 1),
+        (f"{ADAPTERS} describe table >/dev/full", 1),
+        (f"{ADAPTERS} describe tabel 2>/dev/full", 0),
+        (f"{ADAPTERS} convert table --input x --user u --item i --output o 2>/dev/full", 0),
+        (f"{ADAPTERS} convert table --input x --user u --item i --output o >/dev/full 2>&1", 0),
+    ],
+)
+def test_output_on_a_full_disk_is_one_sentence_and_exit_code_2(command: str, sentences: int) -> None:
+    done = run(f"{sys.executable} {command}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == sentences and done.stderr.startswith("error: " if sentences else "")
+    assert not done.stdout or json.loads(done.stdout)["exit_code"] == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is full")
+def test_a_log_on_a_full_disk_costs_one_line(planted, scratch: Path) -> None:
+    """The log file itself is the full device; the run goes on, and nothing is said at its end either."""
+    program = (
+        "import sys; from recbole_sigma.run import logs; from recbole_sigma.commands.main import main; "
+        "logs._FileHandler._open = lambda self: open('/dev/full', 'w', encoding='utf-8'); sys.exit(main())"
+    )
+    words = f"--model=Pop --dataset=planted --data_path={planted['data_path']} --quiet"
+    columns = "'--load_col={inter: [user_id, item_id, timestamp]}'"
+    done = run(f'{sys.executable} -c "{program}" {words} {columns}')
+    assert done.returncode == 0 and "Pop" in done.stdout
+    assert done.stderr == "the log cannot be written (OSError): free the disk\n"
