@@ -101,6 +101,13 @@ class Contract:
         """
         raise UserError(f"{type(self).__name__} makes no lists of its own")
 
+    def rank_exactly(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> RankedItems:
+        """`rank` without what a beam may lose: the best k of all items that are left, k of them where there are.
+
+        Constraints of a sentence are pairs of ``seen`` too, and may leave few items anywhere in the catalogue.
+        """
+        return self.rank(interaction, k, seen)
+
     def rank_fused(
         self, interaction: Any, k: int, seen: SeenPairs | None, bonus: Any, weights: tuple[float, ...]
     ) -> list[RankedItems]:

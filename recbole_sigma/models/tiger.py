@@ -218,13 +218,24 @@ class TIGER(PackedModel, SequentialRecommender):
         gain = bonus_of(bonus, items, self.n_items)
         return [best_of(items, scores + weight * gain, k) for weight in weights]
 
+    def rank_exactly(
+        self, interaction: Any, k: int, seen: tuple[Tensor, Tensor] | None = None
+    ) -> RankedItems:
+        """The true best k items: the beam's k-th score bounds a certified search; slow."""
+        return self._exact(interaction, k, seen, self.rank(interaction, k, seen))
+
+    def _exact(
+        self, interaction: Any, k: int, seen: tuple[Tensor, Tensor] | None, kept: RankedItems
+    ) -> RankedItems:
+        bound = kept.scores[:, -1]
+        return exact_top_k(
+            self._decoder(interaction), self._catalogue(), self._level_tokens(), k, bound, seen
+        )
+
     def prefix_survival(self, interaction: Any, k: int, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Share of each user's exact top k that the beam search returned, float [B]; slow."""
         kept = self.rank(interaction, k, seen)
-        exact = exact_top_k(
-            self._decoder(interaction), self._catalogue(), self._level_tokens(), k, kept.scores[:, -1], seen
-        )
-        return prefix_survival(exact, kept)
+        return prefix_survival(self._exact(interaction, k, seen, kept), kept)
 
     def score_candidates(self, interaction: Any, items: Tensor) -> Tensor:
         """log P of given candidates, exactly: what another source of candidates is fused with.

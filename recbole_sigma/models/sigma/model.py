@@ -278,9 +278,13 @@ class SIGMA(PackedModel, SequentialRecommender):
         scores = self.score_all(interaction, seen)
         return [top_k(add_bonus(scores, bonus, weight), k, seen) for weight in weights]
 
+    def rank_exactly(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> RankedItems:
+        """`rank` over all prefixes."""
+        return self.rank(interaction, k, seen, width=0)
+
     def prefix_survival(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> Tensor:
         """Share of the exact top k (all prefixes) that the beam kept: float [B]."""
-        return prefix_survival(self.rank(interaction, k, seen, width=0), self.rank(interaction, k, seen))
+        return prefix_survival(self.rank_exactly(interaction, k, seen), self.rank(interaction, k, seen))
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """log P(item | prompt) of every item, nothing taken out: float [B, N]."""
