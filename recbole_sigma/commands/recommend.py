@@ -89,7 +89,7 @@ def recommend(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _request(options: argparse.Namespace) -> Any:
     """The request of the command line."""
-    from recbole_sigma.recommend.recommender import Request
+    from recbole_sigma.recommend.answers import Request
 
     category, keep_seen = None, None
     for text in options.filter:

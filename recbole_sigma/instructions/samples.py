@@ -100,17 +100,19 @@ class TaskSet:
         return self.material.words.titles[item] or self.material.tokens[item]
 
 
-def build_tasks(dataset: Any, config: Any) -> TaskSet:
+def build_tasks(dataset: Any, config: Any, asked: Any = None) -> TaskSet:
     """Qualify every asked task on a built dataset.
 
     Args:
         dataset: the train dataset that ``PackedDataset.build`` returned.
         config: RecBole config with ``tasks``, ``task_dir`` and the other keys ``task_*``.
+        asked: names of tasks in place of the key ``tasks``, such as ``all``.
 
     Raises:
         UserError: an unknown task, a damaged task file, or a role that names an unusable column.
     """
-    tasks = chosen_tasks(read(TaskKeys, config).tasks, task_folder(config))
+    names = read(TaskKeys, config).tasks if asked is None else asked
+    tasks = chosen_tasks(names, task_folder(config))
     material = gather(dataset, config)
     rows: dict[str, TaskRows] = {}
     off: dict[str, str] = {}

@@ -102,9 +102,9 @@ class Contract:
         raise UserError(f"{type(self).__name__} makes no lists of its own")
 
     def rank_exactly(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> RankedItems:
-        """`rank` without what a beam may lose: the best k of all items that are left, k of them where there are.
+        """`rank` without what a beam may lose: the best k of all items that are left.
 
-        Constraints of a sentence are pairs of ``seen`` too, and may leave few items anywhere in the catalogue.
+        What a sentence rules out is in ``seen`` too, and may leave few items anywhere in the catalogue.
         """
         return self.rank(interaction, k, seen)
 

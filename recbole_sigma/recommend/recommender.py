@@ -1,13 +1,17 @@
 """Recommendations from a checkpoint: for a user or a typed history, under any sentence as the instruction.
 
 recommender = Recommender.load("saved/SIGMA.safetensors")
-recommender.recommend(history=["Toy Story", "Aladdin"], instruction="something for a rainy evening", k=10)
+recommender.recommend(history=["Toy Story", "Aladdin"], instruction="a comedy, but not romantic", k=10)
+
+A sentence is read by `understanding`: what it states is a condition on every item of the list, for any
+model; its task is what a model reads that was trained on tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,83 +21,24 @@ from recbole.utils import ModelType
 
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.instructions.fields import Material, gather
-from recbole_sigma.instructions.phrases import normalise_query
 from recbole_sigma.instructions.rules import TaskRows
+from recbole_sigma.instructions.samples import build_tasks
 from recbole_sigma.instructions.tasks import GENERAL
-from recbole_sigma.language.loading import encode_as_text
 from recbole_sigma.models.contract import contract
-from recbole_sigma.recommend.nearest_task import nearest_task
+from recbole_sigma.recommend.answers import Answer, Recommendation, Request
+from recbole_sigma.recommend.named_tasks import named_task, not_read
 from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.settings.keys import ProtocolKeys, TaskKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
+from recbole_sigma.understanding.lexicon import Lexicon, years_of
+from recbole_sigma.understanding.reader import Paraphrase, Understanding
+from recbole_sigma.understanding.request import Understood
+from recbole_sigma.understanding.wording import allowed, instruction, other_wordings
 from recbole_sigma.values import RankedItems, UserError
 
 LONGEST_INSTRUCTION = 1000  # characters
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One place of a list.
-
-    Attributes:
-        rank: 1-based place.
-        item: original item id.
-        title: its title, '' where unknown.
-        score: log P(item | prompt) for SIGMA, the model's own score otherwise.
-        prefix: semantic-ID prefix such as ``<a_7>``, '' for models without one.
-    """
-
-    rank: int
-    item: str
-    title: str
-    score: float
-    prefix: str
-
-
-@dataclass(frozen=True)
-class Request:
-    """One list to make.
-
-    Attributes:
-        user: original user id, or None.
-        history: titles or item ids, oldest first; None takes the user's own interactions.
-        instruction: a sentence, or None for JustForYou.
-        task: name of a task, or None.
-        slot: the task's slot (a query, a category, a season, a holiday), or None.
-        category: only items of this category, or None.
-        keep_seen: history items may be recommended again; None follows ``filter_seen`` of the training.
-    """
-
-    user: str | None = None
-    history: Sequence[str] | None = None
-    instruction: str | None = None
-    task: str | None = None
-    slot: str | None = None
-    category: str | None = None
-    keep_seen: bool | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A list with what it was made from.
-
-    Attributes:
-        items: the recommendations.
-        instruction: the sentence that the model read, '' for a model without instructions.
-        task: the named or nearest task, '' for a model without instructions.
-        notes: sentences for the person.
-    """
-
-    items: list[Recommendation]
-    instruction: str
-    task: str
-    notes: list[str]
-
-    def plain(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -103,12 +48,44 @@ class _Resolved:
     text: str
     task: str
     notes: list[str]
+    understood: Understood | None = None
+    plain: list[int] = field(
+        default_factory=list
+    )  # the history without the items that the sentence refers to
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One list to make.
+
+    Attributes:
+        user: number of the user, 0 for none.
+        items: the history, oldest first.
+        text: what the model reads, '' for nothing.
+        forbidden: what may not be listed, bool [N].
+        exact: conditions hold, so that no beam may lose what little is left.
+    """
+
+    user: int
+    items: list[int]
+    text: str
+    forbidden: np.ndarray
+    exact: bool = True
 
 
 class Recommender:
     """Answers requests with one loaded model; see `load`."""
 
-    def __init__(self, config: Any, model: Any, dataset: Any, train: Any, loader: Any) -> None:
+    def __init__(
+        self,
+        config: Any,
+        model: Any,
+        dataset: Any,
+        train: Any,
+        loader: Any,
+        paraphrase: Paraphrase | None = None,
+    ) -> None:
+        self.paraphrase = paraphrase
         self.config, self.model, self.dataset = config, model.eval(), dataset
         self.train, self.loader, self.judge = train, loader, Judge(config)
         self.labels = contract(model).task_labels
@@ -122,12 +99,15 @@ class Recommender:
         self._starts = np.searchsorted(self.material.users[order], np.arange(dataset.user_num + 1))
 
     @classmethod
-    def load(cls, path: str, overrides: dict[str, Any] | None = None) -> Recommender:
+    def load(
+        cls, path: str, overrides: dict[str, Any] | None = None, paraphrase: Paraphrase | None = None
+    ) -> Recommender:
         """Read a checkpoint of a sequential model and the dataset that it was trained on.
 
         Args:
             path: checkpoint file.
             overrides: config keys to change, such as ``data_path`` on another machine.
+            paraphrase: a second reader of sentences (`understanding.paraphrase`), or None.
 
         Raises:
             UserError: no such file, a damaged one, another dataset, or a model that reads no history.
@@ -142,7 +122,7 @@ class Recommender:
                 f"{path} holds {config['model']}, which reads no history: recommend needs a sequential model "
                 "such as SIGMA, TIGER or SASRec"
             )
-        return cls(config, model, dataset, train._dataset, test)
+        return cls(config, model, dataset, train._dataset, test, paraphrase)
 
     def recommend(
         self,
@@ -173,43 +153,132 @@ class Recommender:
             raise UserError(
                 f"k: give a number from 1 to {len(self.material.tokens) - 1} (the catalogue), not {k!r}"
             )
-        resolved = [self._resolve(request) for request in requests]
-        if not resolved:
-            return []
-        forbidden = [self._forbidden(request, row) for request, row in zip(requests, resolved, strict=True)]
-        row = np.repeat(np.arange(len(forbidden)), [len(items) for items in forbidden])
-        seen = (torch.from_numpy(row), torch.from_numpy(np.concatenate(forbidden).astype(np.int64)))
-        device = self.config["device"]
-        batch = self._batch(resolved).to(device)
-        pairs = (seen[0].to(device), seen[1].to(device)) if len(row) else None
-        ranked = self._rank(batch, k, pairs, [found.items for found in resolved])
-        answers = []
-        for i, found in enumerate(resolved):
-            items = [int(item) for item in ranked.items[i].tolist() if item]
-            scores = ranked.scores[i].tolist()
-            listed = [
-                Recommendation(
-                    place + 1,
-                    self.material.tokens[item],
-                    self.material.words.titles[item],
-                    float(scores[place]),
-                    self._prefix(item),
-                )
-                for place, item in enumerate(items)
-            ]
-            notes = list(found.notes)
-            if len(listed) < k:
-                notes.append(f"{len(listed)} of {k} items: the filter leaves no more")
-            answers.append(Answer(listed, found.text, found.task, notes))
+        resolved = [self._resolve(request, self._read(request)) for request in requests]
+        return self._answers(requests, resolved, (), k)
+
+    def answer_understood(
+        self, request: Request, understood: Understood, apart: Sequence[int] = (), k: int = 10
+    ) -> Answer:
+        """One list for an understood sentence, as a conversation has it, in place of the request's own.
+
+        Args:
+            request: who asks.
+            understood: what is asked for.
+            apart: numbers of items that may not be listed.
+            k: length of the list.
+        """
+        return self._answers([request], [self._resolve(request, understood)], apart, k)[0]
+
+    def _answers(
+        self, requests: Sequence[Request], resolved: list[_Resolved], apart: Sequence[int], k: int
+    ) -> list[Answer]:
+        rows = [self._rows(request, found, apart) for request, found in zip(requests, resolved, strict=True)]
+        lists = self.lists([row for part in rows for row in part], k)
+        answers, at = [], 0
+        for found, part in zip(resolved, rows, strict=True):
+            answers.append(self._answer(found, part, lists[at : at + len(part)], k))
+            at += len(part)
         return answers
 
+    def _rows(self, request: Request, found: _Resolved, apart: Sequence[int]) -> list[_Row]:
+        """The list that was asked for; after a sentence that asks for something also the plain list, and the
+        one under the same conditions where the model reads nothing.
+        """
+        seen = self._forbidden(request, found.items)
+        seen[list(apart)] = True
+        understood = found.understood
+        if understood is None:
+            return [_Row(found.user, found.items, found.text, seen, request.category is not None)]
+        left = allowed(understood, self.lexicon, found.items, words_filter=not self._reads_queries)
+        closed = seen | ~left
+        closed[0] = False
+        asked = _Row(found.user, found.items, found.text, closed)
+        bare = _Row(
+            found.user, found.plain, "", self._forbidden(request, found.plain), request.category is not None
+        )
+        if not found.text and found.items == found.plain and (closed == bare.forbidden).all():
+            return [bare]
+        return [asked, bare, replace(asked, text="")] if found.text else [asked, bare]
+
+    def lists(self, rows: Sequence[_Row], k: int) -> list[tuple[list[int], list[float]]]:
+        """Item numbers and scores of each row's list, best first: exact under its conditions."""
+        found: list[tuple[list[int], list[float]]] = [([], [])] * len(rows)
+        for exact in (False, True):
+            places = [place for place, row in enumerate(rows) if row.exact is exact]
+            if places:
+                for place, made in zip(places, self._lists([rows[i] for i in places], k, exact), strict=True):
+                    found[place] = made
+        return found
+
+    def _lists(self, rows: list[_Row], k: int, exact: bool) -> list[tuple[list[int], list[float]]]:
+        device = self.config["device"]
+        closed = [np.flatnonzero(row.forbidden) for row in rows]
+        row = torch.from_numpy(np.repeat(np.arange(len(rows)), [len(items) for items in closed]))
+        items = torch.from_numpy(np.concatenate(closed).astype(np.int64))
+        seen = (row.to(device), items.to(device)) if len(row) else None
+        ranked = self._rank(self.batch(rows).to(device), k, seen, [each.items for each in rows], exact)
+        size = (ranked.items > 0).sum(dim=1).tolist()
+        return [(ranked.items[i, :n].tolist(), ranked.scores[i, :n].tolist()) for i, n in enumerate(size)]
+
+    def _answer(
+        self, found: _Resolved, rows: list[_Row], lists: list[tuple[list[int], list[float]]], k: int
+    ) -> Answer:
+        items, scores = lists[0]
+        listed = [
+            Recommendation(
+                place + 1,
+                self.material.tokens[item],
+                self.material.words.titles[item],
+                float(scores[place]),
+                self._prefix(item),
+            )
+            for place, item in enumerate(items)
+        ]
+        left = len(self.material.tokens) - 1 - int(rows[0].forbidden.sum())
+        notes, moved, by_words = list(found.notes), None, None
+        if found.understood is not None:
+            plain = lists[min(1, len(lists) - 1)][0]
+            moved = len(set(items) - set(plain))
+            by_words = len(set(items) - set(lists[2][0])) if len(lists) > 2 else 0
+            notes += self._movement(found, rows, len(items), left, moved, by_words)
+        if len(listed) < k:
+            notes.append(f"{len(listed)} of {k} items: the filter leaves no more")
+        return Answer(listed, found.text, found.task, notes, left, moved, by_words)
+
+    def _movement(
+        self, found: _Resolved, rows: list[_Row], size: int, left: int, moved: int, by_words: int
+    ) -> list[str]:
+        """What a sentence did to the list, in sentences."""
+        understood = found.understood
+        assert understood is not None
+        if len(rows) == 1:
+            lines = ["this is the plain list"]
+        else:
+            lines = [
+                f"{left:,} of {len(self.material.tokens) - 1:,} items satisfy this and are not seen; "
+                f"{moved} of {size} items differ from the plain list, {by_words} of them by what the model "
+                "read"
+            ]
+        if found.text and not by_words:
+            lines.append("the instruction itself moved nothing")
+        elif not found.text and found.task != GENERAL and understood.in_scope:
+            lines.append(f"this model was not trained on {found.task}: conditions alone made the list")
+        if not understood.in_scope or (understood.unread and len(rows) == 1) or not left:
+            wordings = ", ".join(f'"{text}"' for text in other_wordings(self.lexicon))
+            lines.append(f"say it otherwise, such as: {wordings}")
+        return lines
+
     @torch.inference_mode()
-    def _rank(self, batch: Interaction, k: int, seen: Any, histories: list[list[int]]) -> RankedItems:
+    def _rank(
+        self, batch: Interaction, k: int, seen: Any, histories: list[list[int]], exact: bool
+    ) -> RankedItems:
         """Lists as the evaluator makes them: with the memory where the checkpoint has a weight."""
         judge, memory = self.judge, self.judge.memory
         judge.k = k
         n_items = len(self.material.tokens)
         if not memory.active:
+            if exact and contract(self.model).generative:
+                return self.model.rank_exactly(batch, k, seen)
             return judge.rank(self.model, batch, n_items, seen, self.loader)
         row = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
         met = np.asarray([item for items in histories for item in items], dtype=np.int64)
@@ -218,9 +287,31 @@ class Recommender:
         weights = (float(memory.weight or 0.0),)
         return judge.rank_fused(self.model, batch, n_items, seen, self.loader, bonus, weights)[0]
 
+    # --- what sentences are read with ---
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The values of the data, read when the first sentence comes."""
+        tasks = build_tasks(self.train, self.config, "all")
+        return Lexicon(self.material, tasks.rows, years_of(self.train, self.config, self.titles.titles))
+
+    @cached_property
+    def understanding(self) -> Understanding:
+        """What reads the sentences."""
+        return Understanding(self.lexicon, self.paraphrase)
+
+    @property
+    def trained(self) -> Mapping[str, TaskRows]:
+        """The tasks that the model was trained on, by name."""
+        return self.labels.tasks.rows if self.labels else {}
+
+    @property
+    def _reads_queries(self) -> bool:
+        return any(rows.task.rule == "query" for rows in self.trained.values())
+
     # --- reading a request ---
 
-    def _resolve(self, request: Request) -> _Resolved:
+    def _resolve(self, request: Request, understood: Understood | None) -> _Resolved:
         user = 0
         if request.user is not None:
             ids = self.dataset.field2token_id[self.dataset.uid_field]
@@ -242,92 +333,40 @@ class Recommender:
                 "history: it is empty, and this model was trained on histories: name at least one item, or a "
                 "user of the dataset"
             )
-        text, task, notes = self._instruction(request)
-        notes = [*self.titles.readings([str(text) for text in request.history or ()]), *notes]
-        return _Resolved(user, items, text, task, notes)
+        notes = self.titles.readings([str(text) for text in request.history or ()])
+        if understood is None:
+            text, task, more = named_task(request, self.labels, self.instructed, str(self.config["model"]))
+            return _Resolved(user, items, text, task, [*notes, *more])
+        if understood.like and not set(understood.like) <= set(items[-len(understood.like) :]):
+            liked = [item for item in understood.like if item not in items[-1:]]
+            titles = ", ".join(self.material.words.titles[item] for item in understood.like)
+            notes.append(f"as if the newest of the history were: {titles}")
+        else:
+            liked = []
+        text = instruction(understood, self.trained) if self.instructed else ""
+        notes += understood.told()
+        notes += not_read(text, self.labels) if text else []
+        return _Resolved(user, [*items, *liked], text, understood.task, notes, understood, items)
 
-    def _events_of(self, user: int) -> list[int]:
-        own = self._order[self._starts[user] : self._starts[user + 1]]
-        return self.material.items[own].tolist()
-
-    def _instruction(self, request: Request) -> tuple[str, str, list[str]]:
-        """(sentence for the model, task, notes)."""
+    def _read(self, request: Request) -> Understood | None:
+        """What the sentence of a request asks for; None where there is none, or a task is named beside it."""
         given = request.instruction
-        if not self.instructed or self.labels is None:
-            return self._without_tasks(request)
         if given is not None and not given.strip():
             raise UserError("instruction: it is empty; leave it out for the plain recommendation")
         if given is not None and len(given) > LONGEST_INSTRUCTION:
             raise UserError(
                 f"instruction: {len(given)} characters; write at most {LONGEST_INSTRUCTION}, one sentence"
             )
-        tasks: dict[str, TaskRows] = self.labels.tasks.rows
-        if request.task is not None:
-            return self._named_task(request, tasks)
-        if request.slot is not None:
-            raise UserError("slot: name the task that it belongs to")
-        if given is None:
-            return "", GENERAL, []
-        task, _ = nearest_task(given, tasks.values())
-        return given.strip(), task, [*self._not_read(given), f"nearest task: {task}"]
+        if given is None or request.task is not None or request.slot is not None:
+            return None
+        return self.understanding.read(given)
 
-    def _without_tasks(self, request: Request) -> tuple[str, str, list[str]]:
-        given = {"instruction": request.instruction, "task": request.task, "slot": request.slot}
-        for name, value in given.items():
-            if value is not None:
-                what = "reads no instructions" if not self.instructed else "was trained on JustForYou alone"
-                raise UserError(
-                    f"{name}: this {self.config['model']} {what}; train SIGMA with --tasks=all to use "
-                    "instructions"
-                )
-        return "", GENERAL if self.instructed else "", []
+    def _events_of(self, user: int) -> list[int]:
+        own = self._order[self._starts[user] : self._starts[user + 1]]
+        return self.material.items[own].tolist()
 
-    def _named_task(self, request: Request, tasks: dict[str, TaskRows]) -> tuple[str, str, list[str]]:
-        name = str(request.task)
-        if name not in tasks:
-            raise UserError(
-                f"task: '{name[:80]}' is not among the trained ones{nearest(name[:80], tasks)}; there are "
-                f"{', '.join(tasks)}"
-            )
-        found = tasks[name]
-        slot = request.slot
-        if slot is None and request.instruction is not None:
-            return request.instruction.strip(), name, self._not_read(request.instruction)
-        if found.task.slots and slot is None:
-            raise UserError(f"slot: the task {name} needs one: its {found.task.slots[0]}")
-        if not found.task.slots and slot is not None:
-            raise UserError(f"slot: the task {name} has none")
-        if name == GENERAL:
-            return "", name, []
-        notes: list[str] = []
-        if slot is not None and found.task.rule == "query":
-            slot = normalise_query(slot, found.task.options["longest"])
-            if not slot:
-                raise UserError("slot: the query holds no word")
-        elif slot is not None:
-            known = {value.lower(): value for value in found.values}
-            if slot.lower() not in known:
-                listed = nearest(slot[:80], found.values) or f"; there are {', '.join(found.values[:20])}"
-                raise UserError(f"slot: the task {name} knows no '{slot[:80]}'{listed}")
-            slot = known[slot.lower()]
-        text = found.task.fill(found.task.templates[0], slot)
-        return text, name, [*notes, *self._not_read(text)]
-
-    def _not_read(self, text: str) -> list[str]:
-        """What the model leaves out of an instruction, in sentences."""
-        labels: Any = self.labels
-        notes = []
-        length = len(encode_as_text(labels.tokenizer, [text])[0].ids) + 1
-        if length > labels.width:
-            notes.append(f"the model reads the last {labels.width} of {length} tokens of the instruction")
-        unknown = labels.unknown_words(text)
-        if unknown:
-            more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-            notes.append(f"training never saw, so not read: {', '.join(unknown[:8])}{more}")
-        return notes
-
-    def _forbidden(self, request: Request, row: _Resolved) -> np.ndarray:
-        """Items that a request rules out: int64 [n]."""
+    def _forbidden(self, request: Request, items: Sequence[int]) -> np.ndarray:
+        """Items that a request rules out whatever its sentence says: bool [N]."""
         keep = (
             not read(ProtocolKeys, self.config).filter_seen
             if request.keep_seen is None
@@ -335,11 +374,11 @@ class Recommender:
         )
         out = np.zeros(len(self.material.tokens), dtype=bool)
         if not keep:
-            out[row.items] = True
+            out[list(items)] = True
         if request.category is not None:
             out |= ~self._members(request.category)
         out[0] = False
-        return np.flatnonzero(out)
+        return out
 
     def _members(self, category: str) -> np.ndarray:
         names = sorted({name for path in self.material.words.categories for name in path})
@@ -351,7 +390,8 @@ class Recommender:
         wanted = known[category.lower()]
         return np.array([wanted in path for path in self.material.words.categories])
 
-    def _batch(self, rows: Iterable[_Resolved]) -> Interaction:
+    def batch(self, rows: Iterable[_Row]) -> Interaction:
+        """The prompts of some rows, as the models read them."""
         from recbole_sigma.models.sigma.labels import INSTRUCTION
 
         rows = list(rows)

@@ -1,7 +1,7 @@
-"""What the small words of a sentence do: who is negated, what is referred to, which task is asked for.
+"""What the small words of a sentence do: what is negated, and what is referred to.
 
-Everything here is rules over tokens, no model. `negated` decides for every word whether it is wanted; `cues`
-finds the phrases of tasks without a slot; `year_spans` and `referred` find years and "like X".
+Everything here is rules over tokens, no model. `negated` decides for every word whether it is wanted;
+`year_spans` and `referred` find years and "like X". `cues` has the phrases of tasks.
 """
 
 from __future__ import annotations
@@ -29,139 +29,25 @@ class Span:
     value: Value | None
 
 
-# --- phrases of tasks ---------------------------------------------------------------------------------------
-
-_NOBODY = r"(?:nobody|no ?one|hardly any(?:body|one)?|few(?: people)?|not many(?: people)?|only a (?:few|handful)|most people|nobody else)"
-_KNOW = r"(?:\w+ ){0,3}?(?:knows?|known|heard?|hear|watch(?:es|ed)?|seen?|sees|buys?|bought|owns?|plays?|played|talks?|rated?|miss(?:ed|es)?|found|finds?|notices?d?|picks?|tried)(?: (?:of|about))?"
-LONGTAIL = (
-    r"(?:hidden|secret|forgotten|lost|undiscovered|buried|unknown) (?:gems?|treasures?|pearls?|jewels?)",
-    r"rare finds?",
-    r"(?:well )?kept secrets?",
-    r"forgotten|overlooked|obscure|under ?(?:rated|appreciated|valued)|unappreciated|unknown|niche|unpopular|uncommon",
-    r"rare|rarely|seldom(?: \w+ed)?|unnoticed|long tail|deep cuts?|sleepers?|insiders? tips?",
-    r"(?:off|from) the beaten (?:track|path)|(?:f\w+ )?(?:under|below) (?:the|everyones) radar",
-    r"(?:less|lesser|least|little|not so|not very|not too|not that|not widely) ?(?:well )?(?:known|popular|famous|mainstream|common)",
-    _NOBODY + r" (?:that |which |who )?" + _KNOW,
-    r"dont sell(?: much| well)?|does not sell",
-)
-DISCOVER = (
-    r"surprise(?: me| us)?|surprising|unexpected|unfamiliar|unusual|untried",
-    r"(?:something |totally |completely |a little |somewhat )*(?:different|new to me|new and \w+)",
-    r"explore|experiment|discover|branch(?:ing)? out|(?:broaden|widen|expand|extend|stretch)(?: my)?(?: \w+)?|horizons?",
-    r"(?:out of|outside|beyond|leave) (?:my|the)(?: own)? (?:comfort zone|bubble|rut|box|usual \w+)|comfort zone",
-    r"new (?:genres?|categor(?:y|ies)|kinds?|types?|territory|areas?|interests?|things)",
-    r"something (?:totally |completely |entirely |really )?(?:new|fresh)",
-    r"(?:never|not|havent|havent yet|hardly) (?:yet |ever |really )?(?:tried|watched|bought|seen|picked?|had|used|owned|played)(?: yet| before)?",
-    r"would never (?:pick|choose|buy|watch)|yet to try|a first|first time|for the first time",
-    r"(?:a|for a|need a|some) change|change (?:that|things|it)|shake \w+(?: \w+)? up|shake up",
-    r"beyond (?:my|what)(?: \w+){0,2}|not (?:in )?my (?:usual|history)(?: \w+)?|than usual",
-    r"(?:bored|tired) (?:of|with|by)(?: my| the)?(?: same| usual)?(?: \w+)?|same (?:old|things?|stuff)",
-    r"unlike (?:anything|everything|my|what)(?: \w+)?|variety|what other (?:types|kinds|sorts)",
-)
-POPULAR = (
-    r"(?:most |very |really )?(?:popular|famous|mainstream|trending|well known)",
-    r"(?:big |biggest |greatest )?(?:hits?|blockbusters?|best ?sellers?|best ?selling|charts?|crowd pleasers?)",
-    r"(?:what )?(?:everybody|everyone|all)(?: else| others)? (?:is |are )?(?:has|have|buys?|knows?|likes?|watch(?:es|ing)?|buying|talks? about)",
-)
-RECENT = (
-    r"(?:recent|newest|latest)(?: releases?)?|new releases?|(?:just|newly|recently) (?:out|released)|brand new",
-)
-OLD = (r"(?:old|older|vintage) (?:movies?|films?|ones?)|classics?",)
-CHEAP = (
-    r"not (?:too |so |very )?expensive|cheap(?:er|est)?|inexpensive|budget|affordable|low priced?|bargains?",
-)
-IGNORED = (r"(?:next|this) time|for once|(?:one|two|three) of", r"more of the same")
-"""Phrases that say nothing, whose words are no content."""
-ASKS = re.compile(
-    r"\b(?:recommend\w*|suggest\w*|movies?|films?|products?|games?|items?|pick|choose|what (?:should|would|do) i)\b"
-)
-"""A sentence with one of these asks for items, whatever else it holds."""
-
-_SETS = {
-    "longtail": LONGTAIL,
-    "discover": DISCOVER,
-    "popular": POPULAR,
-    "recent": RECENT,
-    "old": OLD,
-    "cheap": CHEAP,
-    "": IGNORED,
-}
-_CUES = {name: re.compile(r"\b(?:" + "|".join(parts) + r")(?!\S)") for name, parts in _SETS.items()}
-
-
-def cues(tokens: Sequence[Token], taken: Sequence[bool]) -> list[tuple[str, int, int]]:
-    """Phrases of tasks and wishes: (name, first token, one past the last), by place; none overlap.
-
-    Args:
-        tokens: of the sentence.
-        taken: tokens that mean something else.
-    """
-    words = ["\x00" if used else token.text for token, used in zip(tokens, taken, strict=True)]
-    starts, at = [], 0
-    for word in words:
-        starts.append(at)
-        at += len(word) + 1
-    text = " ".join(words)
-    found: list[tuple[str, int, int]] = []
-    busy = [False] * len(tokens)
-    for name in ("", "longtail", "discover", "recent", "old", "cheap", "popular"):
-        for match in _CUES[name].finditer(text):
-            inside = [i for i, start in enumerate(starts) if match.start() <= start < match.end()]
-            if inside and not any(busy[i] for i in inside):
-                for i in inside:
-                    busy[i] = True
-                found.append((name, inside[0], inside[-1] + 1))
-    return sorted(found, key=lambda cue: cue[1])
-
-
-_TITLED = re.compile(
-    r"\b(?:with|have|has|having|the words?) (.+?) in (?:the|their|its) (?:title|name)s?\b"
-    r"|\b(?:called|titled|named|search(?: words?)?(?: for)?|query|look up|results? for) (.+)"
-)
-
-
-def quoted(tokens: Sequence[Token]) -> list[int]:
-    """Tokens that a sentence names as words to search for ("with love in the title", "search for X")."""
-    text = " ".join(token.text for token in tokens if token.text not in STOPS)
-    places = [i for i, token in enumerate(tokens) if token.text not in STOPS]
-    match = _TITLED.search(text)
-    if not match:
-        return []
-    group = 1 if match[1] else 2
-    begin = text[: match.start(group)].count(" ")
-    found = places[begin : begin + len(match[group].split())]
-    words = [tokens[i].text for i in found]
-    return found if set(words) <= FRAME and len(found) < 4 else []
-
-
-_MARKERS = re.compile(
-    r"\b(?:find|search(?:ing)?|look(?:ing)?(?: for| up)?|results?|got|have|sell|carry|stock|with|about|by|from|called|titled|named"
-    r"|(?:want|like|love) to (?:see|watch|play|buy|get|have)|get me|movies?|films?|games?|products?|things?|stuff|available|is)\b"
-)
-
-
-def searches(tokens: Sequence[Token]) -> bool:
-    """Whether a sentence has words of a search ("do you have X", "X games"), so that one word may be the query."""
-    return bool(_MARKERS.search(" ".join(token.text for token in tokens)))
-
-
 # --- negation -----------------------------------------------------------------------------------------------
 
 NEGATORS = frozenset(
-    "not no without never except excluding exclude excludes excluded minus avoid avoiding skip skipping neither nor "
-    "none nothing hate hates dislike dislikes detest ban drop omit sans non dont doesnt didnt wont wouldnt cant "
-    "cannot arent isnt havent hasnt shouldnt unlike".split()
+    """
+    not no without never except excluding exclude excludes excluded minus avoid avoiding skip skipping
+    neither nor none nothing hate hates dislike dislikes detest ban drop omit sans non dont doesnt didnt
+    wont wouldnt cant cannot arent isnt havent hasnt shouldnt unlike
+    """.split()
 )
 PHRASES_OF_NEGATION = (
-    "leave out", "filter out", "other than", "apart from", "aside from", "rather than", "instead of", "tired of",
-    "sick of", "enough of", "had enough", "free of", "anything but", "everything but", "all but", "away from",
-    "rid of", "cant stand", "enough",
+    "leave out", "filter out", "other than", "apart from", "aside from", "rather than", "instead of",
+    "tired of", "sick of", "enough of", "had enough", "free of", "anything but", "everything but",
+    "all but", "away from", "rid of", "cant stand", "enough",
 )  # fmt: skip
 POSITIVE = (
-    "not only", "not just", "not necessarily", "why not", "cant get enough of", "cant get enough", "dont mind",
-    "wouldnt mind", "not without", "no problem", "no matter", "nothing but", "nothing except", "nothing other than",
-    "none but", "how about", "dont know", "cant decide", "not sure", "dont care", "no idea", "cant wait",
-    "not to mention",
+    "not only", "not just", "not necessarily", "why not", "cant get enough of", "cant get enough",
+    "dont mind", "wouldnt mind", "not without", "no problem", "no matter", "nothing but",
+    "nothing except", "nothing other than", "none but", "how about", "dont know", "cant decide",
+    "not sure", "dont care", "no idea", "cant wait", "not to mention",
 )  # fmt: skip
 """Phrases with a negator after which what follows is wanted."""
 _EXCEPT = frozenset({"except", "excluding", "but"})
@@ -253,20 +139,6 @@ def _list_goes_on(texts: Sequence[str], objects: Sequence[bool], comma: int) -> 
     return False
 
 
-CUE_WORDS = frozenset(
-    word
-    for text in (
-        *(part for parts in _SETS.values() for part in parts),
-        *PHRASES_OF_NEGATION,
-        *POSITIVE,
-        *NEGATORS,
-        "gem gems genre genres hit hits similar style seen watched loved liked enjoyed finished reminds akin",
-        "before after between since until older newer twenties thirties forties fifties sixties seventies eighties nineties",
-    )
-    for word in re.findall(r"(?<![\\a-z])[a-z]{3,}", text)
-)
-"""The words of all these phrases, which are correctly spelt as they are."""
-
 # --- years --------------------------------------------------------------------------------------------------
 
 _DECADES = {
@@ -275,6 +147,12 @@ _DECADES = {
 }  # fmt: skip
 _BEFORE = ("before", "older than", "prior to", "until", "till", "up to", "earlier than")
 _AFTER = ("after", "newer than", "later than", "past")
+
+
+_YEAR_FRAME = frozenset(
+    "before after older newer than prior to until since in from of the between made early late later earlier "
+    "till up past".split()
+)
 
 
 def _year(text: str) -> int | None:
@@ -303,7 +181,8 @@ def year_spans(tokens: Sequence[Token]) -> list[Span]:
         decade, year = _decade(text), _year(text)
         if decade is None and year is None:
             continue
-        first, last = (decade, decade + 9) if decade is not None else (year, year)
+        first = decade if decade is not None else int(text)
+        last = first + 9 if decade is not None else first
         before = [" ".join(texts[max(0, at - n) : at]) for n in (1, 2)]
         before += [" ".join(texts[max(0, at - 1 - n) : at - 1]) for n in (1, 2) if texts[at - 1] == "the"]
         begin, end, name = at, at + 1, ""
@@ -311,19 +190,15 @@ def year_spans(tokens: Sequence[Token]) -> list[Span]:
         if other is not None and year is not None:
             name, end = f"{year}-{other}", at + 3
         elif any(word in before for word in _BEFORE):
-            name = f"-{first - 1 if 'until' not in before and 'up to' not in before else last}"  # type: ignore[operator]
+            name = f"-{last}" if "until" in before or "up to" in before else f"-{first - 1}"
         elif any(word in before for word in _AFTER):
-            name = f"{last + 1}-"  # type: ignore[operator]
+            name = f"{last + 1}-"
         elif "since" in before:
             name = f"{first}-"
         elif decade is not None or before[0] in ("in", "from", "of", "made", "year"):
             name = f"{first}-{last}"
         if name:
-            while (
-                begin
-                and texts[begin - 1]
-                in "before after older newer than prior to until since in from of the between made early late later earlier till up past".split()
-            ):
+            while begin and texts[begin - 1] in _YEAR_FRAME:
                 begin -= 1
             found.append(Span(begin, end, Value("year", name)))
     return found
@@ -332,9 +207,9 @@ def year_spans(tokens: Sequence[Token]) -> list[Span]:
 # --- references ---------------------------------------------------------------------------------------------
 
 REFERS = (
-    "like", "similar to", "same as", "after", "watched", "seen", "loved", "liked", "enjoyed", "finished", "reminds me of",
-    "style of", "lines of", "fan of", "good as", "akin to", "such as", "played", "bought", "unlike", "after watching",
-    "after seeing", "after playing", "after buying",
+    "like", "similar to", "same as", "after", "watched", "seen", "loved", "liked", "enjoyed",
+    "finished", "reminds me of", "style of", "lines of", "fan of", "good as", "akin to", "such as",
+    "played", "bought", "unlike", "after watching", "after seeing", "after playing", "after buying",
 )  # fmt: skip
 _BETWEEN = frozenset("the a an movie film game product my last watching seeing playing called i it".split())
 
@@ -377,8 +252,8 @@ def referred(
 def _longest_title(
     tokens: Sequence[Token], begin: int, named: set[int], lexicon: Lexicon
 ) -> tuple[int, int] | None:
-    """(one past the last token, item) of the title that begins at a token: a whole one, else two words or more
-    that one item holds.
+    """(one past the last token, item) of the title that begins at a token: a whole one, else two words or
+    more that one item holds.
     """
     most = begin
     while most < len(tokens) and most - begin < LONGEST and tokens[most].text not in STOPS:

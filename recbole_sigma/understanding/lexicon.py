@@ -1,7 +1,7 @@
 """The values of the data that a sentence may name, and which items each of them means.
 
-Categories, brands, seasons and holidays come from the items and the tasks; years from a text column of years or
-from "(1995)" at the end of titles. Everything counted (how popular an item is) is counted over TRAIN events.
+Categories, brands, seasons and holidays come from the items and the tasks; years from a text column of years
+or from "(1995)" at the end of titles. What is counted (how popular an item is) is counted over TRAIN events.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recbole_sigma.instructions.rules import TaskRows, tail_items
 from recbole_sigma.instructions.tasks import Task
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RoleKeys
-from recbole_sigma.understanding.words import FRAME, Speller, content, stem, stems_of
+from recbole_sigma.understanding.words import FRAME, content, stem, stems_of
 
 KINDS = ("holiday", "season", "category", "brand")
 """Kinds of named values; where one name means several, the first kind has it."""
@@ -62,7 +62,7 @@ ALSO = {
     "makeup": "make up, cosmetics",
     "hair color": "hair dye, hair dyes, hair coloring",
 }
-"""Other words for what many data sets call by the left name; of no effect where a data set has no such value."""
+"""Other words for what many data sets call by the left name; without effect on other data sets."""
 _BRAND_TAILS = {"cosmetic", "beauty", "paris", "inc", "professional"}
 SMALLEST_PART = 5  # items of a category that a part of its name may stand for
 LARGEST_VALUE = 0.95  # share of the items above which a name tells nothing
@@ -147,9 +147,9 @@ class Lexicon:
                 self._name(key, Value("brand", name))
             if len(key) > 1:
                 self._name(("".join(key),), Value("brand", name))
-        for name, others in ALSO.items():
+        for name, also in ALSO.items():
             value = self.by_key.get(stems_of(name))
-            for other in others.split(", ") if value else ():
+            for other in also.split(", ") if value else ():
                 self._name(stems_of(other), value)
         for key, value in list(self.by_key.items()):
             if len(key) == 2:
@@ -227,21 +227,6 @@ class Lexicon:
         """Queries that people typed in TRAIN events, as the task Query normalises them."""
         rows = next((rows for rows in self.tasks.values() if rows.kind == "typed"), None)
         return frozenset(rows.values[: rows.known]) if rows else frozenset()
-
-    @cached_property
-    def speller(self) -> Speller:
-        """Corrects a word towards names of values first, then the grammar's words, then words of titles."""
-        from recbole_sigma.understanding.grammar import CUE_WORDS
-
-        ranks: dict[str, int] = {}
-        for words, rank in (
-            ((part for key in self.by_key for part in key), 0),
-            (sorted(CUE_WORDS | FRAME), 1),
-            (self.holders, 2),
-        ):
-            for word in words:
-                ranks.setdefault(word, rank)
-        return Speller(ranks)
 
     def holding(self, stems: Iterable[str]) -> np.ndarray:
         """Items that hold all stems: int64, ascending; none for no stem."""

@@ -9,22 +9,15 @@ from collections.abc import Callable, Sequence
 
 from recbole_sigma.instructions.phrases import normalise_query
 from recbole_sigma.instructions.tasks import GENERAL
-from recbole_sigma.understanding.grammar import (
-    ASKS,
-    Span,
-    cues,
-    negated,
-    quoted,
-    referred,
-    searches,
-    year_spans,
-)
+from recbole_sigma.understanding.cues import ASKS, CUE_WORDS, cues, quoted, searches
+from recbole_sigma.understanding.grammar import Span, negated, referred, year_spans
 from recbole_sigma.understanding.lexicon import LARGEST_VALUE, LONGEST, Lexicon, Value
 from recbole_sigma.understanding.request import Understood
 from recbole_sigma.understanding.words import (
     FRAME,
     OFF_TOPIC,
     STOPS,
+    Speller,
     Token,
     content,
     distance,
@@ -52,11 +45,12 @@ class Understanding:
 
     def __init__(self, lexicon: Lexicon, paraphrase: Paraphrase | None = None) -> None:
         self.lexicon, self.paraphrase = lexicon, paraphrase
+        self.speller = _speller(lexicon)
         self.names = {rows.task.rule: name for name, rows in lexicon.tasks.items()}
 
     def read(self, sentence: str) -> Understood:
         """What a sentence asks for; every text is an answer, none is an error."""
-        found = _Reading(self.lexicon, sentence).understood(self.names)
+        found = _Reading(self.lexicon, self.speller, sentence).understood(self.names)
         if found.in_scope or self.paraphrase is None or not content(sentence.lower().split()):
             return found
         choices = [name for name, rows in self.lexicon.tasks.items() if not rows.task.slots]
@@ -68,11 +62,24 @@ class Understanding:
         return Understood(sentence, task, include)
 
 
+def _speller(lexicon: Lexicon) -> Speller:
+    """Corrects a word towards names of values first, then the grammar's words, then words of the items."""
+    ranks: dict[str, int] = {}
+    for words, rank in (
+        ((part for key in lexicon.by_key for part in key), 0),
+        (sorted(CUE_WORDS | FRAME), 1),
+        (lexicon.holders, 2),
+    ):
+        for word in words:
+            ranks.setdefault(word, rank)
+    return Speller(ranks)
+
+
 class _Reading:
     """The parts of one sentence, found one after the other."""
 
-    def __init__(self, lexicon: Lexicon, sentence: str) -> None:
-        self.lexicon, self.sentence = lexicon, sentence
+    def __init__(self, lexicon: Lexicon, speller: Speller, sentence: str) -> None:
+        self.lexicon, self.speller, self.sentence = lexicon, speller, sentence
         self.tokens = self._respelled(tokens_of(sentence))
         texts = [token.text for token in self.tokens]
         self.taken = [False] * len(texts)
@@ -107,7 +114,7 @@ class _Reading:
     # --- words ----------------------------------------------------------------------------------------------
 
     def _respelled(self, tokens: list[Token]) -> list[Token]:
-        speller, left, out = self.lexicon.speller, CORRECTED, []
+        speller, left, out = self.speller, CORRECTED, []
         for token in tokens:
             known = token.text in speller.ranks or token.stem in speller.ranks or token.text in STOPS
             near = None
@@ -168,8 +175,8 @@ class _Reading:
         return found
 
     def _part_of_a_product(self, begin: int, end: int, value: Value) -> bool:
-        """Whether a one-word category is the end of a longer name that most titles use for other things: "argan
-        oil" is no body oil.
+        """Whether a one-word category is the end of a longer name that most titles use for other things:
+        "argan oil" is no body oil.
         """
         before = self.tokens[begin - 1] if begin else None
         if end - begin > 1 or value.kind != "category" or before is None or self.taken[begin - 1]:
@@ -247,7 +254,7 @@ class _Reading:
         return {"recent": self.lexicon.recent, "old": self.lexicon.old}.get(name, lambda: None)()
 
     def _groups(self, spans: list[Span]) -> list[tuple[Value, ...]]:
-        """Wanted values as a conjunction of alternatives: joined by "or", or by nothing where no item has both."""
+        """Wanted values as a conjunction of alternatives: joined by "or", or where no item has both."""
         groups: list[tuple[Value, ...]] = []
         last: Span | None = None
         for span in spans:

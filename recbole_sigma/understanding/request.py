@@ -17,7 +17,8 @@ class Understood:
         task: the task it asks for.
         include: what every item must have; of the values of one group an item needs one.
         exclude: what no item may have.
-        like: items that the person refers to ("like X", "after X"), as if they were the newest of the history.
+        like: items that the person refers to ("like X", "after X"), as if they were the newest of the
+            history.
         query: words that the title, brand or category should hold, '' for none.
         unread: words that nothing was made of.
         missing: what was asked for and the data do not have, in sentences.

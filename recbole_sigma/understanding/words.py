@@ -15,29 +15,31 @@ STOPS = frozenset(",;.!?:")
 
 FRAME = frozenset(
     """
-    a an the this that these those it its they them their there here one ones some any all every each both either
-    i im ive id ill me my mine myself we us our you your youre youve yours he she his her who whom which what whats
-    whatever be is are am was were been being do does did done have has had having can could will would shall should
-    may might must let lets go going gone come comes and or of to in on at by for from with as into out up about than under over during through around near between before after since until
-    then so too very really quite just only also even still already ever yet again once if when where while because
-    please pls plz thanks thank thx hi hello hey ok okay oh well yes yeah yep maybe perhaps kindly sure surely
-    show give find search searching look looking recommend recommends recommended recommendation recommendations
-    suggest suggests suggestion suggestions propose offer pick picks picked choose choice choices select tell help
-    get got getting want wants wanted need needs like likes love loves enjoy wish prefer feel feeling think try
-    watch watching see seeing play playing buy buying bought purchase purchases purchased browse browsing use using
-    wear wearing read listen sell sells carry stock available serve put take trust bring make made keep pull call
-    called named titled name names title titles word words query results result anybody anyone everything anything
-    something somethings stuff thing things sth item items product products movie movies film films flick flicks
-    game games video picture list lists option options idea ideas tip next now tonight today evening night weekend
-    lately tomorrow morning soon good great nice best better fine cool decent excellent perfect favorite
-    kind kinds sort type types genre genres category categories style few couple ten five three two more another
-    other others else much many lot lots bit little mood fan own based history taste guess person friend
-    user match matches fit fits suit suits right top new old same guys people couch decide
-    know trust whatever choosing sister brother girlfriend boyfriend wife husband mom dad mother father
-    essentials ideas care ready favorites xbox 360 console hers himself herself them again back ahead
-    seen watched played owned tried shopping shop store present presents gift gifts giving given broke
-    dont cant wont wouldnt doesnt didnt isnt arent havent hasnt not no nor neither never none nothing without except
-    but rather instead please ideally possible whether however my im usual usually normally content
+    a an the this that these those it its they them their there here one ones some any all every each both
+    either i im ive id ill me my mine myself we us our you your youre youve yours he she his her who whom
+    which what whats whatever be is are am was were been being do does did done have has had having can
+    could will would shall should may might must let lets go going gone come comes and or of to in on at by
+    for from with as into out up about than under over during through around near between before after since
+    until then so too very really quite just only also even still already ever yet again once if when where
+    while because please pls plz thanks thank thx hi hello hey ok okay oh well yes yeah yep maybe perhaps
+    kindly sure surely show give find search searching look looking recommend recommends recommended
+    recommendation recommendations suggest suggests suggestion suggestions propose offer pick picks picked
+    choose choice choices select tell help get got getting want wants wanted need needs like likes love
+    loves enjoy wish prefer feel feeling think try watch watching see seeing play playing buy buying bought
+    purchase purchases purchased browse browsing use using wear wearing read listen sell sells carry stock
+    available serve put take trust bring make made keep pull call called named titled name names title
+    titles word words query results result anybody anyone everything anything something somethings stuff
+    thing things sth item items product products movie movies film films flick flicks game games video
+    picture list lists option options idea ideas tip next now tonight today evening night weekend lately
+    tomorrow morning soon good great nice best better fine cool decent excellent perfect favorite kind kinds
+    sort type types genre genres category categories style few couple ten five three two more another other
+    others else much many lot lots bit little mood fan own based history taste guess person friend user
+    match matches fit fits suit suits right top new old same guys people couch decide know choosing sister
+    brother girlfriend boyfriend wife husband mom dad mother father essentials care ready favorites xbox 360
+    console hers himself herself back ahead seen watched played owned tried shopping shop store present
+    presents gift gifts giving given broke dont cant wont wouldnt doesnt didnt isnt arent havent hasnt not
+    no nor neither never none nothing without except but rather instead ideally possible whether however
+    usual usually normally content
     """.split()
 )
 """Words that frame a request and say nothing about what is wanted."""

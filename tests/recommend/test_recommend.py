@@ -52,7 +52,7 @@ def test_filters(recommender):
 
 
 def _request(**values):
-    from recbole_sigma.recommend.recommender import Request
+    from recbole_sigma.recommend.answers import Request
 
     return Request(**values)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recbole_sigma.commands.recommend import read_requests
-from recbole_sigma.recommend.recommender import Request
+from recbole_sigma.recommend.answers import Request
 from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.values import UserError
 

@@ -1,7 +1,7 @@
 """How well sentences are understood: routing, slots, and both together, on labelled sentences.
 
-The style is that of Auto-SLURP (arXiv 2504.18373): intent and slots, judged end to end. The sentences are ours,
-one file per data set in ``properties/sentences``.
+The style is that of Auto-SLURP (arXiv 2504.18373): intent and slots, judged end to end. The sentences are
+ours, one file per data set in ``properties/sentences``.
 """
 
 from __future__ import annotations
