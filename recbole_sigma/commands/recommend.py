@@ -14,10 +14,11 @@ from recbole_sigma.commands.words import MOVED, add_verb, moved_places, refuse_r
 from recbole_sigma.settings.reading import nearest, raise_all
 from recbole_sigma.values import UserError
 
+FAREWELLS = frozenset({"bye", "goodbye", "exit", "quit", "q"})
 BATCH = 256  # users of one batch of --users_file
 OPTIONS = (
     "checkpoint", "user", "history", "instruction", "task", "slot", "k", "filter", "format", "users_file",
-    "output", *MOVED,
+    "output", "reader", "explain", "chat", *MOVED,
 )  # fmt: skip
 
 
@@ -29,7 +30,8 @@ def add(verbs: Any) -> None:
         recommend,
         "lists from a checkpoint, for one user or many",
         (
-            'recommend --checkpoint=saved/FILE --history="Toy Story; Aladdin" --instruction="something new"',
+            'recommend --checkpoint=saved/FILE --history="Toy Story; Aladdin" --instruction="no horror"',
+            "recommend --checkpoint=saved/FILE --user=ID --chat",
             "recommend --checkpoint=saved/FILE --users_file=users.txt --k=20 --output=lists.jsonl",
         ),
         {
@@ -37,7 +39,8 @@ def add(verbs: Any) -> None:
             "user": "ID  a user of the data set",
             "history": '"A; B"  titles or ids in order of time',
             "users_file": "FILE  a line per user: an id, or a JSON object with history, instruction, ...",
-            "instruction": "TEXT  any sentence",
+            "instruction": "TEXT  any sentence: 'a comedy, but not romantic'",
+            "reader": "READER  second reader of sentences: encoder:FOLDER or model:FOLDER",
             "task": "NAME  a trained task in place of a sentence",
             "slot": "TEXT  what the task asks for",
             "k": "N  length of the lists (10)",
@@ -47,6 +50,8 @@ def add(verbs: Any) -> None:
             **MOVED,
         },
     )
+    parser.add_argument("--explain", action="store_true", help="say for every item why it is there")
+    parser.add_argument("--chat", action="store_true", help="go on talking: a sentence a line, 'bye' ends it")
     parser.add_argument("--users-file", dest="users_file", help=argparse.SUPPRESS)
     parser.add_argument(
         "--filter",
@@ -70,16 +75,22 @@ def recommend(options: argparse.Namespace, rest: list[str]) -> int:
     k = whole_number(options.k or "10", "k", 1)
     if options.users_file is None and options.user is None and options.history is None:
         raise UserError("recommend needs --history='title; title', --user=ID or --users_file=FILE")
+    if options.chat and (options.users_file is not None or form == "json" or options.json):
+        raise UserError("--chat talks with one person: leave out --users_file, --format=json and --json")
     from recbole_sigma.recommend.recommender import Recommender
     from recbole_sigma.run import checkpoint as files
+    from recbole_sigma.understanding.paraphrase import paraphrase_of
 
     base = _request(options)
     requests = None if options.users_file is None else read_requests(Path(options.users_file), base)
     files.read(options.checkpoint, dataset=options.dataset)
-    recommender = Recommender.load(options.checkpoint, moved_places(options))
+    reader = None if options.reader is None else paraphrase_of(options.reader)
+    recommender = Recommender.load(options.checkpoint, moved_places(options), reader)
+    if options.chat:
+        return _chat(recommender, base, k)
     if requests is not None:
         return _many(recommender, requests, k, options.output)
-    answer = recommender.answer([base], k)[0]
+    answer = recommender.answer([base], k, explained=options.explain)[0]
     if form == "json" or options.json:
         print(json.dumps(answer.plain(), ensure_ascii=False, indent=1))
         return 0
@@ -132,6 +143,38 @@ def _print_answer(answer: Any) -> None:
         print(note)
     body = [[row.rank, row.title, row.item, f"{row.score:.4f}", row.prefix] for row in answer.items]
     print(tabulate(body, headers=["rank", "title", "item", "score", "prefix"], disable_numparse=True))
+    for place, why in enumerate(answer.explanations, 1):
+        print(f"{place}. {why.told()}")
+
+
+def _chat(recommender: Any, base: Any, k: int) -> int:
+    """Read sentences until the person leaves; a mistake is told and the talk goes on."""
+    from recbole_sigma.recommend.conversation import Conversation
+
+    talk = Conversation(recommender, base.history, base.user, k)
+    print("what would you like? 'bye' ends the talk", flush=True)
+    waiting = [base.instruction] if base.instruction else []
+    while True:
+        if waiting:
+            line = waiting.pop()
+        else:
+            print("> ", end="", flush=True)
+            line = sys.stdin.readline()
+            if not line or line.strip().lower() in FAREWELLS:
+                print()
+                return 0
+        if not line.strip():
+            continue
+        try:
+            turn = talk.say(line)
+        except UserError as error:
+            print(error, flush=True)
+            continue
+        _print_answer(turn.answer)
+        for text in (turn.why, turn.question):
+            if text:
+                print(text)
+        sys.stdout.flush()
 
 
 def read_requests(path: Path, base: Any) -> list[tuple[str, Any]]:

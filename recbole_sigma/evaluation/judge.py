@@ -159,7 +159,7 @@ class Judge:
         """Lists of one batch, from ``model.rank`` or from dense scores."""
         if contract(model).generative:
             return model.rank(interaction, self.k, seen)
-        return top_k(self._dense(model, interaction, n_items, loader), self.k, seen)
+        return top_k(self.dense(model, interaction, n_items, loader), self.k, seen)
 
     def rank_fused(
         self,
@@ -174,7 +174,7 @@ class Judge:
         """Lists of one batch by score + weight * bonus, one per weight."""
         if contract(model).generative:
             return model.rank_fused(interaction, self.k, seen, bonus, weights)
-        scores = self._dense(model, interaction, n_items, loader)
+        scores = self.dense(model, interaction, n_items, loader)
         return [top_k(add_bonus(scores, bonus, weight), self.k, seen) for weight in weights]
 
     @torch.no_grad()
@@ -209,7 +209,7 @@ class Judge:
         self.memory.weight = WEIGHTS[int(each.argmax())]
         return self.memory.weight
 
-    def _dense(self, model: Any, interaction: Interaction, n_items: int, loader: Any) -> Tensor:
+    def dense(self, model: Any, interaction: Interaction, n_items: int, loader: Any) -> Tensor:
         """Scores [B, N] of a model that is not generative."""
         if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:  # which only raises
             return self._predict_all(model, interaction, n_items, loader)

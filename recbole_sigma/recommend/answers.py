@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from recbole_sigma.recommend.explain import Explanation
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Answer:
         moved: items of the list that the plain list does not have; None where there was no sentence.
         moved_by_instruction: items of the list that would not be there under the same conditions if the
             model read nothing; None where there was no sentence.
+        explanations: why each item is there, where that was asked.
     """
 
     items: list[Recommendation]
@@ -72,6 +75,7 @@ class Answer:
     allowed: int = 0
     moved: int | None = None
     moved_by_instruction: int | None = None
+    explanations: list[Explanation] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """JSON values."""

@@ -9,34 +9,32 @@ model; its task is what a model reads that was trained on tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
-from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.instructions.fields import Material, gather
 from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.instructions.samples import build_tasks
 from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.models.contract import contract
 from recbole_sigma.recommend.answers import Answer, Recommendation, Request
+from recbole_sigma.recommend.explain import Explanation, explain
+from recbole_sigma.recommend.lists import ListMaker, Row
 from recbole_sigma.recommend.named_tasks import named_task, not_read
 from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.settings.keys import ProtocolKeys, TaskKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import nearest
-from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.understanding.lexicon import Lexicon, years_of
 from recbole_sigma.understanding.reader import Paraphrase, Understanding
 from recbole_sigma.understanding.request import Understood
 from recbole_sigma.understanding.wording import allowed, instruction, other_wordings
-from recbole_sigma.values import RankedItems, UserError
+from recbole_sigma.values import UserError
 
 LONGEST_INSTRUCTION = 1000  # characters
 
@@ -54,25 +52,6 @@ class _Resolved:
     )  # the history without the items that the sentence refers to
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One list to make.
-
-    Attributes:
-        user: number of the user, 0 for none.
-        items: the history, oldest first.
-        text: what the model reads, '' for nothing.
-        forbidden: what may not be listed, bool [N].
-        exact: conditions hold, so that no beam may lose what little is left.
-    """
-
-    user: int
-    items: list[int]
-    text: str
-    forbidden: np.ndarray
-    exact: bool = True
-
-
 class Recommender:
     """Answers requests with one loaded model; see `load`."""
 
@@ -86,14 +65,13 @@ class Recommender:
         paraphrase: Paraphrase | None = None,
     ) -> None:
         self.paraphrase = paraphrase
-        self.config, self.model, self.dataset = config, model.eval(), dataset
-        self.train, self.loader, self.judge = train, loader, Judge(config)
+        self.config, self.dataset, self.train = config, dataset, train
+        self.maker = ListMaker(config, model, dataset, train, loader)
         self.labels = contract(model).task_labels
         self.instructed = contract(model).reads_instructions
         self.material: Material = self.labels.tasks.material if self.labels else gather(train, config)
         self.titles = Titles(self.material.tokens, self.material.words.titles)
         self.codes = contract(model).item_codes
-        self.window = read(RecBoleKeys, config).MAX_ITEM_LIST_LENGTH
         order = np.argsort(self.material.users, kind="stable")
         self._order = order
         self._starts = np.searchsorted(self.material.users[order], np.arange(dataset.user_num + 1))
@@ -143,8 +121,13 @@ class Recommender:
         request = Request(user, history, instruction, task, slot, category, keep_seen)
         return self.answer([request], k)[0].items
 
-    def answer(self, requests: Sequence[Request], k: int = 10) -> list[Answer]:
+    def answer(self, requests: Sequence[Request], k: int = 10, explained: bool = False) -> list[Answer]:
         """Lists of a batch of requests.
+
+        Args:
+            requests: what is asked.
+            k: length of the lists.
+            explained: say for every item why it is there; a pass of the model over each history item.
 
         Raises:
             UserError: see `recommend`; nothing is computed when one request is bad.
@@ -154,10 +137,15 @@ class Recommender:
                 f"k: give a number from 1 to {len(self.material.tokens) - 1} (the catalogue), not {k!r}"
             )
         resolved = [self._resolve(request, self._read(request)) for request in requests]
-        return self._answers(requests, resolved, (), k)
+        return self._answers(requests, resolved, (), k, explained)
 
     def answer_understood(
-        self, request: Request, understood: Understood, apart: Sequence[int] = (), k: int = 10
+        self,
+        request: Request,
+        understood: Understood,
+        apart: Sequence[int] = (),
+        k: int = 10,
+        explained: bool = False,
     ) -> Answer:
         """One list for an understood sentence, as a conversation has it, in place of the request's own.
 
@@ -166,21 +154,28 @@ class Recommender:
             understood: what is asked for.
             apart: numbers of items that may not be listed.
             k: length of the list.
+            explained: see `answer`.
         """
-        return self._answers([request], [self._resolve(request, understood)], apart, k)[0]
+        return self._answers([request], [self._resolve(request, understood)], apart, k, explained)[0]
 
     def _answers(
-        self, requests: Sequence[Request], resolved: list[_Resolved], apart: Sequence[int], k: int
+        self,
+        requests: Sequence[Request],
+        resolved: list[_Resolved],
+        apart: Sequence[int],
+        k: int,
+        explained: bool,
     ) -> list[Answer]:
         rows = [self._rows(request, found, apart) for request, found in zip(requests, resolved, strict=True)]
-        lists = self.lists([row for part in rows for row in part], k)
+        lists = self.maker.lists([row for part in rows for row in part], k)
         answers, at = [], 0
         for found, part in zip(resolved, rows, strict=True):
-            answers.append(self._answer(found, part, lists[at : at + len(part)], k))
+            why = explain(self.maker, part[0], lists[at][0], self.title, self.prefix) if explained else []
+            answers.append(self._answer(found, part, lists[at : at + len(part)], k, why))
             at += len(part)
         return answers
 
-    def _rows(self, request: Request, found: _Resolved, apart: Sequence[int]) -> list[_Row]:
+    def _rows(self, request: Request, found: _Resolved, apart: Sequence[int]) -> list[Row]:
         """The list that was asked for; after a sentence that asks for something also the plain list, and the
         one under the same conditions where the model reads nothing.
         """
@@ -188,40 +183,25 @@ class Recommender:
         seen[list(apart)] = True
         understood = found.understood
         if understood is None:
-            return [_Row(found.user, found.items, found.text, seen, request.category is not None)]
+            return [Row(found.user, found.items, found.text, seen, request.category is not None)]
         left = allowed(understood, self.lexicon, found.items, words_filter=not self._reads_queries)
         closed = seen | ~left
         closed[0] = False
-        asked = _Row(found.user, found.items, found.text, closed)
-        bare = _Row(
+        asked = Row(found.user, found.items, found.text, closed)
+        bare = Row(
             found.user, found.plain, "", self._forbidden(request, found.plain), request.category is not None
         )
         if not found.text and found.items == found.plain and (closed == bare.forbidden).all():
             return [bare]
         return [asked, bare, replace(asked, text="")] if found.text else [asked, bare]
 
-    def lists(self, rows: Sequence[_Row], k: int) -> list[tuple[list[int], list[float]]]:
-        """Item numbers and scores of each row's list, best first: exact under its conditions."""
-        found: list[tuple[list[int], list[float]]] = [([], [])] * len(rows)
-        for exact in (False, True):
-            places = [place for place, row in enumerate(rows) if row.exact is exact]
-            if places:
-                for place, made in zip(places, self._lists([rows[i] for i in places], k, exact), strict=True):
-                    found[place] = made
-        return found
-
-    def _lists(self, rows: list[_Row], k: int, exact: bool) -> list[tuple[list[int], list[float]]]:
-        device = self.config["device"]
-        closed = [np.flatnonzero(row.forbidden) for row in rows]
-        row = torch.from_numpy(np.repeat(np.arange(len(rows)), [len(items) for items in closed]))
-        items = torch.from_numpy(np.concatenate(closed).astype(np.int64))
-        seen = (row.to(device), items.to(device)) if len(row) else None
-        ranked = self._rank(self.batch(rows).to(device), k, seen, [each.items for each in rows], exact)
-        size = (ranked.items > 0).sum(dim=1).tolist()
-        return [(ranked.items[i, :n].tolist(), ranked.scores[i, :n].tolist()) for i, n in enumerate(size)]
-
     def _answer(
-        self, found: _Resolved, rows: list[_Row], lists: list[tuple[list[int], list[float]]], k: int
+        self,
+        found: _Resolved,
+        rows: list[Row],
+        lists: list[tuple[list[int], list[float]]],
+        k: int,
+        why: list[Explanation],
     ) -> Answer:
         items, scores = lists[0]
         listed = [
@@ -230,7 +210,7 @@ class Recommender:
                 self.material.tokens[item],
                 self.material.words.titles[item],
                 float(scores[place]),
-                self._prefix(item),
+                self.prefix(item),
             )
             for place, item in enumerate(items)
         ]
@@ -243,10 +223,10 @@ class Recommender:
             notes += self._movement(found, rows, len(items), left, moved, by_words)
         if len(listed) < k:
             notes.append(f"{len(listed)} of {k} items: the filter leaves no more")
-        return Answer(listed, found.text, found.task, notes, left, moved, by_words)
+        return Answer(listed, found.text, found.task, notes, left, moved, by_words, why)
 
     def _movement(
-        self, found: _Resolved, rows: list[_Row], size: int, left: int, moved: int, by_words: int
+        self, found: _Resolved, rows: list[Row], size: int, left: int, moved: int, by_words: int
     ) -> list[str]:
         """What a sentence did to the list, in sentences."""
         understood = found.understood
@@ -268,24 +248,13 @@ class Recommender:
             lines.append(f"say it otherwise, such as: {wordings}")
         return lines
 
-    @torch.inference_mode()
-    def _rank(
-        self, batch: Interaction, k: int, seen: Any, histories: list[list[int]], exact: bool
-    ) -> RankedItems:
-        """Lists as the evaluator makes them: with the memory where the checkpoint has a weight."""
-        judge, memory = self.judge, self.judge.memory
-        judge.k = k
-        n_items = len(self.material.tokens)
-        if not memory.active:
-            if exact and contract(self.model).generative:
-                return self.model.rank_exactly(batch, k, seen)
-            return judge.rank(self.model, batch, n_items, seen, self.loader)
-        row = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
-        met = np.asarray([item for items in histories for item in items], dtype=np.int64)
-        pairs = (torch.from_numpy(row), torch.from_numpy(met))
-        bonus = memory.bonus(self.train, pairs, len(histories))
-        weights = (float(memory.weight or 0.0),)
-        return judge.rank_fused(self.model, batch, n_items, seen, self.loader, bonus, weights)[0]
+    def number(self, token: str) -> int:
+        """The number of an original item id."""
+        return self.titles.by_token[token]
+
+    def title(self, item: int) -> str:
+        """Title of an item, or its id where it has none."""
+        return self.material.words.titles[item] or self.material.tokens[item]
 
     # --- what sentences are read with ---
 
@@ -351,15 +320,25 @@ class Recommender:
     def _read(self, request: Request) -> Understood | None:
         """What the sentence of a request asks for; None where there is none, or a task is named beside it."""
         given = request.instruction
-        if given is not None and not given.strip():
-            raise UserError("instruction: it is empty; leave it out for the plain recommendation")
-        if given is not None and len(given) > LONGEST_INSTRUCTION:
-            raise UserError(
-                f"instruction: {len(given)} characters; write at most {LONGEST_INSTRUCTION}, one sentence"
-            )
+        if given is not None:
+            self.check_sentence(given)
         if given is None or request.task is not None or request.slot is not None:
             return None
         return self.understanding.read(given)
+
+    @staticmethod
+    def check_sentence(sentence: str) -> None:
+        """Refuse a sentence that is empty or longer than a sentence is.
+
+        Raises:
+            UserError: it is.
+        """
+        if not sentence.strip():
+            raise UserError("instruction: it is empty; leave it out for the plain recommendation")
+        if len(sentence) > LONGEST_INSTRUCTION:
+            raise UserError(
+                f"instruction: {len(sentence)} characters; write at most {LONGEST_INSTRUCTION}, one sentence"
+            )
 
     def _events_of(self, user: int) -> list[int]:
         own = self._order[self._starts[user] : self._starts[user + 1]]
@@ -390,28 +369,8 @@ class Recommender:
         wanted = known[category.lower()]
         return np.array([wanted in path for path in self.material.words.categories])
 
-    def batch(self, rows: Iterable[_Row]) -> Interaction:
-        """The prompts of some rows, as the models read them."""
-        from recbole_sigma.models.sigma.labels import INSTRUCTION
-
-        rows = list(rows)
-        data = self.dataset
-        length = torch.tensor([min(len(row.items), self.window) for row in rows])
-        history = torch.zeros(len(rows), self.window, dtype=torch.int64)
-        for i, row in enumerate(rows):
-            kept = row.items[-self.window :]
-            history[i, : len(kept)] = torch.tensor(kept, dtype=torch.int64)
-        batch = {
-            data.uid_field: torch.tensor([row.user for row in rows]),
-            data.item_id_list_field: history,
-            data.item_list_length_field: length,
-            data.iid_field: torch.zeros(len(rows), dtype=torch.int64),
-        }
-        if self.labels is not None:
-            batch[INSTRUCTION] = self.labels.encode([row.text for row in rows]).cpu()
-        return Interaction(batch)
-
-    def _prefix(self, item: int) -> str:
+    def prefix(self, item: int) -> str:
+        """Semantic-ID prefix of an item, '' for models without one."""
         if self.codes is None:
             return ""
         from recbole_sigma.language.vocabulary import code_token

@@ -46,11 +46,10 @@ class Understanding:
     def __init__(self, lexicon: Lexicon, paraphrase: Paraphrase | None = None) -> None:
         self.lexicon, self.paraphrase = lexicon, paraphrase
         self.speller = _speller(lexicon)
-        self.names = {rows.task.rule: name for name, rows in lexicon.tasks.items()}
 
     def read(self, sentence: str) -> Understood:
         """What a sentence asks for; every text is an answer, none is an error."""
-        found = _Reading(self.lexicon, self.speller, sentence).understood(self.names)
+        found = _Reading(self.lexicon, self.speller, sentence).understood()
         if found.in_scope or self.paraphrase is None or not content(sentence.lower().split()):
             return found
         choices = [name for name, rows in self.lexicon.tasks.items() if not rows.task.slots]
@@ -60,6 +59,25 @@ class Understanding:
         rule = self.lexicon.tasks[task].task.rule
         include = ((Value(rule, rule),),) if rule in _WISHES else ()
         return Understood(sentence, task, include)
+
+
+def task_of(lexicon: Lexicon, groups: Sequence[Sequence[Value]], query: str) -> tuple[str, list[str]]:
+    """The task of what is asked for, and sentences about what no task of the data set stands for.
+
+    An occasion comes before a wish, a wish before a category, a category before a query.
+    """
+    names = {rows.task.rule: name for name, rows in lexicon.tasks.items()}
+    kinds = {value.kind for group in groups for value in group}
+    missing: list[str] = []
+    for kind in ("holiday", "season", "longtail", "discover", "category", "brand"):
+        rule = _TASK_OF.get(kind, kind)
+        if kind in kinds and rule in names:
+            return names[rule], missing
+        if kind in kinds and kind in _WISHES:
+            missing.append(f"the data set has no task {kind}: conditions alone make the list")
+    if query and "query" in names:
+        return names["query"], missing
+    return names.get("next_item", GENERAL), missing
 
 
 def _speller(lexicon: Lexicon) -> Speller:
@@ -188,8 +206,8 @@ class _Reading:
 
     # --- what it comes to -----------------------------------------------------------------------------------
 
-    def understood(self, names: dict[str, str]) -> Understood:
-        """Put the parts together; ``names`` maps the rule of a task to its name."""
+    def understood(self) -> Understood:
+        """Put the parts together."""
         wanted = [span for span in self.values if not self.negative[span.begin]]
         exclude = [span.value for span in self.values if self.negative[span.begin] and span.value]
         wishes, missing = self._wishes()
@@ -214,9 +232,10 @@ class _Reading:
         asks = bool(ASKS.search(" ".join(texts))) or not unread
         if not read and (not texts or off_topic or not asks):
             return Understood(self.sentence, unread=unread, in_scope=False)
-        task = self._task(names, groups, query, missing)
         unique = tuple(dict.fromkeys(exclude))
         groups = [group for group in groups if not set(group) <= set(unique)]
+        task, off = task_of(self.lexicon, groups, query)
+        missing += off
         return Understood(
             self.sentence, task, tuple(groups), unique, tuple(like), query, unread, tuple(missing)
         )
@@ -369,23 +388,6 @@ class _Reading:
                 )
             out.append(token if near is None else Token(near, near, token.typed))
         return out
-
-    def _task(
-        self, names: dict[str, str], groups: list[tuple[Value, ...]], query: str, missing: list[str]
-    ) -> str:
-        """The task: an occasion before a wish, a wish before a category, a category before a query."""
-        kinds = [value.kind for group in groups for value in group]
-        order = ("holiday", "season", "longtail", "discover", "category", "brand")
-        for kind in order:
-            rule = _TASK_OF.get(kind, kind)
-            if kind in kinds:
-                if rule in names:
-                    return names[rule]
-                if kind not in ("category", "brand"):
-                    missing.append(f"this data set has no task for that ({rule}): the list is filtered alone")
-        if query and "query" in names:
-            return names["query"]
-        return names.get("next_item", GENERAL)
 
 
 def _stems(tokens: Sequence[Token]) -> list[str]:
