@@ -25,26 +25,41 @@ PROMPTS = 10
 
 def add(verbs: Any) -> None:
     """Declare the verb."""
-    add_verb(
+    parser = add_verb(
         verbs,
         "tasks",
         tasks,
         "the instruction tasks of a data set, or, with --checkpoint, how a model fares on them",
-        ("tasks --dataset=ml-100k", "tasks --checkpoint=saved/FILE --baselines=saved/OTHER --modes=all"),
+        (
+            "tasks --dataset=ml-100k --route",
+            "tasks --checkpoint=saved/FILE --baselines=saved/OTHER --modes=all",
+        ),
         {
             **FILES_AND_DATA,
             "checkpoint": "FILE  judge this model: controls, lifts, baselines",
             "baselines": "FILE,FILE  checkpoints to compare it with",
+            "sentences": "FILE  labelled sentences for --route in place of the shipped ones",
             "modes": "MODES  also judge under these values of decode_mode, or all",
-            "rows": "N  test rows per task (0 = all)",
+            "rows": "N  test rows per task (0 = all), or people of --converse (200)",
             "output": "FOLDER  where the report goes (saved/results)",
             **MOVED,
         },
+    )
+    parser.add_argument("--route", action="store_true", help="judge how labelled sentences are understood")
+    parser.add_argument(
+        "--converse", action="store_true", help="let simulated people talk to --checkpoint, and judge it"
     )
 
 
 def tasks(options: argparse.Namespace, rest: list[str]) -> int:
     """What a data set's tasks look like, or how a checkpoint fares on them."""
+    if options.converse:
+        refuse_rest("tasks", rest, ("checkpoint", "rows", "output", *MOVED))
+        return _converse(options)
+    if options.route:
+        return _route(options, [*(f"--{name}={v}" for name, v in moved_places(options).items()), *rest])
+    if options.sentences is not None:
+        raise UserError("--sentences belongs to tasks --route")
     if options.checkpoint is None:
         words = [f"--{name}={value}" for name, value in moved_places(options).items()]  # keys here
         return _show_tasks(options, [*words, *rest])
@@ -52,12 +67,11 @@ def tasks(options: argparse.Namespace, rest: list[str]) -> int:
     return _judge_checkpoint(options)
 
 
-def _show_tasks(options: argparse.Namespace, rest: list[str]) -> int:
+def _built(options: argparse.Namespace, rest: list[str]) -> tuple[Any, Any, Any]:
+    """(config, train dataset, its tasks) of a data set."""
     files = files_of(options)
     check_words(rest, files, "SIGMA", options.dataset)
-    from tabulate import tabulate
-
-    from recbole_sigma.instructions.samples import build_tasks, describe
+    from recbole_sigma.instructions.samples import build_tasks
     from recbole_sigma.run.config import RunConfig
     from recbole_sigma.run.loaders import load_data
 
@@ -70,7 +84,15 @@ def _show_tasks(options: argparse.Namespace, rest: list[str]) -> int:
         rest,
     )
     train = load_data(config, config.model_class).train._dataset
-    tasks = build_tasks(train, config)
+    return config, train, build_tasks(train, config)
+
+
+def _show_tasks(options: argparse.Namespace, rest: list[str]) -> int:
+    _, _, tasks = _built(options, rest)
+    from tabulate import tabulate
+
+    from recbole_sigma.instructions.samples import describe
+
     print(tabulate(describe(tasks), headers="keys"))
     for sentence in tasks.off.values():
         print(sentence)
@@ -78,6 +100,127 @@ def _show_tasks(options: argparse.Namespace, rest: list[str]) -> int:
         print(f"\n{name}: training prompts, history (last three) | instruction -> target")
         for history, text, target in tasks.prompts(name, PROMPTS):
             print(f"  {'; '.join(history) or '(no history)'} | {text} -> {target}")
+    return 0
+
+
+def _route(options: argparse.Namespace, rest: list[str]) -> int:
+    """How labelled sentences are understood; needs no model."""
+    config, train, tasks = _built(options, rest)
+    from tabulate import tabulate
+
+    from recbole_sigma.benchmark.cells import commit
+    from recbole_sigma.evaluation.tasks.route import NONE, load_sentences, route, unlike_templates
+    from recbole_sigma.settings.recipes import properties_dir
+    from recbole_sigma.understanding.lexicon import Lexicon, years_of
+    from recbole_sigma.understanding.reader import Understanding
+
+    name = str(config["dataset"])
+    path = Path(options.sentences or properties_dir() / "sentences" / f"{name}.yaml")
+    if not path.is_file():
+        raise UserError(f"{name} has no labelled sentences: give --sentences=FILE ({path} does not exist)")
+    lexicon = Lexicon(tasks.material, tasks.rows, years_of(train, config, tasks.material.words.titles))
+    understanding = Understanding(lexicon)
+    templates = [rows.task.fill(text, "") for rows in tasks.rows.values() for text in rows.task.templates]
+    report: dict[str, Any] = {"format": 1, "dataset": name, "command": sys.argv, "commit": commit()}
+    body, left_out = [], 0
+    for part, rows in load_sentences(path).items():
+        own = [row for row in rows if row.task == NONE or row.task in tasks.rows]
+        left_out += len(rows) - len(own)
+        found = route(understanding, own)
+        found["unlike_templates"] = unlike_templates(own, templates)
+        report[part] = found
+        shown = {key: value for key, value in found.items() if isinstance(value, dict) and "value" in value}
+        body.append({"part": part, **{key: f"{_figure(v['value'])} ({v['n']})" for key, v in shown.items()}})
+    _keep(options, report, "route", name)
+    if not options.json:
+        print(tabulate(body, headers="keys", disable_numparse=True))
+        if left_out:
+            off = "; ".join(tasks.off.values())
+            print(f"{left_out} sentences of tasks that are off are left out: {off}")
+        for part in (part for part in report if isinstance(report[part], dict)):
+            for row in report[part]["wrong"] if part != "held" else ():
+                print(
+                    f"  {part}: {row['sentence']!r} is {row['task']} {row['slots']}, read as "
+                    f"{row['read_as']} {row['slots_read']}"
+                )
+    return 0
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _keep(options: argparse.Namespace, report: dict[str, Any], kind: str, dataset: str) -> None:
+    """Write a report and say where; with --json print it."""
+    import json
+
+    from recbole_sigma.benchmark.folder import write_json
+    from recbole_sigma.benchmark.results import result_path
+
+    out = result_path(Path(options.output or "saved/results"), kind, dataset)
+    write_json(out, report)
+    print(json.dumps(report, ensure_ascii=False) if options.json else f"results: {out}")
+
+
+def _converse(options: argparse.Namespace) -> int:
+    """Simulated people talk to a checkpoint, to an oracle and to a popularity list."""
+    if options.checkpoint is None:
+        raise UserError("--converse talks to a model: give --checkpoint=FILE")
+    from tabulate import tabulate
+
+    from recbole_sigma.benchmark.cells import commit
+    from recbole_sigma.evaluation.tasks.dialogue_rubric import LINES, Oracle, PopularList, System, converse
+    from recbole_sigma.machine.progress import Progress
+    from recbole_sigma.recommend.dialogue import Talker, drawn_people
+    from recbole_sigma.recommend.recommender import Recommender
+    from recbole_sigma.run import checkpoint as files
+
+    count = whole_number(options.rows or "200", "rows", 1)
+    files.read(options.checkpoint, dataset=options.dataset)
+    recommender = Recommender.load(options.checkpoint, moved_places(options))
+    persons = drawn_people(recommender, count)
+    if not persons:
+        raise UserError("no test row has a history and a target with a fact to tell: nobody can talk")
+    lexicon, closed = recommender.lexicon, recommender.filters_seen
+    length = min(100, lexicon.n - 1)
+    systems: dict[str, System] = {
+        str(recommender.config["model"]): Talker(recommender, length),
+        "oracle": Oracle(lexicon, length, closed),
+        "popular list": PopularList(lexicon, length, closed),
+    }
+    progress = Progress("Talk", len(systems) * len(persons), enabled=not (options.quiet or options.json))
+    name = str(recommender.config["dataset"])
+    report: dict[str, Any] = {
+        "format": 1, "checkpoint": options.checkpoint, "dataset": name, "command": sys.argv,
+        "commit": commit(), "systems": {},
+    }  # fmt: skip
+    try:
+        for label, system in systems.items():
+            report["systems"][label] = converse(
+                system, lexicon, persons, length, closed, advance=progress.advance
+            )
+    finally:
+        progress.close()
+    _keep(options, report, "converse", name)
+    if not options.json:
+        body = []
+        for label, found in report["systems"].items():
+            lines = {
+                line: f"{_figure(found['lines'][line]['value'])} ({found['lines'][line]['n']})"
+                for line in LINES
+            }
+            turns = " ".join(f"{turn['value']:.3f}" for turn in found["hit@10"])
+            once = found["one_shot"]
+            body.append(
+                {
+                    "system": label,
+                    **lines,
+                    "hit@10 by turn": turns,
+                    "last turn / one sentence": f"{once['dialogue']:.3f} / {once['one_sentence']:.3f}",
+                }
+            )
+        print(f"{len(persons)} people")
+        print(tabulate(body, headers="keys", disable_numparse=True))
     return 0
 
 

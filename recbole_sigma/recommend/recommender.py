@@ -270,6 +270,11 @@ class Recommender:
         return Understanding(self.lexicon, self.paraphrase)
 
     @property
+    def filters_seen(self) -> bool:
+        """Whether items of the history stay out of lists, unless a request says otherwise."""
+        return read(ProtocolKeys, self.config).filter_seen
+
+    @property
     def trained(self) -> Mapping[str, TaskRows]:
         """The tasks that the model was trained on, by name."""
         return self.labels.tasks.rows if self.labels else {}
@@ -346,11 +351,7 @@ class Recommender:
 
     def _forbidden(self, request: Request, items: Sequence[int]) -> np.ndarray:
         """Items that a request rules out whatever its sentence says: bool [N]."""
-        keep = (
-            not read(ProtocolKeys, self.config).filter_seen
-            if request.keep_seen is None
-            else request.keep_seen
-        )
+        keep = not self.filters_seen if request.keep_seen is None else request.keep_seen
         out = np.zeros(len(self.material.tokens), dtype=bool)
         if not keep:
             out[list(items)] = True

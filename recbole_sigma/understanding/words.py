@@ -17,7 +17,7 @@ FRAME = frozenset(
     """
     a an the this that these those it its they them their there here one ones some any all every each both
     either i im ive id ill me my mine myself we us our you your youre youve yours he she his her who whom
-    which what whats whatever actually be is are am was were been being do does did done have has had having can
+    which what whats whatever be is are am was were been being do does did done have has had having can
     could will would shall should may might must let lets go going gone come comes and or of to in on at by
     for from with as into out up about than under over during through around near between before after since
     until then so too very really quite just only also even still already ever yet again once if when where

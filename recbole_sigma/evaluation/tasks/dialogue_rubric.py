@@ -1,8 +1,9 @@
 """The rubric of a dialogue, and two systems with known scores on it.
 
-Each line is 0 or 1 per dialogue: lists are legal; stated facts hold; stated dislikes are absent; a true fact does
-not worsen the target's place; questions come only while two slots are open; a contradiction is honoured. An oracle
-that filters on the facts scores 1 on every line; a popularity list fails the lines about constraints and no other.
+Each line is 0 or 1 per dialogue: lists are legal; stated facts hold; stated dislikes are absent; a true
+fact does not worsen the target's place; questions come only while two slots are open; a contradiction is
+honoured. An oracle that filters on the facts scores 1 on every line; a popularity list fails the lines
+about constraints and no other.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def converse(
         advance: called once per person.
 
     Returns:
-        ``lines``: line -> mean and n (dialogues that it applies to); ``hit@10``: per turn; ``one_shot``: hit@10
-        of the last true turn and of everything told up to it in one sentence, and how many people each helped
-        alone; ``dialogues``.
+        ``lines``: line -> mean and n (dialogues that it applies to); ``hit@10``: per turn; ``one_shot``:
+        hit@10 of the last true turn and of everything told up to it in one sentence, and how many people each
+        helped alone; ``dialogues``.
     """
     lines: dict[str, list[bool]] = {line: [] for line in LINES}
     hits: list[list[bool]] = []
@@ -127,11 +128,11 @@ class _Judged:
         items = list(reply.items)
         top = np.array(items[:TOP], dtype=np.int64)
         unique = len(set(items)) == len(items) and all(0 < item < self.lexicon.n for item in items)
-        self.verdicts["legal"].append(unique and bool(items) and bool(self.open[items].all()))
-        exists = self.open & self._holds(said)
-        for value in said.wanted:
+        exists = bool((self.open & self._holds(said)).any())  # a fact taken back may leave nothing
+        self.verdicts["legal"].append(unique and bool(self.open[items].all()) and (bool(items) or not exists))
+        for value in said.wanted if exists else ():
             self.verdicts["facts"].append(
-                bool(exists.any()) and float(self.lexicon.mask(value)[top].mean()) >= ENOUGH
+                bool(items) and float(self.lexicon.mask(value)[top].mean()) >= ENOUGH
             )
         for value in said.avoided:
             if value != said.contradicted:

@@ -1,8 +1,8 @@
 """Simulated people with private facts, who talk from templates: offline, seeded, no language model.
 
-The pattern is that of SYNTHAGENT (arXiv 2601.22511): an under-specified request, a user who keeps the rest and
-answers, a rubric (`dialogue_rubric`). The content is ours: a person wants one held-out item and knows what it is
-like.
+The pattern is that of SYNTHAGENT (arXiv 2601.22511): an under-specified request, a user who keeps the rest
+and answers, a rubric (`dialogue_rubric`). The content is ours: a person wants one held-out item and knows
+what it is like.
 """
 
 from __future__ import annotations
@@ -80,10 +80,12 @@ class Script:
     def say(self, listed: Sequence[int]) -> Said | None:
         """The next sentence after a list, or None when there is nothing left to say.
 
-        A disliked value of the first item is rejected; else one more fact is told; the last turn takes the first
-        fact back.
+        A disliked value of the first item is rejected; else one more fact is told; the last turn takes the
+        first fact back.
         """
         turn = len(self.said)
+        if turn == TURNS:
+            return None
         before = self.said[-1] if self.said else Said("", (), ())
         left = [value for value in self.person.wanted if value not in before.wanted]
         bad = [
@@ -162,8 +164,8 @@ def people(
 
 
 def _facts(lexicon: Lexicon, target: int, rng: np.random.Generator) -> tuple[Value, ...]:
-    """Facts about an item, each of which leaves `FEWEST` items: a category, a brand or another category, a decade;
-    words of the title where the data have none of these.
+    """Facts about an item, each of which leaves `FEWEST` items: a category, a brand or another category, a
+    decade; words of the title where the data have none of these.
     """
     words = lexicon.material.words
     found: list[Value] = []
