@@ -376,6 +376,53 @@ def shop_tasks(root: Path, files: Path | None = None, **changes: Any) -> tuple[A
     return build_tasks(train, config), train
 
 
+# --- wardrobe ---
+
+WARDROBE = ("Shoes", "Hats", "Coats & Jackets")
+WARDROBE_NUMBERS, WARDROBE_USERS = 16, 40
+
+
+def write_wardrobe(folder: Path) -> None:
+    """A shop whose users buy hats first and then whatever comes; brands alternate, years run from 1980 on."""
+    rng = np.random.default_rng(2)
+    lines = [EVENT]
+    for user in range(WARDROBE_USERS):
+        for step in range(9):
+            kind = "Hats" if step < 5 else WARDROBE[int(rng.integers(len(WARDROBE)))]
+            item = f"{kind[:4].lower()}{int(rng.integers(WARDROBE_NUMBERS))}"
+            lines.append(f"u{user}\t{item}\t{1_300_000_000 + 1000 * step + user}")
+    items = ["item_id:token\ttitle:token\tyear:token\tbrand:token\tkind:token"]
+    items += [
+        f"{kind[:4].lower()}{n}\tmodel {'Oslo Rome Lima Cairo'.split()[n % 4]} {n}\t{1980 + n}"
+        f"\t{('Acme', 'Burt Inc')[n % 2]}\t{kind}"
+        for kind in WARDROBE
+        for n in range(WARDROBE_NUMBERS)
+    ]
+    write_tables(folder, inter=lines, item=items)
+
+
+def wardrobe_config(root: Path, **changes: Any) -> dict[str, Any]:
+    """Values that read the wardrobe."""
+    return {
+        **QUIET,
+        **_folders(root),
+        "data_path": str(root),
+        "load_col": {
+            "inter": ["user_id", "item_id", "timestamp"],
+            "item": ["item_id", "title", "year", "brand", "kind"],
+        },
+        "text_fields": ["title", "year"],
+        "category_field": "kind",
+        "brand_field": "brand",
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"},
+        "topk": [1, 10],
+        "valid_metric": "NDCG@10",
+        "task_dir": str(write_tasks(root / "task_files")),
+        "filter_seen": True,
+        **changes,
+    }
+
+
 # --- vectors ---
 
 

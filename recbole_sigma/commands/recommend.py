@@ -159,11 +159,12 @@ def _chat(recommender: Any, base: Any, k: int) -> int:
             line = waiting.pop()
         else:
             print("> ", end="", flush=True)
-            line = sys.stdin.readline()
-            if not line or line.strip().lower() in FAREWELLS:
+            typed = sys.stdin.readline()
+            line = typed.strip()
+            if not typed or line.lower() in FAREWELLS:
                 print()
                 return 0
-        if not line.strip():
+        if not line:
             continue
         try:
             turn = talk.say(line)

@@ -40,7 +40,8 @@ DISCOVER = (
     r"would never (?:pick|choose|buy|watch)|yet to try|a first|first time|for the first time",
     r"(?:a|for a|need a|some) change|change (?:that|things|it)|shake \w+(?: \w+)? up|shake up",
     r"beyond (?:my|what)(?: \w+){0,2}|not (?:in )?my (?:usual|history)(?: \w+)?|than usual",
-    r"(?:bored|tired) (?:of|with|by)(?: my| the)?(?: same| usual)?(?: \w+)?|same (?:old|things?|stuff)",
+    r"(?:bored|tired|sick) (?:of|with|by)(?: my| the) (?:same |usual )?\w+|bored(?! of| with| by)",
+    r"same (?:old|things?|stuff)",
     r"unlike (?:anything|everything|my|what)(?: \w+)?|variety|what other (?:types|kinds|sorts)",
 )
 POPULAR = (
@@ -120,9 +121,9 @@ _TITLED = re.compile(
     r"|\b(?:called|titled|named|search(?: words?)?(?: for)?|query|look up|results? for) (.+)"
 )
 _MARKERS = re.compile(
-    r"\b(?:find|search(?:ing)?|look(?:ing)?(?: for| up)?|results?|got|have|sell|carry|stock|with|about|by"
-    r"|from|called|titled|named|(?:want|like|love) to (?:see|watch|play|buy|get|have)|get me|movies?|films?"
-    r"|games?|products?|things?|stuff|available|is)\b"
+    r"\b(?:find|search(?:ing)?|look(?:ing)?(?: for| up)?|results?|got|you (?:have|sell|carry|stock)|have you"
+    r"|with|about|by|from|called|titled|named|(?:want|like|love) to (?:see|watch|play|buy|get|have)|get me"
+    r"|movies?|films?|games?|products?|things?|stuff|available|in stock)\b"
 )
 
 

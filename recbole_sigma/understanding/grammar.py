@@ -40,8 +40,8 @@ NEGATORS = frozenset(
 )
 PHRASES_OF_NEGATION = (
     "leave out", "filter out", "other than", "apart from", "aside from", "rather than", "instead of",
-    "tired of", "sick of", "enough of", "had enough", "free of", "anything but", "everything but",
-    "all but", "away from", "rid of", "cant stand", "enough",
+    "tired of", "bored of", "bored with", "bored by", "sick of", "enough of", "had enough", "free of",
+    "anything but", "everything but", "all but", "away from", "rid of", "cant stand", "enough",
 )  # fmt: skip
 POSITIVE = (
     "not only", "not just", "not necessarily", "why not", "cant get enough of", "cant get enough",
@@ -118,6 +118,16 @@ def negated(
             if after[:2] != ["free", "of"]:
                 out[span.begin : span.end] = [True] * (span.end - span.begin)
     return out, own
+
+
+_DETERMINERS = frozenset("the a an my your his her our their".split())
+_BEFORE_VERBS = frozenset("to please you must should will can dont and then".split())
+
+
+def is_verb(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a word that may be a name stands where a verb does: "wash the dishes", "set a timer"."""
+    first = at == 0 or tokens[at - 1].text in _BEFORE_VERBS
+    return first and at + 1 < len(tokens) and tokens[at + 1].text in _DETERMINERS
 
 
 def _list_goes_on(texts: Sequence[str], objects: Sequence[bool], comma: int) -> bool:

@@ -117,6 +117,7 @@ class Lexicon:
             if brand := material.words.brands[item]:
                 self.members["brand"].setdefault(brand, []).append(item)
         self.by_key: dict[tuple[str, ...], Value] = {}
+        self.by_maker: dict[tuple[str, ...], Value] = {}
         self.nodes: dict[str, list[str]] = {}
         self._stems: dict[str, str] = {}
         self._masks: dict[Value, np.ndarray] = {}
@@ -138,13 +139,13 @@ class Lexicon:
         self._name_categories()
         brands = self.members["brand"]
         for name in sorted(brands, key=lambda name: -len(brands[name])):
-            self._name(stems_of(name), Value("brand", name))
+            self._name_brand(stems_of(name), name)
         for name in brands:
             key = stems_of(name.split(" by ")[0])
             while len(key) > 1 and key[-1] in _BRAND_TAILS:
                 key = key[:-1]
             if not set(key) <= FRAME:
-                self._name(key, Value("brand", name))
+                self._name_brand(key, name)
             if len(key) > 1:
                 self._name(("".join(key),), Value("brand", name))
         for name, also in ALSO.items():
@@ -158,6 +159,15 @@ class Lexicon:
     def _name(self, key: tuple[str, ...], value: Value | None) -> None:
         if value is not None and key and any(len(part) > 1 or not part.isalpha() for part in key):
             self.by_key.setdefault(key, value)
+
+    def _name_brand(self, key: tuple[str, ...], name: str) -> None:
+        """A brand whose one word stands in more titles of others ("Clear") is named behind "by" or "from"."""
+        value = Value("brand", name)
+        holders = len(self.holders.get(key[0], ())) if len(key) == 1 else 0
+        if holders > 2 * len(self.members["brand"][name]):
+            self.by_maker.setdefault(key, value)
+        else:
+            self._name(key, value)
 
     def _name_categories(self) -> None:
         """A category answers to its name and to each part of "Shampoo & Conditioner Sets"; one name may mean

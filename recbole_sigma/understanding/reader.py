@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from recbole_sigma.instructions.phrases import normalise_query
 from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.understanding.cues import ASKS, CUE_WORDS, cues, quoted, searches
-from recbole_sigma.understanding.grammar import Span, negated, referred, year_spans
+from recbole_sigma.understanding.grammar import Span, is_verb, negated, referred, year_spans
 from recbole_sigma.understanding.lexicon import LARGEST_VALUE, LONGEST, Lexicon, Value
 from recbole_sigma.understanding.request import Understood
 from recbole_sigma.understanding.words import (
     FRAME,
+    FRAME_RANK,
     OFF_TOPIC,
     STOPS,
     Speller,
@@ -26,7 +27,6 @@ from recbole_sigma.understanding.words import (
 )
 
 LEAST_PAIRS = 3  # titles that make two words a name
-OFTEN = 5  # items, or one in 2,000, that make a single word a search
 CORRECTED = 8  # unknown words of a sentence that are looked up
 Paraphrase = Callable[[str, Sequence[str]], str | None]
 """(sentence, names of tasks) -> the task that the sentence means, or None."""
@@ -50,7 +50,11 @@ class Understanding:
     def read(self, sentence: str) -> Understood:
         """What a sentence asks for; every text is an answer, none is an error."""
         found = _Reading(self.lexicon, self.speller, sentence).understood()
-        if found.in_scope or self.paraphrase is None or not content(sentence.lower().split()):
+        if (
+            found.in_scope
+            or self.paraphrase is None
+            or not content(token.text for token in tokens_of(sentence))
+        ):
             return found
         choices = [name for name, rows in self.lexicon.tasks.items() if not rows.task.slots]
         task = self.paraphrase(sentence, choices)
@@ -85,7 +89,7 @@ def _speller(lexicon: Lexicon) -> Speller:
     ranks: dict[str, int] = {}
     for words, rank in (
         ((part for key in lexicon.by_key for part in key), 0),
-        (sorted(CUE_WORDS | FRAME), 1),
+        (sorted(CUE_WORDS | FRAME), FRAME_RANK),
         (lexicon.holders, 2),
     ):
         for word in words:
@@ -138,7 +142,7 @@ class _Reading:
             near = None
             if not known and left:
                 left -= 1
-                near = speller.nearest(token.text)
+                near = speller.nearest(token.text) or speller.nearest(token.stem)
             out.append(token if near is None else Token(near, stem(near), token.typed))
         return out
 
@@ -185,6 +189,10 @@ class _Reading:
                 value = by_key.get(key)
                 if value is None and len(key) == 2:
                     value = by_key.get(("".join(key),))
+                if value is None and at and self.tokens[at - 1].text in ("by", "from"):
+                    value = self.lexicon.by_maker.get(key)
+                if end - at == 1 and is_verb(self.tokens, at):
+                    value = None
                 if value is not None and not self._part_of_a_product(at, end, value):
                     found.append(self._take(Span(at, end, value)))
                     at = end - 1
@@ -223,13 +231,16 @@ class _Reading:
         texts = [token.text for token in self.tokens if token.text not in STOPS]
         if self.years_asked and not self.has_years:
             missing.append("the data have no years")
+        unheard = [word for word in unread if stem(word.lower()) not in self.lexicon.holders]
+        asks = bool(ASKS.search(" ".join(texts))) or not unread
+        if len(unheard) >= 2 * max(1, len(self.values)) and not asks and not exclude:
+            groups = [group for group in groups if group[0].kind not in ("category", "brand")]
         off_topic = (
             bool(texts) and texts[0] in OFF_TOPIC and texts[:2] not in (["how", "about"], ["why", "not"])
         )
         if off_topic:
             query, unread = "", tuple(content(texts))
         read = bool(groups or exclude or query or like or missing or any(name for name, _, _ in self.cues))
-        asks = bool(ASKS.search(" ".join(texts))) or not unread
         if not read and (not texts or off_topic or not asks):
             return Understood(self.sentence, unread=unread, in_scope=False)
         unique = tuple(dict.fromkeys(exclude))
@@ -334,8 +345,9 @@ class _Reading:
             return phrase, ()
         tokens = self._completed(tokens)
         holders = self.lexicon.holders
-        known = [token for token in tokens if token.stem in holders]
-        unknown = [token for token in tokens if token.stem not in holders]
+        verb = self.tokens[0] if is_verb(self.tokens, 0) else None
+        known = [token for token in tokens if token.stem in holders and token is not verb]
+        unknown = [token for token in tokens if token.stem not in holders or token is verb]
         if not any(len(token.text) > 1 and not token.text.isdigit() for token in known):
             return "", typed
         if len(known) <= len(unknown) or not self._meant(known, values):
@@ -360,8 +372,7 @@ class _Reading:
         )
         if stem(tokens_of(known[0].typed)[0].text) != known[0].stem and not bare:
             return False  # a word that may only look like one of a title
-        often = len(self.lexicon.holding(_stems(known))) >= max(OFTEN, self.lexicon.n // 2000)
-        return bare or searches(self.tokens) or often or tuple(_stems(known)) in self.lexicon.titles
+        return bare or searches(self.tokens) or tuple(_stems(known)) in self.lexicon.titles
 
     def _held(self, tokens: Sequence[Token], values: list[Value]) -> bool:
         """Whether an item holds all words and, where values are named, has one of them."""

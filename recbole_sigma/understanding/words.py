@@ -136,6 +136,10 @@ def distance(first: str, second: str, most: int) -> int:
     return min(row[-1], most + 1)
 
 
+FRAME_RANK = 1
+"""Rank of the words of the grammar: too many four-letter words are near one."""
+
+
 class Speller:
     """The nearest spelling of an unknown word.
 
@@ -160,7 +164,7 @@ class Speller:
             (distance(word, other, most), self.ranks[other], other)
             for size in range(len(word) - most, len(word) + most + 1)
             for other in self.by_shape.get((word[0], size), ())
-            if size > 3
+            if size > 3 and (len(word) > 4 or self.ranks[other] != FRAME_RANK)
         )
         best = min(near, default=(most + 1, 0, ""))
         return best[2] if best[0] <= most else None

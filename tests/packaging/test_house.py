@@ -12,7 +12,7 @@ FLOORS = [  # a room imports from floors above it in this list, or from itself
     "settings machine",
     "data language tokenization",
     "grounding instructions",
-    "preparation decoding",
+    "preparation decoding understanding",
     "models",
     "evaluation",
     "run",

@@ -6,11 +6,9 @@ import pytest
 
 from recbole_sigma.commands.main import main
 from recbole_sigma.commands.recommend import split_history
-from recbole_sigma.recommend.nearest_task import nearest_task, slot_in
 from recbole_sigma.recommend.recommender import Recommender
 from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.values import UserError
-from tests.planted import shop_tasks, write_shop, write_tasks
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +25,11 @@ def test_a_typed_history_gives_titled_items(recommender):
 
 def test_a_named_task_and_its_own_sentence_agree(recommender):
     named = recommender.recommend(history=["red0"], task="Category", slot="Green", k=4)
-    typed = recommender.recommend(
-        history=["red0"], instruction="Recommend an item from the category: green", k=4
-    )
-    assert named == typed
+    own = "Recommend an item from the category: green"
+    (typed,) = recommender.answer([_request(history=["red0"], instruction=own)], 4)
+    assert typed.instruction == own and typed.task == "Category"
+    greens = [row.item for row in named if row.item.startswith("green")]
+    assert [row.item for row in typed.items][: len(greens)] == greens
     assert named != recommender.recommend(history=["red0"], k=4)
 
 
@@ -70,25 +69,13 @@ def test_a_batch_gives_the_lists_of_its_requests(recommender):
     assert recommender.answer([], 3) == []
 
 
-def test_free_text_names_the_nearest_task(recommender, tmp_path):
+def test_free_text_is_read_and_the_model_gets_the_wording_of_training(recommender):
     (answer,) = recommender.answer(
         [_request(history=["red0"], instruction="anything from the green category")], 3
     )
-    assert answer.task == "Category" and answer.instruction == "anything from the green category"
-    write_shop(tmp_path / "shop")
-    tasks, _ = shop_tasks(tmp_path, files=write_tasks(tmp_path / "task_files"))
-    for sentence, name in (
-        ("suggest a hidden gem please", "Longtail"),
-        ("surprise me with something new", "Discover"),
-        ("what should I wear in winter", "Season"),
-        ("a present for christmas", "Holiday"),
-        ("search for cheap things", "Query"),
-        ("xyzzy", "JustForYou"),
-        ("what next", "JustForYou"),
-    ):
-        assert nearest_task(sentence, tasks.rows.values())[0] == name, sentence
-    assert slot_in("something in BLUE Lamp please", ["Lamp", "blue Lamp"]) == "blue Lamp"
-    assert slot_in("something", ["Lamp"]) is None
+    assert answer.task == "Category"
+    assert answer.instruction == "Recommend an item from the category: green"
+    assert {row.item[:5] for row in answer.items} == {"green"}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +181,7 @@ def test_bad_lines_of_a_users_file_are_named(chosen_run, tmp_path, capsys):
         assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_model_without_tasks_takes_no_instruction(valid_chosen, tmp_path):
+def test_a_model_without_tasks_obeys_sentences_and_names_no_task(valid_chosen, tmp_path):
     from recbole_sigma.quick_start import run
 
     for model, what in (("SIGMA", "JustForYou alone"), ("WindowItemKNN", "reads no instructions")):
@@ -211,7 +198,9 @@ def test_a_model_without_tasks_takes_no_instruction(valid_chosen, tmp_path):
         recommender = Recommender.load(result["checkpoint"])
         assert len(recommender.recommend(history=["red0"], k=3)) == 3
         with pytest.raises(UserError, match=what):
-            recommender.recommend(history=["red0"], instruction="something new")
+            recommender.recommend(history=["red0"], task="Category", slot="red")
+        found = recommender.recommend(history=["red0"], instruction="green, please", k=3)
+        assert {row.item[:5] for row in found} == {"green"}
 
 
 def test_the_verb_tasks(chosen, capsys, tmp_path):

@@ -80,8 +80,8 @@ class Script:
     def say(self, listed: Sequence[int]) -> Said | None:
         """The next sentence after a list, or None when there is nothing left to say.
 
-        A disliked value of the first item is rejected; else one more fact is told; the last turn takes the
-        first fact back.
+        A disliked value of the first item is rejected; else one more fact and one more dislike are told; the
+        last turn takes the first fact back.
         """
         turn = len(self.said)
         if turn == TURNS:
@@ -107,15 +107,14 @@ class Script:
                 (*before.avoided, value),
                 value,
             )
-        elif bad:
-            said = Said(self._avoid(bad[0]), before.wanted, (*before.avoided, bad[0]))
-        elif left:
-            said = Said(self._want(left[0]), (*before.wanted, left[0]), before.avoided)
         else:
-            rest = [value for value in self.person.disliked if value not in before.avoided]
-            if not rest:
+            unsaid = [value for value in self.person.disliked if value not in before.avoided]
+            avoid = (bad or unsaid)[:1]
+            facts = [] if bad else left[:1]
+            if not avoid and not facts:
                 return None
-            said = Said(self._avoid(rest[0]), before.wanted, (*before.avoided, rest[0]))
+            parts = [self._want(value) for value in facts] + [self._avoid(value) for value in avoid]
+            said = Said(", ".join(parts), (*before.wanted, *facts), (*before.avoided, *avoid))
         self.said.append(said)
         return said
 
@@ -210,7 +209,7 @@ def _usable(lexicon: Lexicon, value: Value, target: int, least: int = FEWEST) ->
 def _dislikes(
     lexicon: Lexicon, target: int, wanted: Sequence[Value], rng: np.random.Generator
 ) -> tuple[Value, ...]:
-    """Up to two values of the wanted kinds that the target has not and that leave items."""
+    """Up to two values that the target has not, but other items do that the first fact leaves."""
     kinds = {value.kind for value in wanted} & {"category", "brand", "query"}
     if kinds == {"query"}:
         stems = sorted(stem for stem, items in lexicon.holders.items() if len(items) >= FEWEST)
@@ -221,11 +220,11 @@ def _dislikes(
             key=lambda value: (value.kind, value.name),
         )
     rng.shuffle(pool)  # type: ignore[arg-type]
-    left = np.logical_and.reduce([lexicon.mask(value) for value in wanted])
+    left = lexicon.mask(wanted[0])
     found: list[Value] = []
     for value in pool:
         mask = lexicon.mask(value)
-        if not mask[target] and FEWEST <= mask.sum() and (left & mask).any() and (left & ~mask).any():
+        if not mask[target] and FEWEST <= mask.sum() and (left & mask).any():
             found.append(value)
         if len(found) == 2:
             break

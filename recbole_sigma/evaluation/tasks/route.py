@@ -79,6 +79,11 @@ def _comparable(slot: str) -> str:
     return f"{kind}{equals}{' '.join(stem(word) for word in content(words) or words)}"
 
 
+def _searched(slot: str) -> bool:
+    """Whether a slot holds words to search for, not a value of the data."""
+    return slot.removeprefix("-").startswith("query=")
+
+
 def slots_of(understood: Understood, lexicon: Lexicon) -> frozenset[str]:
     """What was understood, as labelled sentences write it."""
     likes = {f"like={lexicon.material.words.titles[item]}" for item in understood.like}
@@ -90,7 +95,7 @@ def route(understanding: Understanding, labelled: Sequence[Labelled]) -> dict[st
 
     Returns:
         ``routing`` (share of sentences in scope with the right task), ``slots_exact``, ``slot_f1`` (micro),
-        ``value_f1`` (micro, on sentences that name a value), ``end_to_end`` (task and slots right),
+        ``value_f1`` (micro, over what is no search word, on sentences that name a value of the data), ``end_to_end`` (task and slots right),
         ``out_of_scope`` (share of sentences out of scope that are told so), ``negation_exact`` (exclusions of
         sentences that have some), each with its ``n``; ``confusion`` (task, read as) -> count; ``wrong``.
     """
@@ -115,9 +120,10 @@ def route(understanding: Understanding, labelled: Sequence[Labelled]) -> dict[st
         if any(slot.startswith("-") for slot in row.slots):
             own, other = ({slot for slot in part if slot[0] == "-"} for part in (row.slots, slots))
             scores["negation_exact"].append(own == other)
-        for name, counts in pairs.items():
-            if name == "slot_f1" or row.slots:
-                counts.update(both=len(slots & row.slots), found=len(slots), true=len(row.slots))
+        named = [{slot for slot in part if not _searched(slot)} for part in (row.slots, slots)]
+        pairs["slot_f1"].update(both=len(slots & row.slots), found=len(slots), true=len(row.slots))
+        if named[0]:
+            pairs["value_f1"].update(both=len(named[0] & named[1]), found=len(named[1]), true=len(named[0]))
         if not (right and slots == row.slots):
             wrong.append(
                 {
