@@ -14,6 +14,7 @@ from recbole_sigma.decoding.votes import Bonus, add_bonus
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models.contract import contract
 from recbole_sigma.models.sigma.labels import INSTRUCTION
+from recbole_sigma.settings.keys import BeamKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import RankedItems
@@ -55,12 +56,14 @@ class ListMaker:
         self.labels = contract(model).task_labels
         self.window = read(RecBoleKeys, config).MAX_ITEM_LIST_LENGTH
         self.n_items = int(dataset.item_num)
+        # without a beam both ways to rank are one, and rows with and without conditions share a pass
+        self.beam = read(BeamKeys, config).decode_beam if contract(model).generative else 0
 
     def lists(self, rows: Sequence[Row], k: int) -> list[tuple[list[int], list[float]]]:
         """Item numbers and scores of each row's list, best first: exact under its conditions."""
         found: list[tuple[list[int], list[float]]] = [([], [])] * len(rows)
         for exact in (False, True):
-            places = [place for place, row in enumerate(rows) if row.exact is exact]
+            places = [place for place, row in enumerate(rows) if (row.exact or not self.beam) is exact]
             if places:
                 for place, made in zip(places, self._lists([rows[i] for i in places], k, exact), strict=True):
                     found[place] = made

@@ -1,4 +1,4 @@
-"""A dialogue keeps its state: facts add up, contradictions win, and sentences about the list change the next one."""
+"""A dialogue keeps its state: facts add up, contradictions win, and the last list can be spoken of."""
 
 from __future__ import annotations
 

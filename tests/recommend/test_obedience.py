@@ -1,5 +1,5 @@
-"""What a sentence states holds for every item, for any model, trained on tasks or not; lists are those of brute force
-over the allowed items.
+"""What a sentence states holds for every item, for any model, trained on tasks or not; lists are those of
+brute force over the allowed items.
 """
 
 from __future__ import annotations

@@ -94,10 +94,11 @@ def route(understanding: Understanding, labelled: Sequence[Labelled]) -> dict[st
     """Figures of one list of sentences.
 
     Returns:
-        ``routing`` (share of sentences in scope with the right task), ``slots_exact``, ``slot_f1`` (micro),
-        ``value_f1`` (micro, over what is no search word, on sentences that name a value of the data), ``end_to_end`` (task and slots right),
-        ``out_of_scope`` (share of sentences out of scope that are told so), ``negation_exact`` (exclusions of
-        sentences that have some), each with its ``n``; ``confusion`` (task, read as) -> count; ``wrong``.
+        ``routing`` (share of sentences in scope with the right task), ``slots_exact``, ``slot_f1``
+        (micro), ``value_f1`` (micro, over what is no search word, on sentences that name a value of the
+        data), ``end_to_end`` (task and slots right), ``out_of_scope`` (share of sentences out of scope
+        that are told so), ``negation_exact`` (exclusions of sentences that have some), each with its
+        ``n``; ``confusion`` (task, read as) -> count; ``wrong``.
     """
     confusion: Counter[tuple[str, str]] = Counter()
     wrong: list[dict[str, Any]] = []
