@@ -3,7 +3,7 @@
     python benchmarks/sentences.py --checkpoint=saved/FILE.safetensors [--data_path=dataset]
 
 One user, one thread, seconds of the processor; the sentences are the shipped labelled ones of the data set.
-An answer makes up to three lists: the one asked for, the plain one, and the one under the same conditions where
+An answer makes up to three lists: the one asked for, the plain one, and that under the same conditions where
 the model reads nothing.
 """
 

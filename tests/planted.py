@@ -394,7 +394,7 @@ def write_wardrobe(folder: Path) -> None:
     items = ["item_id:token\ttitle:token\tyear:token\tbrand:token\tkind:token"]
     items += [
         f"{kind[:4].lower()}{n}\tmodel {'Oslo Rome Lima Cairo'.split()[n % 4]} {n}\t{1980 + n}"
-        f"\t{('Acme', 'Burt Inc')[n % 2]}\t{kind}"
+        f"\t{('Acme', 'St. Burt Inc')[n % 2]}\t{kind}"
         for kind in WARDROBE
         for n in range(WARDROBE_NUMBERS)
     ]

@@ -20,7 +20,7 @@ from recbole_sigma.instructions.rules import TaskRows, tail_items
 from recbole_sigma.instructions.tasks import Task
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RoleKeys
-from recbole_sigma.understanding.words import FRAME, content, stem, stems_of
+from recbole_sigma.understanding.words import FRAME, STOPS, content, stem, stems_of, tokens_of
 
 KINDS = ("holiday", "season", "category", "brand")
 """Kinds of named values; where one name means several, the first kind has it."""
@@ -117,11 +117,16 @@ class Lexicon:
             if brand := material.words.brands[item]:
                 self.members["brand"].setdefault(brand, []).append(item)
         self.by_key: dict[tuple[str, ...], Value] = {}
+        self.marked: set[tuple[str, ...]] = set()  # names with marks in them ("Creams, Gels & Lotions")
         self.by_maker: dict[tuple[str, ...], Value] = {}
         self.nodes: dict[str, list[str]] = {}
         self._stems: dict[str, str] = {}
         self._masks: dict[Value, np.ndarray] = {}
         self._name_values()
+        for names in self.members.values():
+            for name in names:
+                if any(token.text in STOPS for token in tokens_of(name)):
+                    self.marked.add(stems_of(name))
 
     # --- names ----------------------------------------------------------------------------------------------
 

@@ -178,14 +178,17 @@ class _Reading:
         while at < len(self.tokens):
             title = next((span for span in self.titles if span.begin <= at < span.end), None)
             for end in range(min(len(self.tokens), at + LONGEST + 2), at, -1):
-                part = [token for token in self.tokens[at:end] if token.text != "and"]
-                if any(self.taken[at:end]) or any(token.text in STOPS for token in part):
+                between = [token.text for token in self.tokens[at:end]]
+                part = [token for token in self.tokens[at:end] if token.text not in (*STOPS, "and")]
+                if any(self.taken[at:end]) or not part or part[0] is not self.tokens[at]:
                     continue
-                if "and" in (self.tokens[at].text, self.tokens[end - 1].text):
+                if part[-1] is not self.tokens[end - 1]:
                     continue
                 if title is not None and end - at < title.end - title.begin:
                     break
                 key = tuple(token.stem for token in part)
+                if not STOPS.isdisjoint(between) and key not in self.lexicon.marked:
+                    continue
                 value = by_key.get(key)
                 if value is None and len(key) == 2:
                     value = by_key.get(("".join(key),))

@@ -56,9 +56,9 @@ def test_facts_add_up_and_the_newest_contradiction_wins(talk: Conversation, reco
     turn = talk.say("by acme")
     assert kinds(turn) == {"hats"} and {brands[item] for item in items(turn)} == {"Acme"}
     turn = talk.say("not acme")
-    assert kinds(turn) == {"hats"} and {brands[item] for item in items(turn)} == {"Burt Inc"}
+    assert kinds(turn) == {"hats"} and {brands[item] for item in items(turn)} == {"St. Burt Inc"}
     turn = talk.say("shoes, please")
-    assert kinds(turn) == {"shoe"} and {brands[item] for item in items(turn)} == {"Burt Inc"}
+    assert kinds(turn) == {"shoe"} and {brands[item] for item in items(turn)} == {"St. Burt Inc"}
     assert "in place of category Hats" in turn.answer.notes
     assert "shoe" not in kinds(talk.say("no shoes"))
     assert kinds(talk.say("shoes after all")) == {"shoe"}

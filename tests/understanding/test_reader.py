@@ -27,7 +27,7 @@ SHOES, HATS, COATS = "category=Shoes", "category=Hats", "category=Coats & Jacket
         ("coats and jackets", {COATS}),
         ("shoos", {SHOES}),
         ("shoes by Acme", {SHOES, "brand=Acme"}),
-        ("burt shoes", {SHOES, "brand=Burt Inc"}),
+        ("st. burt shoes", {SHOES, "brand=St. Burt Inc"}),
         ("shoes or hats", {SHOES, HATS}),
         ("neither shoes nor hats", {f"-{SHOES}", f"-{HATS}"}),
         ("no shoes", {f"-{SHOES}"}),
