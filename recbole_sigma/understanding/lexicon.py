@@ -123,10 +123,6 @@ class Lexicon:
         self._stems: dict[str, str] = {}
         self._masks: dict[Value, np.ndarray] = {}
         self._name_values()
-        for names in self.members.values():
-            for name in names:
-                if any(token.text in STOPS for token in tokens_of(name)):
-                    self.marked.add(stems_of(name))
 
     # --- names ----------------------------------------------------------------------------------------------
 
@@ -164,6 +160,8 @@ class Lexicon:
     def _name(self, key: tuple[str, ...], value: Value | None) -> None:
         if value is not None and key and any(len(part) > 1 or not part.isalpha() for part in key):
             self.by_key.setdefault(key, value)
+            if any(token.text in STOPS for token in tokens_of(value.name)):
+                self.marked.add(key)
 
     def _name_brand(self, key: tuple[str, ...], name: str) -> None:
         """A brand whose one word stands in more titles of others ("Clear") is named behind "by" or "from"."""
