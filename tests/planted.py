@@ -51,7 +51,11 @@ _TINY: dict[str, dict[str, Any]] = {
     },
     "BERT4Rec": {**_TRANSFORMER, "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10},
     "WindowItemKNN": {},
+    "HistoryEASE": {},
+    "NextItemRidge": {},
+    "ClosedForm": {},
     "PackedSASRec": _TRANSFORMER,
+    "BSARec": {**_TRANSFORMER, "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10},
     "SIGMA": {
         "epochs": 1,
         "grounding_text_dim": 8,

@@ -40,7 +40,8 @@ MEMORY = frozenset(
 )
 """Keys of the collaborative memory, which is fused with any trained model."""
 
-HISTORY = 50  # one MAX_ITEM_LIST_LENGTH for every model of a table, where the user names none
+HISTORY = 50
+"""MAX_ITEM_LIST_LENGTH of a table where the user names none, but for models that read histories whole."""
 _DATA_FILES = ("inter", "item", "user", "kg", "link", "net")
 
 
@@ -143,12 +144,15 @@ def make_plan(
     files, words, given = tuple(map(str, files)), tuple(words), dict(values or {})
     asked = parse_arguments(words, [])
     in_files = {key for file in files for key in load_yaml(file, [])}
-    if "MAX_ITEM_LIST_LENGTH" not in {*asked, *in_files, *given}:
-        given["MAX_ITEM_LIST_LENGTH"] = HISTORY
+    limited = "MAX_ITEM_LIST_LENGTH" in {*asked, *in_files, *given}
     made: dict[str, tuple[Training, list[Cell]]] = {}
     data: str | None = None
     protocols: dict[str, str] = {}
     for row in with_words(rows, asked):
+        whole = contract_class(registry.find_model(row.base) or object).whole_history
+        given = dict(values or {})
+        if not limited and not whole:
+            given["MAX_ITEM_LIST_LENGTH"] = HISTORY
         base = RunConfig(row.base, dataset, files, {**given, **row.values}, words)
         answers = contract_class(base.model_class)
         preflight.check_files(base, answers.needs_item_text)
@@ -190,12 +194,21 @@ def make_plan(
     trainings = [
         Training(t.model, t.seed, t.values, t.config, t.key, tuple(cells)) for t, cells in made.values()
     ]
-    lengths = {read(RecBoleKeys, cell.config).MAX_ITEM_LIST_LENGTH for t in trainings for cell in t.cells}
-    notes = (
-        [f"rows differ in MAX_ITEM_LIST_LENGTH ({', '.join(map(str, sorted(lengths)))}): a variant sets it"]
-        if len(lengths) > 1
-        else []
-    )
+    lengths: set[int] = set()
+    unlimited: list[str] = []
+    for cell in (cell for training in trainings for cell in training.cells):
+        if contract_class(registry.find_model(cell.row.base) or object).whole_history:
+            unlimited.append(cell.row.name)
+        else:
+            lengths.add(read(RecBoleKeys, cell.config).MAX_ITEM_LIST_LENGTH)
+    notes = []
+    if len(lengths) > 1:
+        shown = ", ".join(map(str, sorted(lengths)))
+        notes.append(f"rows differ in MAX_ITEM_LIST_LENGTH ({shown}): a variant sets it")
+    if unlimited:
+        notes.append(
+            f"read whole histories, whatever the other rows read: {', '.join(dict.fromkeys(unlimited))}"
+        )
     return Plan(dataset, tuple(trainings), files, words, tuple(notes))
 
 

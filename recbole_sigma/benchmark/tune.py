@@ -20,6 +20,7 @@ from recbole_sigma.benchmark.plan import HISTORY, data_fingerprint, plain
 from recbole_sigma.benchmark.variants import Row, rows_of
 from recbole_sigma.machine.files import fingerprint, write_atomically
 from recbole_sigma.machine.progress import Progress
+from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import load_yaml, parse_arguments
@@ -73,8 +74,7 @@ def tune(
     files, words, values = list(config_file_list), list(arguments), dict(config_dict or {})
     asked = parse_arguments(words, [])
     named = {key for file in files for key in load_yaml(file, [])} | asked.keys() | values.keys()
-    if "MAX_ITEM_LIST_LENGTH" not in named:
-        values["MAX_ITEM_LIST_LENGTH"] = HISTORY
+    limited = "MAX_ITEM_LIST_LENGTH" in named
     jobs = []
     for row in rows_of(models):
         space, _ = (
@@ -85,7 +85,9 @@ def tune(
             raise UserError(
                 f"{', '.join(fixed)} is both set and searched for {row.name}: take it out of one of the two"
             )
-        given = {**values, **row.values, "seed": seed}
+        whole = contract_class(registry.find_model(row.base) or object).whole_history
+        limit = {} if limited or whole else {"MAX_ITEM_LIST_LENGTH": HISTORY}
+        given = {**limit, **values, **row.values, "seed": seed}
         config = RunConfig(row.base, dataset, files, given, words)
         preflight.check_files(config, contract_class(config.model_class).needs_item_text)
         for key in space:  # a misspelt key is found now, not in trial 1

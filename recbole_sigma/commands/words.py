@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from recbole_sigma.models import registry
-from recbole_sigma.settings.keys import KEYS_OF_MODEL
 from recbole_sigma.settings.reading import load_yaml, nearest, parse_arguments, raise_all
 from recbole_sigma.settings.recipes import declared_keys, key_problems, shipped_defaults
+from recbole_sigma.settings.stages import KEYS_OF_MODEL
 from recbole_sigma.values import UserError
 
 

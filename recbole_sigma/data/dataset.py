@@ -15,7 +15,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_sigma.data.events import ExactTime
-from recbole_sigma.data.windows import FIRST_EVENT, WindowPacker, split_events
+from recbole_sigma.data.windows import FIRST_EVENT, PrefixPacker, WindowPacker, split_events
 from recbole_sigma.settings.keys import TaskKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
@@ -103,7 +103,8 @@ class PackedDataset(ExactTime, SequentialDataset):
         """Rows from spans [begin, target] (positions in the grouped event arrays, target inclusive)."""
         begin, target = spans[:, 0], spans[:, 1]
         length = target - begin
-        column = np.arange(self.max_item_list_len)
+        # as wide as the longest row: a limit of thousands is one way to say "whole histories"
+        column = np.arange(min(self.max_item_list_len, max(int(length.max(initial=0)), 1)))
         inside = column[None, :] < length[:, None]
         index = np.where(inside, begin[:, None] + column[None, :], 0)
         history = np.where(inside, items[index] if len(items) else index, 0)
@@ -117,6 +118,25 @@ class PackedDataset(ExactTime, SequentialDataset):
                 FIRST_EVENT: torch.from_numpy(begin.astype(np.int64)),
             }
         )
+
+
+class PrefixDataset(PackedDataset):
+    """Training rows of one target: every prefix of a history, as RecBole's, or one per user and epoch."""
+
+    def every_prefix(self) -> bool:
+        """Whether every event that another precedes is a row; else one of them per user, redrawn."""
+        return True
+
+    def build(self) -> list[Any]:
+        """Split and build rows, see `PackedDataset.build`."""
+        parts = super().build()
+        train = parts[0]
+        own = train.packer
+        train.packer = PrefixPacker(
+            own.users, own.items, own.ranks, own.window, own.seed, every=self.every_prefix()
+        )
+        train.resample(0)
+        return parts
 
 
 def item_names(dataset: Any) -> list[str]:

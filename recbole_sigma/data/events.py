@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from recbole.data.interaction import Interaction
 
+LONG = 20
+"""Mean number of train events per user from which histories are long."""
+
+NEWEST = {True: 20, False: 3}
+"""How many of the newest events of a long history, and of a short one, vote for the next item."""
+
 
 @dataclass(frozen=True)
 class Chronology:
@@ -61,6 +67,15 @@ class Chronology:
         keys = self.users * self.stride + self.ranks
         keys, order = torch.sort(keys, stable=True)
         return order, keys
+
+    @cached_property
+    def long(self) -> bool:
+        """Whether the users have `LONG` events or more on average."""
+        return len(self) >= LONG * len(torch.unique(self.users))
+
+    def newest(self, asked: int | str) -> int:
+        """How many newest events of a history vote: what a key asks, or where it says auto, `NEWEST`."""
+        return NEWEST[self.long] if isinstance(asked, str) else asked
 
     @cached_property
     def seconds(self) -> Tensor | None:

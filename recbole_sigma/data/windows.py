@@ -116,3 +116,35 @@ class WindowPacker:
         end = np.where(last, self.targets[owner], np.r_[cut[1:], 0])
         begin = self.starts[owner]
         return np.stack([begin + cut, begin + end], axis=1)
+
+
+class PrefixPacker(WindowPacker):
+    """Training rows of one target each: a history of at most ``window`` items and its next item.
+
+    Args:
+        users, items, ranks: int64 [E] training events grouped by user, in time order inside a user.
+        window: longest history.
+        seed: seed of the draws; epoch e always gives the same rows.
+        every: one row per event with a history; otherwise one random such row per user, redrawn every epoch.
+    """
+
+    def __init__(
+        self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, window: int, seed: int, every: bool
+    ) -> None:
+        super().__init__(users, items, ranks, window, seed)
+        self.every = every
+
+    def __len__(self) -> int:
+        """Rows per epoch."""
+        return int(self.targets.sum()) if self.every else len(self.starts)
+
+    def draw(self, epoch: int) -> np.ndarray:
+        """Spans [rows, 2] of one epoch: first event of the history and the target, in event positions."""
+        if self.every:
+            start = np.repeat(self.starts, self.targets)
+            place = np.arange(len(start)) - np.repeat(np.cumsum(self.targets) - self.targets, self.targets)
+        else:
+            start = self.starts
+            place = np.random.default_rng((self.seed, epoch)).integers(0, self.targets)
+        target = start + 1 + place
+        return np.stack([np.maximum(start, target - self.window), target], axis=1)

@@ -199,14 +199,15 @@ class CollaborativeMemory:
         """
         if self._memory is None:
             started, keys = time.process_time(), self.keys
-            users, items = dataset.train_events().sequences()
+            events = dataset.train_events()
+            users, items = events.sequences()
             self._memory = build_memory(
                 users,
                 items,
                 dataset.item_num,
                 keys.memory_window,
                 keys.memory_shrink,
-                keys.memory_last,
+                events.newest(keys.memory_last),
                 keys.memory_decay,
                 keys.memory_floor,
                 keys.memory_forward,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,33 +182,66 @@ class Judge:
     def choose_memory_weight(self, model: Any, loader: Any) -> float:
         """Set the weight of the collaborative memory to the best of `WEIGHTS` on a loader.
 
-        The best is the one with the highest mean of 1 / log2(1 + place) over the targets among the first ten
-        (NDCG@10 for one target per row), the smaller weight among equals.
+        Args:
+            model: see `judge`.
+            loader: the validation part.
+        """
+        n_items = loader._dataset.item_num
+
+        def lists(interaction: Interaction, seen: SeenPairs | None, bonus: Bonus | None) -> list[RankedItems]:
+            assert bonus is not None
+            return self.rank_fused(model, interaction, n_items, seen, loader, bonus, WEIGHTS)
+
+        self.memory.weight = WEIGHTS[self._best(model, loader, self.memory, lists)]
+        return self.memory.weight
+
+    @torch.no_grad()
+    def choose(self, model: Any, loader: Any) -> None:
+        """Let a loader choose what a model leaves to validation (`Contract.choices`).
 
         Args:
             model: see `judge`.
             loader: the validation part.
         """
+        answers = contract(model)
+        if answers.choices:
+            answers.choose(
+                self._best(model, loader, None, lambda batch, seen, _: answers.rank_choices(batch, 10, seen))
+            )
+
+    def _best(
+        self,
+        model: Any,
+        loader: Any,
+        memory: CollaborativeMemory | None,
+        lists: Callable[[Interaction, SeenPairs | None, Bonus | None], list[RankedItems]],
+    ) -> int:
+        """Which of several lists is best: the highest mean of 1 / log2(1 + place) over the targets among the
+        first ten (NDCG@10 for one target per row), the first among equals.
+
+        Args:
+            model: see `judge`.
+            loader: the validation part.
+            memory: the collaborative memory where the lists need its votes.
+            lists: (batch, seen pairs, votes) -> a list per candidate.
+        """
         _check_loader(loader)
         model.eval()
-        n_items, device = loader._dataset.item_num, self.config["device"]
-        batches = _Batches(loader, self.filter_seen, self.memory, device)
+        batches = _Batches(loader, self.filter_seen, memory, self.config["device"])
         shard, begin = Shard(loader), 0
         rows, gains = [], []
         for interaction, history, positive_u, positive_i in loader:
             seen, bonus, _ = batches(interaction, history, positive_u, positive_i)
-            assert bonus is not None
             rows.append(shard.rows[begin : begin + len(interaction)][positive_u])
             begin += len(interaction)
-            batch = contract(model).on_device(interaction, device)
-            lists = self.rank_fused(model, batch, n_items, seen, loader, bonus, WEIGHTS)
-            hits = torch.stack([ranked.items[:, :10] for ranked in lists], dim=1).cpu()[positive_u]
+            batch = contract(model).on_device(interaction, self.config["device"])
+            found = lists(batch, seen, bonus)
+            hits = torch.stack([ranked.items[:, :10] for ranked in found], dim=1).cpu()[positive_u]
             match = hits == positive_i[:, None, None]
             discount = 1.0 / torch.log2(torch.arange(match.shape[2], dtype=torch.float64) + 2.0)
             gains.append((match * discount).sum(dim=2))
         each = shard.merge(torch.cat(rows), {"gain": torch.cat(gains)})["gain"].mean(dim=0)
-        self.memory.weight = WEIGHTS[int(each.argmax())]
-        return self.memory.weight
+        return int(each.argmax())
 
     def dense(self, model: Any, interaction: Interaction, n_items: int, loader: Any) -> Tensor:
         """Scores [B, N] of a model that is not generative."""

@@ -24,6 +24,8 @@ class Contract:
     Attributes:
         generative: the model makes its own lists (`rank`); otherwise its dense scores are ranked.
         training_free: nothing is trained; one pass over the data, one seed.
+        whole_history: reads histories whole; a table's common ``MAX_ITEM_LIST_LENGTH`` does not cut them.
+        choices: settings that validation chooses among before the first judgement, such as weights of a sum.
         needs_item_text: a dataset without ``text_fields`` is refused before loading.
         beam_bounds_list: ``decode_beam`` must be at least as large as the longest list.
         loss_names: names of the parts that ``calculate_loss`` returns, for the log.
@@ -36,6 +38,8 @@ class Contract:
 
     generative: bool = False
     training_free: bool = False
+    whole_history: bool = False
+    choices: int = 0
     needs_item_text: bool = False
     beam_bounds_list: bool = True
     loss_names: tuple[str, ...] = ()
@@ -113,6 +117,14 @@ class Contract:
     ) -> list[RankedItems]:
         """`rank` by score + weight * bonus (`decoding.votes`), one list per weight."""
         raise UserError(f"{type(self).__name__} makes no lists of its own")
+
+    def rank_choices(self, interaction: Any, k: int, seen: SeenPairs | None) -> list[RankedItems]:
+        """Lists under each of the ``choices``; see `rank`."""
+        raise UserError(f"{type(self).__name__} leaves nothing to validation")
+
+    def choose(self, number: int) -> None:
+        """Take one of the ``choices`` for good; what ``other_parameter_name`` names keeps it."""
+        raise UserError(f"{type(self).__name__} leaves nothing to validation")
 
     @classmethod
     def has_beam(cls) -> bool:

@@ -16,11 +16,14 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
 from recbole_sigma.data.dataset import PackedDataset
-from recbole_sigma.language.transformer import with_cheap_dropout
 from recbole_sigma.models.losses import catalogue_cross_entropy, history_of
-from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup
-from recbole_sigma.settings.keys import ProtocolKeys, SasrecKeys
+from recbole_sigma.models.low_pass import FilterBlock, causal_low_pass
+from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, fuse_layers
+from recbole_sigma.settings.baseline_keys import SasrecKeys
+from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
+
+CUTOFF = 5  # c of the low-pass, as published
 
 
 class PackedSASRecDataset(PackedDataset):
@@ -36,6 +39,8 @@ class PackedSASRec(PackedModel, SASRec):
     ``sasrec_loss: CE`` is the full softmax; ``BCE`` the loss of the SASRec paper (section III-E): at every
     position the target against one negative, drawn uniformly from the items outside the row.
 
+    ``sasrec_low_pass`` puts BSARec's frequency path beside the attention, made causal (`low_pass`).
+
     ``sasrec_score: dot`` scores by inner product as SASRec does; ``cosine`` by cosine times a learned scale.
     """
 
@@ -46,13 +51,19 @@ class PackedSASRec(PackedModel, SASRec):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        with_cheap_dropout(self)
-        for layer in self.trm_encoder.layer if self.hidden_act == "gelu" else ():
-            layer.feed_forward.intermediate_act_fn = F.gelu  # RecBole's formula in one kernel
         keys = read(SasrecKeys, config)
         self.binary = keys.sasrec_loss == "BCE"
         self.cosine = keys.sasrec_score == "cosine"
         self.mask_seen = self.follows_filter(config) and read(ProtocolKeys, config).filter_seen
+        if keys.sasrec_low_pass:
+            del self.trm_encoder
+            self.blocks = nn.ModuleList(
+                FilterBlock(config, keys.sasrec_low_pass) for _ in range(config["n_layers"])
+            )
+            self.blocks.apply(self._init_weights)
+            self.register_buffer("low_pass", causal_low_pass(self.max_seq_length, CUTOFF), persistent=False)
+        self.filtered = bool(keys.sasrec_low_pass)
+        fuse_layers(self)
         if self.cosine:
             self.scale = nn.Parameter(torch.tensor(1.0 / keys.sasrec_temperature))
 
@@ -61,11 +72,16 @@ class PackedSASRec(PackedModel, SASRec):
         positions = torch.arange(item_seq.shape[1], device=item_seq.device)
         hidden = self.item_embedding(item_seq) + self.position_embedding(positions)[None]
         hidden = self.dropout(self.LayerNorm(hidden))
+        if self.filtered:
+            mask, width = self.get_attention_mask(item_seq), item_seq.shape[1]
+            for block in self.blocks:
+                hidden = block(hidden, hidden, self.low_pass[:width, :width] @ hidden, mask)
+            return hidden
         return self.trm_encoder(hidden, self.get_attention_mask(item_seq), output_all_encoded_layers=True)[-1]
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The transformer."""
-        return [self.trm_encoder]
+        """The transformer, as a whole or by its blocks."""
+        return list(self.blocks) if self.filtered else [self.trm_encoder]
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """State at the last position, float [B, d]."""

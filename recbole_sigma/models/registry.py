@@ -40,9 +40,18 @@ MODELS: dict[str, Entry] = {
     "WindowItemKNN": Entry(
         "recbole_sigma.models.window_item_knn", dataset="recbole_sigma.data.dataset:PackedDataset"
     ),
+    **{
+        name: Entry(f"recbole_sigma.models.{module}", dataset="recbole_sigma.data.dataset:PackedDataset")
+        for name, module in (
+            ("HistoryEASE", "history_ease"),
+            ("NextItemRidge", "next_item_ridge"),
+            ("ClosedForm", "closed_form"),
+        )
+    },
     "PackedSASRec": Entry(
         "recbole_sigma.models.packed_sasrec", dataset="recbole_sigma.models.packed_sasrec:PackedSASRecDataset"
     ),
+    "BSARec": Entry("recbole_sigma.models.bsarec", dataset="recbole_sigma.models.bsarec:BSARecDataset"),
 }
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -20,8 +19,7 @@ from recbole.utils import InputType
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recbole_sigma.data.dataset import PackedDataset, item_names
-from recbole_sigma.data.windows import WindowPacker
+from recbole_sigma.data.dataset import PrefixDataset, item_names
 from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.exact import exact_top_k, prefix_survival, score_candidates
 from recbole_sigma.decoding.t5 import T5Decoder
@@ -38,53 +36,14 @@ PAD = 0
 _CHUNK = 64  # rows of similar length that share one forward pass in training
 
 
-class PrefixPacker(WindowPacker):
-    """Training rows of TIGER: a history of at most ``window`` items and its next item.
-
-    Args:
-        users, items, ranks: int64 [E] training events grouped by user, in time order inside a user.
-        window: longest history.
-        seed: seed of the draws; epoch e always gives the same rows.
-        every: one row per event with a history; otherwise one random such row per user, redrawn every epoch.
-    """
-
-    def __init__(
-        self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, window: int, seed: int, every: bool
-    ) -> None:
-        super().__init__(users, items, ranks, window, seed)
-        self.every = every
-
-    def __len__(self) -> int:
-        """Rows per epoch."""
-        return int(self.targets.sum()) if self.every else len(self.starts)
-
-    def draw(self, epoch: int) -> np.ndarray:
-        """Spans [rows, 2] of one epoch: first event of the history and the target, in event positions."""
-        if self.every:
-            start = np.repeat(self.starts, self.targets)
-            place = np.arange(len(start)) - np.repeat(np.cumsum(self.targets) - self.targets, self.targets)
-        else:
-            start = self.starts
-            place = np.random.default_rng((self.seed, epoch)).integers(0, self.targets)
-        target = start + 1 + place
-        return np.stack([np.maximum(start, target - self.window), target], axis=1)
-
-
-class TIGERDataset(PackedDataset):
+class TIGERDataset(PrefixDataset):
     """RecBole's rows for evaluation; training rows are drawn per epoch (``tiger_samples``)."""
 
     prepared: ItemCodes | None = None
 
-    def build(self) -> list[Any]:
-        """Split and build rows, see :meth:`PackedDataset.build`."""
-        parts = super().build()
-        train, samples = parts[0], read(TigerKeys, self.config).tiger_samples
-        packer = train.packer
-        train.packer = PrefixPacker(
-            packer.users, packer.items, packer.ranks, packer.window, packer.seed, every=samples == "all"
-        )
-        train.resample(0)
-        return parts
+    def every_prefix(self) -> bool:
+        """See `PrefixDataset`."""
+        return read(TigerKeys, self.config).tiger_samples == "all"
 
     def use_prepared(self, extra: dict[str, Any]) -> None:
         """Take the semantic IDs from a checkpoint instead of making them again.

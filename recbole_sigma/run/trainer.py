@@ -371,6 +371,7 @@ class RunTrainer(StoredRun):
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
         cpu = time.process_time()
+        self.judge.choose(self.model, valid_data)
         found = self.evaluate(valid_data, load_best_model=False)
         # early stopping must come to the same end in every process
         result = json.loads(distributed.broadcast(json.dumps(found or {})))

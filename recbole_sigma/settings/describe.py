@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.settings.keys import KEYS_OF_EVERY_MODEL, KEYS_OF_MODEL
 from recbole_sigma.settings.reader import STAGES, Key, keys_of
 from recbole_sigma.settings.reading import load_yaml, nearest
 from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
 from recbole_sigma.settings.recipes import properties_dir, recbole_properties, shipped_defaults
+from recbole_sigma.settings.stages import KEYS_OF_EVERY_MODEL, KEYS_OF_MODEL
 from recbole_sigma.values import UserError
 
 Row = tuple[str, str, str]  # key, value, meaning

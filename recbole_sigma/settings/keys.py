@@ -61,8 +61,12 @@ class MemoryKeys:
     memory_weight: float = key(0.3, "The weight w where memory is fixed", 0.0, 1e6)
     memory_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
     memory_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
-    memory_last: int = key(
-        20, "Newest events of the history that vote (3 on sets with short histories)", 1, 1_000_000
+    memory_last: int | str = key(
+        "auto",
+        "Newest events of the history that vote; auto = 20, or 3 where users have fewer than 20 train events",
+        1,
+        1_000_000,
+        words=("auto",),
     )
     memory_decay: float = key(0.8, "Weight of a vote per step of age", 0.0, 1.0)
     memory_forward: float = key(
@@ -362,53 +366,3 @@ class RqVaeKeys:
     rqvae_batch: int = key(1024, "Items per step")
     rqvae_learning_rate: float = key(0.001, "Step size of AdamW")
     rqvae_weight_decay: float = key(0.0, "Weight decay on its matrices")
-
-
-@dataclass(frozen=True)
-class KnnKeys:
-    """WindowItemKNN."""
-
-    knn_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
-    knn_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
-    knn_last: int = key(20, "Last events of the history that vote", 1, 1_000_000)
-    knn_decay: float = key(0.8, "Weight of a vote per step of age", 0.0, 1.0)
-    knn_forward: float = key(
-        0.5, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
-    )
-
-
-@dataclass(frozen=True)
-class SasrecKeys:
-    """PackedSASRec: RecBole's SASRec network and our loss."""
-
-    sasrec_loss: str = key(
-        "CE",
-        "CE over the catalogue, or BCE with one sampled negative, the SASRec paper's",
-        choices=("CE", "BCE"),
-    )
-    sasrec_score: str = key(
-        "dot", "dot as in SASRec, or cosine with a learned scale", choices=("dot", "cosine")
-    )
-    sasrec_mask_seen: bool = key(True, "Items of the history are no negatives where filter_seen holds")
-    sasrec_temperature: float = key(0.07, "Initial temperature of the cosine score")
-    n_layers: int = key(2, "Transformer layers")
-    n_heads: int = key(2, "Attention heads")
-    hidden_size: int = key(64, "Width of the states")
-    inner_size: int = key(256, "Width of the feed-forward layers")
-    hidden_dropout_prob: float = key(0.3, "Dropout of states and embeddings", 0.0, 1.0)
-    attn_dropout_prob: float = key(0.3, "Dropout of attention", 0.0, 1.0)
-    loss_type: str = key("CE", "What RecBole's network is built with; sasrec_loss decides")
-
-
-KEYS_OF_EVERY_MODEL: tuple[type, ...] = (ProtocolKeys, MemoryKeys, TrainKeys, ProcessKeys, FileKeys)
-
-KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
-    "SIGMA": (
-        GroundingKeys, TokenizerKeys, FusionKeys, BackboneKeys, LoraKeys, TaskKeys, SigmaKeys,
-        DecodeKeys, ArtifactKeys,
-    ),
-    "TIGER": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, TigerKeys, BeamKeys),
-    "WindowItemKNN": (KnnKeys,),
-    "PackedSASRec": (SasrecKeys,),
-}  # fmt: skip
-"""Model -> the stages it reads besides those of every model; its property file may change a default."""

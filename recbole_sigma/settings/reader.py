@@ -9,9 +9,9 @@ from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from recbole_sigma.settings.keys import KEYS_OF_EVERY_MODEL, KEYS_OF_MODEL
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
+from recbole_sigma.settings.stages import KEYS_OF_EVERY_MODEL, KEYS_OF_MODEL
 from recbole_sigma.values import UserError
 
 Stage = TypeVar("Stage")

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.settings.keys import KEYS_OF_EVERY_MODEL, KEYS_OF_MODEL
 from recbole_sigma.settings.reader import all_keys, keys_of, wrong_value
 from recbole_sigma.settings.reading import load_yaml, nearest
+from recbole_sigma.settings.stages import KEYS_OF_EVERY_MODEL, KEYS_OF_MODEL
 from recbole_sigma.values import UserError
 
 

@@ -228,7 +228,7 @@ def test_the_demo_has_three_models_and_ends_with_the_path(capsys, scratch: Path,
 
     monkeypatch.setattr(benchmark, "run_benchmark", fake)
     assert main(["demo"]) == 0
-    assert tuple(asked["models"]) == ("Pop", "WindowItemKNN", "SIGMA") and asked["dataset"] == "ml-100k"
+    assert tuple(asked["models"]) == tables.DEMO_MODELS and asked["dataset"] == "ml-100k"
     out = capsys.readouterr().out
     for column in ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@10", "NDCG@20", "seconds"):
         assert column in out

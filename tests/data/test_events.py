@@ -199,3 +199,31 @@ def test_users_with_one_event_are_refused_with_a_remedy(model, write_dataset) ->
     assert set(targets(loaders(model, "small", values | {"user_inter_num_interval": "[3,inf)"}).test)) == {
         "a"
     }
+
+
+@pytest.mark.parametrize(("events", "newest"), [(21, 3), (22, 20)])
+def test_short_histories_are_known_by_their_train_events(events, newest, write_dataset) -> None:
+    """20 train events per user are long, held-out events do not count, and a number asked for stays."""
+    rows = [(u, f"i{(u + s) % 40}", s) for u in range(4) for s in range(events)]
+    train = loaders("Pop", "small", write_dataset(rows, spare=2)).train._dataset.train_events()
+    assert (train.newest("auto"), train.newest(7)) == (newest, 7)
+
+
+def test_the_votes_of_a_set_do_not_hang_on_its_name(write_dataset) -> None:
+    """knn_last, next_last and memory_last of auto follow from the train events alone."""
+    from recbole_sigma.decoding.votes import CollaborativeMemory
+    from tests import planted as scenes
+
+    rows = [(u, f"i{(u + s) % 40}", s) for u in range(4) for s in range(6)]
+    for name in ("amazon-beauty", "mine"):
+        values = write_dataset(rows, name, spare=2)
+        for model, last in (("WindowItemKNN", "last"), ("NextItemRidge", "regression.last")):
+            config, data, built = scenes.build(model, name, values)
+            found = built
+            for part in last.split("."):
+                found = vars(found)[part]
+            assert found == 3
+        memory = CollaborativeMemory(config)
+        none = torch.zeros(0, dtype=torch.int64)
+        memory.bonus(data.train._dataset, (none, none), 1)
+        assert memory._memory.last == 3

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_sigma.data.windows import PrefixPacker
 from recbole_sigma.decoding.exact import score_items
 from recbole_sigma.evaluation.judge import Judge
-from recbole_sigma.models.tiger import PrefixPacker
 from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.settings.reading import load_yaml

@@ -18,7 +18,7 @@ from recbole_sigma.instructions.fields import Material
 from recbole_sigma.instructions.phrases import words_of
 from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.models.window_item_knn import WindowItemKNN
-from recbole_sigma.settings.keys import KnnKeys
+from recbole_sigma.settings.baseline_keys import KnnKeys
 from recbole_sigma.settings.recipes import stage_defaults
 
 INSIDE = 1e6  # added to items that the slot allows: they come first, the others fill a short list

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.data.dataset import PackedDataset
+from recbole_sigma.data.events import LONG
 from recbole_sigma.instructions.samples import wants_tasks
 from recbole_sigma.settings.keys import SigmaKeys
 from recbole_sigma.settings.reader import read
-
-LONG = 20
-"""Mean number of train events per user from which histories are long."""
 
 HISTORIES: dict[str, dict[str, Any]] = {
     # Co-occurrence is dense: the newest items and the sum of the window say much, and so do vectors made of

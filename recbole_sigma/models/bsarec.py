@@ -1,0 +1,105 @@
+"""BSARec (Shin et al. 2024, arXiv 2312.10325) as published: one prefix per row, full cross-entropy.
+
+Its low-pass mixes all positions of a row, so a loss at every position of a packed row would see the future.
+A training row here is one prefix, and the loss reads the last position. Positions are counted from the end:
+rows are padded on the left, and padding takes part in the filter, as in the authors' code. BSARec-causal is
+our form for packed rows (``sasrec_low_pass`` of PackedSASRec).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_sigma.data.dataset import PrefixDataset
+from recbole_sigma.models.contract import Contract
+from recbole_sigma.models.losses import catalogue_cross_entropy
+from recbole_sigma.models.low_pass import FilterBlock, slow_waves
+from recbole_sigma.models.packed import PackedModel, fuse_layers
+from recbole_sigma.settings.baseline_keys import BsarecKeys
+from recbole_sigma.settings.reader import read
+
+
+class BSARecDataset(PrefixDataset):
+    """The dataset RecBole picks for the model named BSARec."""
+
+
+class BSARec(PackedModel, SequentialRecommender):
+    """See the module's docstring; keys ``bsarec_alpha``, ``bsarec_cutoff`` and those of the transformer."""
+
+    input_type = InputType.POINTWISE
+    loss_names = ("softmax",)
+    optimizer_groups = Contract.optimizer_groups  # type: ignore[assignment]  # decays all weights, as published
+    prediction_count = Contract.prediction_count  # one per row
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        keys, size = read(BsarecKeys, config), config["hidden_size"]
+        self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
+        self.position_embedding = nn.Embedding(self.max_seq_length, size)
+        self.norm = nn.LayerNorm(size, eps=config["layer_norm_eps"])
+        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+        self.blocks = nn.ModuleList(FilterBlock(config, keys.bsarec_alpha) for _ in range(config["n_layers"]))
+        self.register_buffer("waves", slow_waves(self.max_seq_length, keys.bsarec_cutoff), persistent=False)
+        fuse_layers(self)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=config["initializer_range"])
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """What the last block reads: float [B, L, d], the newest event at position L - 1."""
+        items = left_padded(item_seq, item_seq_len, self.max_seq_length)
+        hidden = self.item_embedding(items) + self.position_embedding.weight
+        hidden = self.dropout(self.norm(hidden))
+        mask = self.get_attention_mask(items)
+        for block in self.blocks[:-1]:
+            hidden = block(hidden, hidden, self.waves @ (self.waves.T @ hidden), mask)
+        return hidden
+
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """State at the newest event, float [B, d]; the last block is computed there alone."""
+        hidden = self.states(item_seq, item_seq_len)
+        low = (self.waves[-1] @ (self.waves.T @ hidden))[:, None]
+        items = left_padded(item_seq, item_seq_len, self.max_seq_length)
+        mask = self.get_attention_mask(items)[:, :, -1:]
+        return self.blocks[-1](hidden, hidden[:, -1:], low, mask)[:, 0]
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Cross-entropy over the whole catalogue, the mean over rows; items of the history are negatives."""
+        queries = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        weights = torch.ones(len(queries), device=queries.device)
+        loss, _ = catalogue_cross_entropy(
+            queries, self.item_embedding.weight, interaction[self.POS_ITEM_ID], weights
+        )
+        return loss / len(queries)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores of all items, float [B, N]."""
+        queries = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return queries @ self.item_embedding.weight.T
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores of one item per row, float [B]."""
+        queries = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return (queries * self.item_embedding(interaction[self.ITEM_ID])).sum(-1)
+
+
+def left_padded(items: Tensor, length: Tensor, width: int) -> Tensor:
+    """Rows with their padding before the events.
+
+    Args:
+        items: int64 [B, T], right-padded with 0, T <= width.
+        length: int64 [B].
+        width: L.
+
+    Returns:
+        int64 [B, L], the newest event in the last column.
+    """
+    place = torch.arange(width, device=items.device) - (width - length)[:, None]
+    return items.gather(1, place.clamp(0, items.shape[1] - 1)).masked_fill(place < 0, 0)

@@ -1,0 +1,37 @@
+"""HistoryEASE: EASE (Steck 2019, arXiv 1905.03375) on the whole history before the judged event.
+
+RecBole's EASE reads the user's row of the train matrix, at validation and at test alike. A sequential model
+reads the validation item at test. This one does too, so that both stand on the same events; the weights are
+EASE's, from train events alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from recbole_sigma.grounding.regression import ease
+from recbole_sigma.models.untrained import Untrained
+from recbole_sigma.settings.baseline_keys import EaseKeys
+from recbole_sigma.settings.reader import read
+
+
+class HistoryEASE(Untrained):
+    """See the module's docstring; key ``ease_ridge``."""
+
+    whole_history = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        users, items = dataset.train_events().sequences()
+        self.weights = ease(users, items, self.n_items, read(EaseKeys, config).ease_ridge)
+
+    def scores(self, rows: np.ndarray, items: np.ndarray, batch: int) -> np.ndarray:
+        """x B, x the 0/1 row of the history; see `Untrained.scores`."""
+        met = sparse.csr_matrix(
+            (np.ones(len(rows), dtype=np.float32), (rows, items)), shape=(batch, self.n_items)
+        )
+        met.data[:] = 1.0
+        return np.asarray(met @ self.weights)

@@ -1,0 +1,31 @@
+"""NextItemRidge: a ridge regression from the newest items of a history to the next one, in closed form.
+
+Every train event is a target, and the ``next_last`` events of its user before it, each weighted
+next_decay^age, are what it is told from. So it knows order, which EASE does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recbole_sigma.grounding.regression import next_item_ridge
+from recbole_sigma.models.untrained import Untrained
+from recbole_sigma.settings.baseline_keys import NextKeys
+from recbole_sigma.settings.reader import read
+
+
+class NextItemRidge(Untrained):
+    """See the module's docstring; keys ``next_ridge``, ``next_last``, ``next_decay``."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        keys, events = read(NextKeys, config), dataset.train_events()
+        users, items = events.sequences()
+        last = events.newest(keys.next_last)
+        self.regression = next_item_ridge(users, items, self.n_items, keys.next_ridge, last, keys.next_decay)
+
+    def scores(self, rows: np.ndarray, items: np.ndarray, batch: int) -> np.ndarray:
+        """h B, h the weighted newest events; see `Untrained.scores`."""
+        return self.regression.scores(rows, items, batch)

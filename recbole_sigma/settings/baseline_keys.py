@@ -1,0 +1,88 @@
+"""The keys of the baselines, declared as those of `settings.keys`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recbole_sigma.settings.keys import key
+
+
+@dataclass(frozen=True)
+class KnnKeys:
+    """WindowItemKNN."""
+
+    knn_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
+    knn_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
+    knn_last: int | str = key(
+        "auto",
+        "Newest events of the history that vote; auto = 20, or 3 where users have fewer than 20 train events",
+        1,
+        1_000_000,
+        words=("auto",),
+    )
+    knn_decay: float = key(0.8, "Weight of a vote per step of age", 0.0, 1.0)
+    knn_forward: float = key(
+        0.5, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
+    )
+
+
+@dataclass(frozen=True)
+class EaseKeys:
+    """EASE over whole histories."""
+
+    ease_ridge: float = key(100.0, "lambda: what keeps EASE's weights small", 1e-6, 1e9)
+
+
+@dataclass(frozen=True)
+class NextKeys:
+    """Ridge regression from the newest items to the next."""
+
+    next_ridge: float = key(100.0, "What keeps its weights small", 1e-6, 1e9)
+    next_last: int | str = key(
+        "auto",
+        "Newest events that tell the next; auto = 20, or 3 where users have fewer than 20 train events",
+        1,
+        1_000,
+        words=("auto",),
+    )
+    next_decay: float = key(0.8, "Weight of an event per step of age", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class SasrecKeys:
+    """PackedSASRec: RecBole's SASRec network and our loss."""
+
+    sasrec_loss: str = key(
+        "CE",
+        "CE over the catalogue, or BCE with one sampled negative, the SASRec paper's",
+        choices=("CE", "BCE"),
+    )
+    sasrec_score: str = key(
+        "dot", "dot as in SASRec, or cosine with a learned scale", choices=("dot", "cosine")
+    )
+    sasrec_mask_seen: bool = key(True, "Items of the history are no negatives where filter_seen holds")
+    sasrec_temperature: float = key(0.07, "Initial temperature of the cosine score")
+    sasrec_low_pass: float = key(
+        0.0, "alpha of BSARec's low-pass beside the attention, made causal (ours); 0 = none", 0.0, 1.0
+    )
+    loss_type: str = key("CE", "What RecBole's network is built with; sasrec_loss decides")
+
+
+@dataclass(frozen=True)
+class BsarecKeys:
+    """BSARec's frequency path."""
+
+    bsarec_alpha: float = key(0.7, "Share of the frequency path; the rest is self-attention", 0.0, 1.0)
+    bsarec_cutoff: int = key(5, "c: waves of up to c // 2 periods per row count as low", 1, 1_000_000)
+
+
+@dataclass(frozen=True)
+class TransformerKeys:
+    """A transformer over item numbers."""
+
+    n_layers: int = key(2, "Transformer layers")
+    n_heads: int = key(2, "Attention heads")
+    hidden_size: int = key(64, "Width of the states")
+    inner_size: int = key(256, "Width of the feed-forward layers")
+    hidden_dropout_prob: float = key(0.3, "Dropout of states and embeddings", 0.0, 1.0)
+    attn_dropout_prob: float = key(0.3, "Dropout of attention", 0.0, 1.0)

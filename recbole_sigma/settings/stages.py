@@ -1,0 +1,50 @@
+"""Which model reads which stages."""
+
+from __future__ import annotations
+
+from recbole_sigma.settings.baseline_keys import (
+    BsarecKeys,
+    EaseKeys,
+    KnnKeys,
+    NextKeys,
+    SasrecKeys,
+    TransformerKeys,
+)
+from recbole_sigma.settings.keys import (
+    ArtifactKeys,
+    BackboneKeys,
+    BeamKeys,
+    CodeKeys,
+    DecodeKeys,
+    FileKeys,
+    FusionKeys,
+    GroundingKeys,
+    LoraKeys,
+    MemoryKeys,
+    ProcessKeys,
+    ProtocolKeys,
+    RqVaeKeys,
+    SigmaKeys,
+    TaskKeys,
+    TigerKeys,
+    TokenizerKeys,
+    TrainKeys,
+    VectorKeys,
+)
+
+KEYS_OF_EVERY_MODEL: tuple[type, ...] = (ProtocolKeys, MemoryKeys, TrainKeys, ProcessKeys, FileKeys)
+
+KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
+    "SIGMA": (
+        GroundingKeys, TokenizerKeys, FusionKeys, BackboneKeys, LoraKeys, TaskKeys, SigmaKeys,
+        DecodeKeys, ArtifactKeys,
+    ),
+    "TIGER": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, TigerKeys, BeamKeys),
+    "WindowItemKNN": (KnnKeys,),
+    "HistoryEASE": (EaseKeys,),
+    "NextItemRidge": (NextKeys,),
+    "ClosedForm": (EaseKeys, NextKeys, KnnKeys),
+    "PackedSASRec": (SasrecKeys, TransformerKeys),
+    "BSARec": (BsarecKeys, TransformerKeys),
+}  # fmt: skip
+"""Model -> the stages it reads besides those of every model; its property file may change a default."""
