@@ -55,6 +55,7 @@ _TINY: dict[str, dict[str, Any]] = {
     "NextItemRidge": {},
     "ClosedForm": {},
     "PackedSASRec": _TRANSFORMER,
+    "HSTU": _TRANSFORMER,
     "BSARec": {**_TRANSFORMER, "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10},
     "SIGMA": {
         "epochs": 1,

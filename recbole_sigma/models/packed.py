@@ -77,11 +77,11 @@ class PackedModel(Contract):
         items = F.pad(history, (0, 1)).scatter(1, length[:, None], target[:, None])
         users, first = interaction[self.USER_ID], interaction[FIRST_EVENT]
         groups = length_groups(known + 1, items.device)
-        if len(groups) > 1:
-            order = torch.cat(groups)
+        order = torch.cat(groups) if len(groups) > 1 else None
+        if order is not None:
             users, first, items, length = users[order], first[order], items[order], length[order]
         parts = row_groups([known[rows] + 1 for rows in groups], items.device)
-        return PackedRows(users, items, length + 1, first, parts, int(known.sum()))
+        return PackedRows(users, items, length + 1, first, parts, int(known.sum()), order)
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Decay matrices only: norms, biases, temperatures and gates are left free."""
@@ -127,6 +127,7 @@ class PackedRows:
         first: int64 [B], each row's first event (`data.windows.FIRST_EVENT`).
         groups: the passes, together all rows.
         targets: predictions of all rows.
+        order: int64 [B], where each row stood in the batch; None where they stand as they did.
     """
 
     users: Tensor
@@ -135,6 +136,11 @@ class PackedRows:
     first: Tensor
     groups: list[RowGroup]
     targets: int
+    order: Tensor | None
+
+    def in_order(self, column: Tensor) -> Tensor:
+        """Another column of the batch, its rows as they stand here."""
+        return column if self.order is None else column[self.order]
 
     @property
     def row(self) -> Tensor:

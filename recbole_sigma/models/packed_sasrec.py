@@ -55,37 +55,51 @@ class PackedSASRec(PackedModel, SASRec):
         self.binary = keys.sasrec_loss == "BCE"
         self.cosine = keys.sasrec_score == "cosine"
         self.mask_seen = self.follows_filter(config) and read(ProtocolKeys, config).filter_seen
-        if keys.sasrec_low_pass:
-            del self.trm_encoder
-            self.blocks = nn.ModuleList(
-                FilterBlock(config, keys.sasrec_low_pass) for _ in range(config["n_layers"])
-            )
-            self.blocks.apply(self._init_weights)
-            self.register_buffer("low_pass", causal_low_pass(self.max_seq_length, CUTOFF), persistent=False)
-        self.filtered = bool(keys.sasrec_low_pass)
+        self._build_trunk(config)
         fuse_layers(self)
         if self.cosine:
             self.scale = nn.Parameter(torch.tensor(1.0 / keys.sasrec_temperature))
 
-    def states(self, item_seq: Tensor) -> Tensor:
-        """SASRec's hidden states at every position: float [B, T] -> [B, T, d]."""
+    def _build_trunk(self, config: Any) -> None:
+        """Put what `states` needs in place of SASRec's blocks, where it needs other ones."""
+        alpha = read(SasrecKeys, config).sasrec_low_pass
+        self.blocks = nn.ModuleList(FilterBlock(config, alpha) for _ in range(self.n_layers if alpha else 0))
+        if alpha:
+            del self.trm_encoder
+            self.blocks.apply(self._init_weights)
+            self.register_buffer("low_pass", causal_low_pass(self.max_seq_length, CUTOFF), persistent=False)
+
+    def inputs(self, interaction: Any) -> tuple[Tensor, ...]:
+        """What `states` reads beside the items, each [B, T]."""
+        return ()
+
+    def states(self, item_seq: Tensor, *more: Tensor) -> Tensor:
+        """SASRec's hidden states at every position.
+
+        Args:
+            item_seq: int64 [B, T].
+            more: what `inputs` gave, for the same rows.
+
+        Returns:
+            float [B, T, d].
+        """
         positions = torch.arange(item_seq.shape[1], device=item_seq.device)
         hidden = self.item_embedding(item_seq) + self.position_embedding(positions)[None]
         hidden = self.dropout(self.LayerNorm(hidden))
-        if self.filtered:
-            mask, width = self.get_attention_mask(item_seq), item_seq.shape[1]
+        mask, width = self.get_attention_mask(item_seq), item_seq.shape[1]
+        if len(self.blocks):
             for block in self.blocks:
                 hidden = block(hidden, hidden, self.low_pass[:width, :width] @ hidden, mask)
             return hidden
-        return self.trm_encoder(hidden, self.get_attention_mask(item_seq), output_all_encoded_layers=True)[-1]
+        return self.trm_encoder(hidden, mask, output_all_encoded_layers=True)[-1]
 
     def compiled_parts(self) -> list[nn.Module]:
         """The transformer, as a whole or by its blocks."""
-        return list(self.blocks) if self.filtered else [self.trm_encoder]
+        return list(self.blocks) or [self.trm_encoder]
 
-    def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor, *more: Tensor) -> Tensor:
         """State at the last position, float [B, d]."""
-        return self.gather_indexes(self.states(item_seq), item_seq_len - 1)
+        return self.gather_indexes(self.states(item_seq, *more), item_seq_len - 1)
 
     def _logits(self, states: Tensor, items: Tensor) -> Tensor:
         """Scores of states [M, d] against item vectors [n, d]."""
@@ -96,7 +110,8 @@ class PackedSASRec(PackedModel, SASRec):
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean of the loss over all positions of the batch."""
         rows = self.packed_rows(interaction)
-        queries = torch.cat([self._read(rows, group) for group in rows.groups])
+        more = [rows.in_order(part) for part in self.inputs(interaction)]
+        queries = torch.cat([self._read(rows, group, more) for group in rows.groups])
         row, column = rows.row, rows.column
         targets = rows.items[row, column + 1]
         if self.binary:
@@ -108,10 +123,11 @@ class PackedSASRec(PackedModel, SASRec):
         hidden = history_of(rows.items, row, column) if self.mask_seen else None
         return catalogue_cross_entropy(queries, vectors, targets, weights, hidden)[0]
 
-    def _read(self, rows: PackedRows, group: RowGroup) -> Tensor:
+    def _read(self, rows: PackedRows, group: RowGroup, more: list[Tensor]) -> Tensor:
         """States float [M, d] before each target of rows of similar length."""
         inputs = rows.items[group.rows, : group.width - 1]
-        return self.states(inputs)[group.place, group.column]
+        states = self.states(inputs, *(part[group.rows] for part in more))
+        return states[group.place, group.column]
 
     def _binary_loss(self, states: Tensor, targets: Tensor, items: Tensor, row: Tensor) -> Tensor:
         """-log sigmoid(target) - log sigmoid(-negative), the mean over M positions.
@@ -139,14 +155,19 @@ class PackedSASRec(PackedModel, SASRec):
             scores = (states * both).sum(-1)
         return -(F.logsigmoid(scores[0]) + F.logsigmoid(-scores[1])).mean()
 
+    def _last(self, interaction: Any) -> Tensor:
+        return self.forward(
+            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], *self.inputs(interaction)
+        )
+
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, float [B, N]."""
-        states = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        states = self._last(interaction)
         return self._logits(states, self.item_embedding.weight)
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of one item per row, float [B]."""
-        states = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        states = self._last(interaction)
         items = self.item_embedding(interaction[self.ITEM_ID])
         if self.cosine:
             return self.scale * (F.normalize(states, dim=-1) * F.normalize(items, dim=-1)).sum(-1)

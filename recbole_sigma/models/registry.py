@@ -51,6 +51,7 @@ MODELS: dict[str, Entry] = {
     "PackedSASRec": Entry(
         "recbole_sigma.models.packed_sasrec", dataset="recbole_sigma.models.packed_sasrec:PackedSASRecDataset"
     ),
+    "HSTU": Entry("recbole_sigma.models.hstu", dataset="recbole_sigma.models.hstu:HSTUDataset"),
     "BSARec": Entry("recbole_sigma.models.bsarec", dataset="recbole_sigma.models.bsarec:BSARecDataset"),
 }
 

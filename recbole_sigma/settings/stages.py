@@ -45,6 +45,7 @@ KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "NextItemRidge": (NextKeys,),
     "ClosedForm": (EaseKeys, NextKeys, KnnKeys),
     "PackedSASRec": (SasrecKeys, TransformerKeys),
+    "HSTU": (SasrecKeys, TransformerKeys),
     "BSARec": (BsarecKeys, TransformerKeys),
 }  # fmt: skip
 """Model -> the stages it reads besides those of every model; its property file may change a default."""
