@@ -54,6 +54,8 @@ _TINY: dict[str, dict[str, Any]] = {
     "HistoryEASE": {},
     "NextItemRidge": {},
     "ClosedForm": {},
+    "TGH": {},
+    "TextLinear": {},
     "PackedSASRec": _TRANSFORMER,
     "HSTU": _TRANSFORMER,
     "BSARec": {**_TRANSFORMER, "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10},

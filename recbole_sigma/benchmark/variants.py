@@ -151,7 +151,8 @@ def _rows_of_first(word: str) -> list[Row]:
         return read_folder(path)
     if word.endswith("/"):
         raise UserError(f"the folder of variants {word} does not exist")
-    return [Row(word, word)]
+    about = registry.MODELS.get(word)
+    return [Row(word, word, why=about.why, source=about.source) if about else Row(word, word)]
 
 
 def _with_file(model: str, path: Path) -> Row:
@@ -221,9 +222,11 @@ def shipped() -> dict[str, Row]:
 
 
 def list_text() -> str:
-    """The shipped variants, one line each, for ``--models=list``."""
-    width = max(map(len, shipped()), default=0)
-    return "\n".join(f"{name:<{width}}  {row.why}" for name, row in shipped().items())
+    """Our models and the shipped variants, one line each, for ``--models=list``."""
+    about = {name: entry.why for name, entry in registry.MODELS.items()}
+    about.update((name, row.why) for name, row in shipped().items())
+    width = max(map(len, about))
+    return "\n".join(f"{name:<{width}}  {why}" for name, why in about.items())
 
 
 __all__: Sequence[str] = ("Row", "list_text", "read_folder", "read_variant", "rows_of", "shipped")

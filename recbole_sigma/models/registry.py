@@ -15,6 +15,8 @@ from pathlib import Path
 from recbole_sigma.settings.recipes import recbole_folder
 from recbole_sigma.values import UserError
 
+_PACKED = "recbole_sigma.data.dataset:PackedDataset"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -22,37 +24,79 @@ class Entry:
 
     Attributes:
         module: module that defines the class of the same name as the model.
+        why: one sentence on what the row of a table is.
+        source: where the model comes from.
+        dataset: ``module:class`` of its dataset.
         family: RecBole subpackage under which its name is looked up; the first one RecBole asks, so that
             finding our models does not import every model of RecBole.
-        dataset: ``module:class`` of its dataset.
     """
 
     module: str
-    dataset: str
+    why: str
+    source: str
+    dataset: str = _PACKED
     family: str = "general_recommender"
 
 
 MODELS: dict[str, Entry] = {
     "SIGMA": Entry(
-        "recbole_sigma.models.sigma.model", dataset="recbole_sigma.models.sigma.history:SIGMADataset"
+        "recbole_sigma.models.sigma.model",
+        "semantic grounding, hybrid tokens, a list in three steps; one softmax over the catalogue",
+        "arXiv 2602.22913; the joint objective is ours",
+        "recbole_sigma.models.sigma.history:SIGMADataset",
     ),
-    "TIGER": Entry("recbole_sigma.models.tiger", dataset="recbole_sigma.models.tiger:TIGERDataset"),
+    "TIGER": Entry(
+        "recbole_sigma.models.tiger",
+        "a T5 that reads and writes semantic IDs",
+        "arXiv 2305.05065",
+        "recbole_sigma.models.tiger:TIGERDataset",
+    ),
     "WindowItemKNN": Entry(
-        "recbole_sigma.models.window_item_knn", dataset="recbole_sigma.data.dataset:PackedDataset"
+        "recbole_sigma.models.window_item_knn", "co-occurrence in a window, nothing trained", "ours"
     ),
-    **{
-        name: Entry(f"recbole_sigma.models.{module}", dataset="recbole_sigma.data.dataset:PackedDataset")
-        for name, module in (
-            ("HistoryEASE", "history_ease"),
-            ("NextItemRidge", "next_item_ridge"),
-            ("ClosedForm", "closed_form"),
-        )
-    },
+    "HistoryEASE": Entry(
+        "recbole_sigma.models.history_ease",
+        "EASE on the whole history before the judged event, solved once",
+        "arXiv 1905.03375",
+    ),
+    "NextItemRidge": Entry(
+        "recbole_sigma.models.next_item_ridge",
+        "ridge regression from the newest items to the next, solved once",
+        "ours",
+    ),
+    "ClosedForm": Entry(
+        "recbole_sigma.models.closed_form",
+        "HistoryEASE, NextItemRidge and WindowItemKNN, weighed on validation: the free floor",
+        "ours",
+    ),
+    "TGH": Entry(
+        "recbole_sigma.models.tgh",
+        "rings of the graph of train transitions, in order of text, nothing trained",
+        "arXiv 2605.07125",
+    ),
+    "TextLinear": Entry(
+        "recbole_sigma.models.text_linear",
+        "a linear map from item text to co-occurrence vectors, for cold items, solved once",
+        "ours",
+    ),
     "PackedSASRec": Entry(
-        "recbole_sigma.models.packed_sasrec", dataset="recbole_sigma.models.packed_sasrec:PackedSASRecDataset"
+        "recbole_sigma.models.packed_sasrec",
+        "SASRec with a full softmax at every position of a packed row",
+        "Kang and McAuley 2018 (network); the packed loss is ours",
+        "recbole_sigma.models.packed_sasrec:PackedSASRecDataset",
     ),
-    "HSTU": Entry("recbole_sigma.models.hstu", dataset="recbole_sigma.models.hstu:HSTUDataset"),
-    "BSARec": Entry("recbole_sigma.models.bsarec", dataset="recbole_sigma.models.bsarec:BSARecDataset"),
+    "HSTU": Entry(
+        "recbole_sigma.models.hstu",
+        "gated pointwise attention with a bias by distance and by time, on packed rows",
+        "arXiv 2402.17152",
+        "recbole_sigma.models.hstu:HSTUDataset",
+    ),
+    "BSARec": Entry(
+        "recbole_sigma.models.bsarec",
+        "self-attention beside a low-pass filter, one prefix per row as published",
+        "arXiv 2312.10325",
+        "recbole_sigma.models.bsarec:BSARecDataset",
+    ),
 }
 
 

@@ -49,6 +49,29 @@ class NextKeys:
 
 
 @dataclass(frozen=True)
+class TghKeys:
+    """Rings of the transition graph."""
+
+    tgh_last: tuple[int, ...] = key((7, 2, 1), "Places of the rings of the last item, nearest ring first")
+    tgh_second: tuple[int, ...] = key((), "Places of the rings of the item before the last")
+
+
+@dataclass(frozen=True)
+class TextKeys:
+    """A linear map from text to collaborative vectors."""
+
+    text_ridge: float = key(1.0, "What keeps the map small", 1e-9, 1e9)
+    text_last: int | str = key(
+        "auto",
+        "Newest events that make the query; auto = 20, or 3 where users have fewer than 20 train events",
+        1,
+        1_000_000,
+        words=("auto",),
+    )
+    text_decay: float = key(0.8, "Weight of an event per step of age", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class SasrecKeys:
     """PackedSASRec: RecBole's SASRec network and our loss."""
 

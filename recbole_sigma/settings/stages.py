@@ -8,6 +8,8 @@ from recbole_sigma.settings.baseline_keys import (
     KnnKeys,
     NextKeys,
     SasrecKeys,
+    TextKeys,
+    TghKeys,
     TransformerKeys,
 )
 from recbole_sigma.settings.keys import (
@@ -44,6 +46,8 @@ KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "HistoryEASE": (EaseKeys,),
     "NextItemRidge": (NextKeys,),
     "ClosedForm": (EaseKeys, NextKeys, KnnKeys),
+    "TGH": (TghKeys, VectorKeys),
+    "TextLinear": (TextKeys, VectorKeys),
     "PackedSASRec": (SasrecKeys, TransformerKeys),
     "HSTU": (SasrecKeys, TransformerKeys),
     "BSARec": (BsarecKeys, TransformerKeys),

@@ -113,3 +113,13 @@ def test_shipped_variants_are_complete_and_known() -> None:
         base = RunConfig(row.base, "ml-100k")
         assert any(config[key] != base[key] for key in row.values) or name == "SASRec-CE", name
     assert "why" not in declared_keys() and "base" not in declared_keys()
+
+
+def test_the_list_names_every_row_that_comes_with_the_package() -> None:
+    from recbole_sigma.benchmark.variants import list_text
+    from recbole_sigma.models.registry import MODELS
+
+    lines = dict(line.split(maxsplit=1) for line in list_text().splitlines())
+    assert lines.keys() == MODELS.keys() | shipped().keys() and all(lines.values())
+    (row,) = rows_of(["ClosedForm"])
+    assert row.why == lines["ClosedForm"] and row.source

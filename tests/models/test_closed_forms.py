@@ -105,23 +105,6 @@ def test_a_table_does_not_cut_whole_histories(write_dataset) -> None:
     assert plan.cells[0].config["MAX_ITEM_LIST_LENGTH"] == 20
 
 
-@pytest.mark.parametrize("name", ["HistoryEASE", "NextItemRidge", "ClosedForm"])
-def test_held_out_events_change_no_weight(name, write_dataset) -> None:
-    """The last two events of every user become other items: what was solved stays, and so does a list."""
-    rng = np.random.default_rng(5)
-    rows = [(u, f"i{i:02d}", s) for u in range(6) for s, i in enumerate(rng.permutation(30)[:9])]
-    other = [(u, f"i{(int(i[1:]) + 1) % 30:02d}" if s >= 7 else i, s) for u, i, s in rows]
-    noticed = [(u, f"i{(int(i[1:]) + 1) % 30:02d}" if s == 2 else i, s) for u, i, s in rows]
-    every = [(9, f"i{i:02d}", i) for i in range(30)]  # names every item, whatever the others meet
-    history = (np.array([0, 0]), np.array([4, 7]), 1)
-    scores = []
-    for number, part in enumerate((rows, other, noticed)):
-        _, _, model = scenes.build(name, f"s{number}", write_dataset(part + every, f"s{number}", spare=2))
-        scores.append(model.scores(*history))
-    np.testing.assert_array_equal(scores[0], scores[1])
-    assert not np.allclose(scores[0], scores[2])
-
-
 def test_validation_chooses_the_weights_and_the_checkpoint_keeps_them(planted) -> None:
     values = {**planted, "knn_last": 1, "next_last": 1}
     result = run("ClosedForm", "planted", config_dict=values)
