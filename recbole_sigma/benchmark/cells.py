@@ -15,6 +15,7 @@ from recbole_sigma.benchmark.plan import MEMORY, Cell, Plan, Training
 from recbole_sigma.benchmark.records import FORMAT
 from recbole_sigma.evaluation.diversity import intra_list_distance
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.grounding.cooccurrence import transitions
 
 _TRAINED = (
     "best_valid_result", "best_epoch", "history", "parameters", "versions", "peak_memory", "machine",
@@ -92,6 +93,11 @@ class Judged:
         events = train._dataset.train_events()
         count = np.bincount(events.items.numpy(), minlength=train._dataset.item_num)
         self.target_counts = count[judgement.targets]
+        users, items = events.sequences()
+        moves = transitions(users, items, train._dataset.item_num)
+        # copies, since scipy wants to write into the arrays that it indexes by
+        pairs = moves[judgement.last.copy(), judgement.targets.copy()]
+        self.pair_counts = np.asarray(pairs).ravel().astype(np.int64)
         self.diversity = intra_list_distance(judgement.lists[:, :10], events, train._dataset.item_num)
 
 
@@ -156,6 +162,8 @@ def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged:
             "places": test.places.tolist(),
             "lists": len(test.lists),
             "train_counts": judged.target_counts.tolist(),
+            "lengths": test.lengths.tolist(),
+            "pair_counts": judged.pair_counts.tolist(),
         },
         **{
             key: trained[key]

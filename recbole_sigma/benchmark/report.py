@@ -95,9 +95,9 @@ def html(
     parts = [f"<h1>Benchmark on {escape(name)}</h1>", _head(record)]
     for policy in tables.policies(record):
         parts.append(f"<h2>Results, {tables.policy_name(policy)}</h2>")
-        head, body = tables.cells(record, policy)
-        lines = [[(text, {1: "first", 2: "second"}.get(rank, "")) for text, rank in line] for line in body]
-        parts += [_table(head, lines), f'<p class="soft">{escape(tables.footnote(record, policy))}</p>']
+        parts += [_ranked(*tables.cells(record, policy)), _soft(tables.footnote(record, policy))]
+        sliced = tables.slice_cells(record, policy)
+        parts += [_ranked(*sliced), _soft(tables.SLICES_NOTE)] if sliced else []
         parts += [_comparison(test) for test in record["significance"] if test["filter_seen"] == policy]
     for stem, (caption, png) in light.items():
         night = dark.get(stem)
@@ -130,6 +130,16 @@ def _table(head: list[str], body: list[list[tuple[str, str]]]) -> str:
         rows.append("".join(f"{tag}{escape(text)}</td>" for tag, (text, _) in zip(shown, line, strict=True)))
     inner = "".join(f"<tr>{row}</tr>\n" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{inner}</tbody></table></div>'
+
+
+def _ranked(head: list[str], body: list[list[tuple[str, int]]]) -> str:
+    """`_table` with the best value of a column bold and the second underlined."""
+    shown = {1: "first", 2: "second"}
+    return _table(head, [[(text, shown.get(rank, "")) for text, rank in line] for line in body])
+
+
+def _soft(text: str) -> str:
+    return f'<p class="soft">{escape(text)}</p>'
 
 
 def _head(record: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from recbole_sigma.machine.resources import machine
 from recbole_sigma.values import UserError
 
 COLUMNS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@10", "ndcg@20")
-_SHARED = ("users", "targets", "train_counts")
+_SHARED = ("users", "targets", "train_counts", "lengths", "pair_counts")
 
 
 def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
@@ -104,7 +104,8 @@ def _judged(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The judged users and targets, once per distinct set; a cell keeps its places and its set's number."""
     sets: list[dict[str, Any]] = []
     for cell in cells:
-        own = {name: cell["places"].pop(name) for name in _SHARED}
+        # cells of an earlier version do not say how long a history was, and whether a pair is known
+        own = {name: cell["places"].pop(name) for name in _SHARED if name in cell["places"]}
         if own not in sets:
             sets.append(own)
         cell["places"] = {"judged": sets.index(own), "places": cell["places"]["places"]}

@@ -138,7 +138,8 @@ def places_by_user(
     """Places per row and seed on the targets that all rows were judged on.
 
     Returns:
-        (row name -> int [seeds, P], {``users``, ``targets``, ``train_counts``} -> int [P]).
+        (row name -> int [seeds, P], {``users``, ``targets``, ``train_counts`` and, where the record has them,
+        ``lengths`` and ``pair_counts``} -> int [P]).
 
     Raises:
         UserError: if the rows share no judged target.
@@ -148,7 +149,8 @@ def places_by_user(
     for own in record["judged"]:
         pair = np.asarray(own["users"], dtype=np.int64) << 32 | np.asarray(own["targets"], dtype=np.int64)
         keys.append(pair)
-    for number in {cell["places"]["judged"] for cell in cells}:
+    used = {cell["places"]["judged"] for cell in cells}
+    for number in used:
         common = keys[number] if common is None else np.intersect1d(common, keys[number])
     if common is None or not len(common):
         raise UserError(
@@ -165,9 +167,11 @@ def places_by_user(
     for cell in cells:
         number = cell["places"]["judged"]
         rows.setdefault(cell["row"]["name"], []).append(pick(number, cell["places"]["places"]))
-    first = cells[0]["places"]["judged"]
-    counts = pick(first, record["judged"][first]["train_counts"])
-    about = {"users": common >> 32, "targets": common & 0xFFFFFFFF, "train_counts": counts}
+    about = {"users": common >> 32, "targets": common & 0xFFFFFFFF}
+    for name in ("train_counts", "lengths", "pair_counts"):
+        known = [number for number, own in enumerate(record["judged"]) if name in own and number in used]
+        if known:
+            about[name] = pick(known[0], record["judged"][known[0]][name])
     return {name: np.stack(parts) for name, parts in rows.items()}, about
 
 
@@ -281,6 +285,51 @@ def _span_label(group: list[int]) -> str:
         return f"{low}+"
     high = BINS[last + 1] - 1
     return str(low) if low == high else f"{low}-{high}"
+
+
+_LENGTHS = (0, 1, 6, 11, 21, 51)
+_COUNTS = (0, 1, 6, 21, 101)
+
+
+def slices(record: dict[str, Any], policy: bool) -> dict[str, Any]:
+    """NDCG@10 on parts of the targets: what is remembered, and what has to be told from something else.
+
+    A target is memorised where train holds its step, from the newest item of the history to the target at
+    once (arXiv 2603.19809). The other parts go by the length of the history and by how often train holds the
+    target; a cold target stands in no train event.
+
+    Returns:
+        ``parts``: of each part its ``group``, ``name``, ``targets`` (number) and ``rows`` (name -> NDCG@10,
+        mean over seeds); parts without a target are left out. Empty where the cells do not say it.
+    """
+    places, about = places_by_user(record, policy)
+    if "pair_counts" not in about:
+        return {}
+    masks: list[tuple[str, str, np.ndarray]] = [
+        ("step", "memorisation", about["pair_counts"] > 0),
+        ("step", "generalisation", about["pair_counts"] == 0),
+    ]
+    for group, name, bounds in (
+        ("history", "lengths", _LENGTHS),
+        ("target in train", "train_counts", _COUNTS),
+    ):
+        for low, after in zip(bounds, (*bounds[1:], None), strict=True):
+            inside = about[name] >= low if after is None else (about[name] >= low) & (about[name] < after)
+            label = f"{low}+" if after is None else str(low) if after == low + 1 else f"{low}-{after - 1}"
+            masks.append((group, "cold" if (name, low) == ("train_counts", 0) else label, inside))
+    gains = {row: ndcg_at(found, 10).mean(axis=0) for row, found in places.items()}
+    return {
+        "parts": [
+            {
+                "group": group,
+                "name": name,
+                "targets": int(mask.sum()),
+                "rows": {row: float(gain[mask].mean()) for row, gain in gains.items()},
+            }
+            for group, name, mask in masks
+            if mask.any()
+        ]
+    }
 
 
 def seconds_to_level(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_sigma.benchmark.results import metric_columns, title
+from recbole_sigma.benchmark.statistics import slices
+from recbole_sigma.values import UserError
 
 BETTER, WORSE, LEVEL = "†", "‡", 0.05
 _LATEX = {
@@ -96,19 +98,57 @@ def footnote(record: dict[str, Any], policy: bool) -> str:
     return " ".join(parts)
 
 
+def slice_cells(record: dict[str, Any], policy: bool) -> tuple[list[str], list[list[tuple[str, int]]]] | None:
+    """Head and body of NDCG@10 on parts of the targets (`statistics.slices`); None where nothing says it."""
+    try:
+        found = slices(record, policy)
+    except UserError:  # the rows share no target; the notes say so
+        return None
+    if not found:
+        return None
+    parts = found["parts"]
+    head = ["NDCG@10", *(_part_title(part) for part in parts)]
+    best = [ranks(list(part["rows"].values())) for part in parts]
+    body = [[("targets", 0), *((f"{part['targets']:,}", 0) for part in parts)]]
+    for number, row in enumerate(parts[0]["rows"]):
+        shown = [(f"{part['rows'][row]:.4f}", rank[number]) for part, rank in zip(parts, best, strict=True)]
+        body.append([(row, 0), *shown])
+    return head, body
+
+
+def _part_title(part: dict[str, Any]) -> str:
+    if part["group"] == "step":
+        return str(part["name"])
+    return f"{part['group']}: {part['name']}"
+
+
+SLICES_NOTE = (
+    "Memorisation: train holds the step from the newest item of the history to the target; generalisation: "
+    "it does not. Then by events before the target, and by train events of the target; a cold one has none."
+)
+
+
 def markdown(record: dict[str, Any]) -> str:
     """One Markdown table per policy."""
     parts = []
     for policy in policies(record):
-        head, body = cells(record, policy)
-        lines = [" | ".join(head), " | ".join(["---", *["---:"] * (len(head) - 1)])]
-        for line in body:
-            shown = [_markdown_cell(text, rank) for text, rank in line]
-            lines.append(" | ".join(shown))
-        table = "\n".join(f"| {line} |" for line in lines)
         heading = f"**{', '.join(record['dataset'])}, {policy_name(policy)}**"
+        table = _markdown_table(*cells(record, policy))
         parts.append(f"{heading}\n\n{table}\n\n{footnote(record, policy)}\n")
     return "\n".join(parts)
+
+
+def slices_markdown(record: dict[str, Any]) -> str:
+    """One Markdown table of slices per policy; empty where nothing says them."""
+    found = [made for policy in policies(record) if (made := slice_cells(record, policy)) is not None]
+    return "\n".join(f"{_markdown_table(*made)}\n\n{SLICES_NOTE}\n" for made in found)
+
+
+def _markdown_table(head: list[str], body: list[list[tuple[str, int]]]) -> str:
+    lines = [" | ".join(head), " | ".join(["---", *["---:"] * (len(head) - 1)])]
+    for line in body:
+        lines.append(" | ".join(_markdown_cell(text, rank) for text, rank in line))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _markdown_cell(text: str, rank: int) -> str:

@@ -40,6 +40,8 @@ class Judgement:
         users: int64 [P], user of every judged target.
         targets: int64 [P], its item id.
         places: int64 [P], its 1-based place in the list, 0 when not among the first K.
+        lengths: int64 [P], events of the user before it.
+        last: int64 [P], the item of the newest of these, 0 where there is none.
         unreachable: number of targets that the seen-item filter forbids.
         seconds: wall seconds of the pass.
         lists: int64 [rows, K], what was recommended, 0 in slots that count for nothing.
@@ -49,6 +51,8 @@ class Judgement:
     users: np.ndarray
     targets: np.ndarray
     places: np.ndarray
+    lengths: np.ndarray
+    last: np.ndarray
     unreachable: int
     seconds: float
     lists: np.ndarray
@@ -107,7 +111,7 @@ class Judge:
         begin = 0
         bar = Progress(label, len(loader), enabled=progress)
         for interaction, history, positive_u, positive_i in Counted(loader, bar):
-            seen, bonus, closed = batches(interaction, history, positive_u, positive_i)
+            seen, bonus, closed, met = batches(interaction, history, positive_u, positive_i)
             row_users = interaction[loader._dataset.uid_field]
             rows = shard.rows[begin : begin + len(row_users)]
             begin += len(row_users)
@@ -126,6 +130,11 @@ class Judge:
             found["targets"].append(positive_i)
             found["places"].append(place)
             found["closed"].append(closed)
+            length = torch.bincount(met[0], minlength=len(row_users))
+            newest = torch.zeros_like(length)
+            newest[length > 0] = met[1][length.cumsum(0)[length > 0] - 1]
+            found["lengths"].append(length[positive_u])
+            found["last"].append(newest[positive_u])
         bar.close()
         if not found:
             raise UserError("the evaluation set is empty: no user has enough events for this split")
@@ -138,6 +147,8 @@ class Judge:
             users=whole["users"].numpy(),
             targets=whole["targets"].numpy(),
             places=whole["places"].numpy(),
+            lengths=whole["lengths"].numpy(),
+            last=whole["last"].numpy(),
             unreachable=int(whole["closed"].sum()),
             seconds=time.perf_counter() - started,
             lists=collected.get("rec.items").numpy(),
@@ -231,7 +242,7 @@ class Judge:
         shard, begin = Shard(loader), 0
         rows, gains = [], []
         for interaction, history, positive_u, positive_i in loader:
-            seen, bonus, _ = batches(interaction, history, positive_u, positive_i)
+            seen, bonus, *_ = batches(interaction, history, positive_u, positive_i)
             rows.append(shard.rows[begin : begin + len(interaction)][positive_u])
             begin += len(interaction)
             batch = contract(model).on_device(interaction, self.config["device"])
@@ -283,23 +294,21 @@ class _Batches:
             memory,
             device,
         )
-        self.histories = Histories(loader) if filter_seen or memory else None
+        self.histories = Histories(loader)
 
     def __call__(
         self, interaction: Interaction, history: SeenPairs | None, positive_u: Tensor, positive_i: Tensor
-    ) -> tuple[SeenPairs | None, Bonus | None, Tensor]:
-        """(seen pairs or None, memory bonus or None, which targets the filter forbids: bool [P])."""
+    ) -> tuple[SeenPairs | None, Bonus | None, Tensor, SeenPairs]:
+        """(seen pairs or None, votes or None, which targets the filter forbids: bool [P], histories)."""
         closed = torch.zeros_like(positive_i, dtype=torch.bool)
-        if self.histories is None:
-            return None, None, closed
         met, bonus = self.histories(interaction, history), None
         if self.memory is not None:
             bonus = self.memory.bonus(self.dataset, met, len(interaction))
         if not self.filter_seen:
-            return None, bonus, closed
+            return None, bonus, closed, met
         n_items = self.dataset.item_num
         closed = torch.isin(positive_u * n_items + positive_i, met[0] * n_items + met[1])
-        return (met[0].to(self.device), met[1].to(self.device)), bonus, closed
+        return (met[0].to(self.device), met[1].to(self.device)), bonus, closed, met
 
 
 def _check_loader(loader: Any) -> None:

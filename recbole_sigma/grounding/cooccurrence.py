@@ -64,6 +64,19 @@ def windowed_cooccurrence(
     return (2.0 * forward * total + 2.0 * (1.0 - forward) * total.T).tocsr()
 
 
+def transitions(users: np.ndarray, items: np.ndarray, n_items: int) -> sp.csr_matrix:
+    """How often an item was followed by another at once: float64 [N, N].
+
+    Args:
+        users: int [E], events grouped by user, in time order inside a user.
+        items: int [E].
+        n_items: N.
+    """
+    same = users[1:] == users[:-1]
+    pairs = (items[:-1][same], items[1:][same])
+    return sp.csr_matrix((np.ones(int(same.sum())), pairs), shape=(n_items, n_items))
+
+
 def ppmi(counts: sp.csr_matrix, context_power: float = 0.75) -> sp.csr_matrix:
     """Positive pointwise mutual information with a smoothed context distribution (Levy et al. 2015).
 

@@ -74,7 +74,7 @@ class NextItem:
 
     Attributes:
         inverse: float32 [N, N], (H'H + ridge I)^-1.
-        moves: float64 [N, N] CSR, H'Y; with ``inverse`` apart a history touches few rows of a dense matrix.
+        moves: float32 [N, N] CSR, H'Y; with ``inverse`` apart a history touches few rows of a dense matrix.
         last: newest events of a history that count.
         decay: weight of an event per step of age.
     """
@@ -85,9 +85,9 @@ class NextItem:
     decay: float
 
     def scores(self, rows: np.ndarray, items: np.ndarray, batch: int) -> np.ndarray:
-        """hB for every history, float64 [B, N]; the arguments are those of `recency_weights`."""
+        """hB for every history, float32 [B, N]; the arguments are those of `recency_weights`."""
         history = recency_weights(rows, items, batch, self.moves.shape[0], self.last, self.decay)
-        return np.asarray((history @ self.inverse) @ self.moves)
+        return np.asarray((history.astype(np.float32) @ self.inverse) @ self.moves)
 
 
 def next_item_ridge(
@@ -119,4 +119,4 @@ def next_item_ridge(
     history = sparse.csr_matrix(parts, shape=(count, n_items))
     after = sparse.csr_matrix((np.ones(count), (np.arange(count), items)), shape=(count, n_items))
     found = inverse(history.T @ history, ridge).astype(np.float32)
-    return NextItem(found, (history.T @ after).tocsr(), last, decay)
+    return NextItem(found, (history.T @ after).tocsr().astype(np.float32), last, decay)

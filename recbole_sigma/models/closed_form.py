@@ -41,10 +41,10 @@ class ClosedForm(Untrained):
         self.other_parameter_name = ["mixture"]
 
     def standard(self, rows: np.ndarray, items: np.ndarray, batch: int) -> list[np.ndarray]:
-        """The z-scores of each part, float [B, N]; the arguments are those of `Untrained.scores`."""
+        """The z-scores of each part, float32 [B, N]; the arguments are those of `Untrained.scores`."""
         found = []
         for part in self.parts:
-            scores = part.scores(rows, items, batch)
+            scores = part.scores(rows, items, batch).astype(np.float32, copy=False)
             spread = scores.std(axis=1, keepdims=True)
             # a row that says nothing, such as one without history, stays at zero
             spread[spread == 0.0] = 1.0

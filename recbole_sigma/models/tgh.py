@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from recbole_sigma.grounding.cooccurrence import transitions
 from recbole_sigma.grounding.ground import encode_texts
 from recbole_sigma.models.untrained import Untrained
 from recbole_sigma.preparation.fields import item_texts
@@ -108,19 +109,6 @@ class TGH(Untrained):
 
 def _members(ring: sparse.csr_matrix, row: int) -> np.ndarray:
     return np.sort(ring.indices[ring.indptr[row] : ring.indptr[row + 1]])
-
-
-def transitions(users: np.ndarray, items: np.ndarray, n_items: int) -> sparse.csr_matrix:
-    """How often an item was followed by another at once: float64 [N, N].
-
-    Args:
-        users: int [E], events grouped by user, in time order inside a user.
-        items: int [E].
-        n_items: N.
-    """
-    same = users[1:] == users[:-1]
-    pairs = (items[:-1][same], items[1:][same])
-    return sparse.csr_matrix((np.ones(int(same.sum())), pairs), shape=(n_items, n_items))
 
 
 def assembled(rings: list[list[int]], budget: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -426,3 +426,24 @@ def test_cells_of_other_settings_are_set_aside_and_said(planted) -> None:
     assert len(record["cells"]) == 1 and record["set_aside"] == 1
     assert record["cells"][0]["config"]["embedding_size"] == 64
     assert any("set aside" in note for note in record["notes"])
+
+
+def test_a_cell_says_of_every_target_what_came_before_it(write_dataset) -> None:
+    """History lengths and train steps against a count by hand; held-out events make no step of train."""
+    rows = [(u, f"i{(u % 3 * s + s) % 7}", s) for u in range(1, 7) for s in range(4 + u)]
+    record = run_benchmark(
+        ["Pop"], "small", config_dict=write_dataset(rows, spare=2), output="out", policies="both"
+    )
+    (judged,) = record["judged"]
+    train = {}
+    for u in range(1, 7):
+        own = [item for user, item, _ in rows if user == u][:-2]
+        for step in zip(own, own[1:], strict=False):
+            train[step] = train.get(step, 0) + 1
+    assert sorted(judged["lengths"]) == [3 + u for u in range(1, 7)]
+    steps = [[item for user, item, _ in rows if user == u][-2:] for u in range(1, 7)]
+    by_length = dict(zip(judged["lengths"], judged["pair_counts"], strict=True))
+    assert by_length == {3 + u: train.get(tuple(step), 0) for u, step in enumerate(steps, 1)}
+    assert 0 in by_length.values() and any(by_length.values())
+    text = Path("out/report.html").read_text()
+    assert "memorisation" in text or "generalisation" in text

@@ -189,3 +189,25 @@ def test_a_training_shows_once_under_its_own_row_or_the_first_judged_on_it() -> 
         cell["weights"] = {"shared": None if name == "A" else "decoding"}
     shown = [(cell["row"]["name"], cell["seed"]) for cell in statistics.trained_cells(made)]
     assert shown == [("A+memory", 1), ("A", 0), ("B-fixed", 0)]
+
+
+def test_slices_are_means_over_their_own_targets() -> None:
+    made = record({"A": [[1, 0, 2, 0], [1, 0, 1, 0]], "B": [[0, 1, 0, 10]]})
+    assert statistics.slices(made, True) == {}, "cells of an earlier version do not say it"
+    made["judged"][0].update(lengths=[2, 5, 6, 60], pair_counts=[3, 0, 1, 0], train_counts=[0, 4, 30, 200])
+    second = 1 / np.log2(3)
+    parts = {(part["group"], part["name"]): part for part in statistics.slices(made, True)["parts"]}
+    assert {key: part["targets"] for key, part in parts.items()} == {
+        ("step", "memorisation"): 2,
+        ("step", "generalisation"): 2,
+        ("history", "1-5"): 2,
+        ("history", "6-10"): 1,
+        ("history", "51+"): 1,
+        ("target in train", "cold"): 1,
+        ("target in train", "1-5"): 1,
+        ("target in train", "21-100"): 1,
+        ("target in train", "101+"): 1,
+    }
+    assert parts["step", "memorisation"]["rows"] == pytest.approx({"A": (1 + (second + 1) / 2) / 2, "B": 0.0})
+    assert parts["step", "generalisation"]["rows"]["B"] == pytest.approx((1 + 1 / np.log2(11)) / 2)
+    assert parts["history", "6-10"]["rows"]["A"] == pytest.approx((second + 1) / 2)

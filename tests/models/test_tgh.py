@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.grounding.cooccurrence import unit_rows
+from recbole_sigma.grounding.cooccurrence import transitions, unit_rows
 from recbole_sigma.models.text_linear import with_cold
-from recbole_sigma.models.tgh import TGH, assembled, transitions
+from recbole_sigma.models.tgh import TGH, assembled
 from recbole_sigma.quick_start import run
 
 
