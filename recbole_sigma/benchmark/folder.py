@@ -47,8 +47,12 @@ class RunFolder:
         return next(iter(self.path.glob(f"cells/*-{key[:16]}.json")), None)
 
     def write_cell(self, record: dict[str, Any]) -> Path:
-        """Keep a finished cell and forget that it failed before."""
+        """Keep a finished cell and how it decodes its weights, and forget that it failed before."""
+        from recbole_sigma.run.checkpoint import write_row
+
         name = f"{_file_name(record)}-{record['key'][:16]}"
+        weights = self.checkpoint_path(record["training"])
+        write_row(weights.with_name(f"{name}.json"), weights.name, decoding_of(record))
         path = self.path / "cells" / f"{name}.json"
         write_atomically(self.path / "settings" / f"{name}.yaml", property_file(record).encode())
         write_record(path, record)
@@ -149,6 +153,16 @@ class RunFolder:
             return f"process {found['pid']} on {found['host']}"
         except (OSError, ValueError, KeyError):
             return "another process"
+
+
+def decoding_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a cell that its weights were not trained under; the memory with the weight it took."""
+    config = record["config"]
+    found = {key: config[key] for key in record["weights"]["trained_and_epoch_picked_with"]}
+    found.update((key, value) for key, value in config.items() if key.split("_")[0] == "memory")
+    if config.get("memory") == "validation":
+        found.update(memory="fixed", memory_weight=record["memory_weight"])
+    return found
 
 
 def property_file(record: dict[str, Any]) -> str:

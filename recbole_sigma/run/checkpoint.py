@@ -22,13 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_sigma.language.loading import setting
-from recbole_sigma.machine.files import atomic_file, checked_json, reading
+from recbole_sigma.machine.files import atomic_file, checked_json, reading, write_atomically
 from recbole_sigma.run.packing import moved, unpack_values
 from recbole_sigma.values import UserError
 
 FORMAT = "recbole-sigma-checkpoint"
 FORMAT_VERSION = 1
 _KEY, _CHECK = "recbole_sigma", "recbole_sigma_sha256"
+ROW = "recbole-sigma-row"  # format of the small file that names shared weights
 AGAIN = "restore it from a copy or train again"
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own bound
 
@@ -232,11 +233,41 @@ def _check_types(meta: dict[str, Any]) -> None:
         raise ValueError("best_file is no plain name")
 
 
+def write_row(path: Path, weights: str, config: dict[str, Any]) -> None:
+    """Write beside shared weights how one row of a table decodes them; `read` takes it as a checkpoint.
+
+    Args:
+        path: a name that ends in ``.json``, in the folder of the weights.
+        weights: plain name of the checkpoint.
+        config: the settings that differ from those of its training.
+    """
+    text = json.dumps({"format": ROW, "weights": weights, "config": config}, indent=1, sort_keys=True)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def _read_row(path: Path) -> tuple[Path, dict[str, Any]]:
+    """(the checkpoint that a row's file names, the settings of the row)."""
+    if not path.is_file():
+        raise UserError(f"the checkpoint {path} does not exist")
+    with reading(path, AGAIN):
+        row = checked_json(path.read_bytes())
+        if not isinstance(row, dict) or row.get("format") != ROW:
+            raise UserError(
+                f"{path} does not say how a row decodes its weights: name a .safetensors file, or the .json "
+                "of a row in the folder checkpoints/ of a benchmark"
+            )
+        weights, config = row["weights"], row["config"]
+        if not isinstance(weights, str) or Path(weights).name != weights or not isinstance(config, dict):
+            raise TypeError("it names no weights beside it")
+    return path.parent / weights, config
+
+
 def read(path: Path | str, model: str | None = None, dataset: str | None = None) -> Checkpoint:
     """Read and check a checkpoint.
 
     Args:
-        path: the file.
+        path: the file; or the ``.json`` of a benchmark's row (`write_row`), whose settings go over those of
+            the weights that it names.
         model: the model name it must hold, or None.
         dataset: the dataset name it must hold, or None.
 
@@ -244,7 +275,9 @@ def read(path: Path | str, model: str | None = None, dataset: str | None = None)
         UserError: naming what differs: the file, its format version, model, dataset, or checksum.
     """
     path = Path(path)
+    path, own = _read_row(path) if path.suffix == ".json" else (path, {})
     meta = read_meta(path)
+    meta["config"] = {**meta["config"], **own}
     for name, want in (("model", model), ("dataset", dataset)):
         if want is not None and meta.get(name) != want:
             raise UserError(f"{path} was written for {name} {meta.get(name)!r}, not {want!r}")

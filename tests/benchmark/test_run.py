@@ -447,3 +447,39 @@ def test_a_cell_says_of_every_target_what_came_before_it(write_dataset) -> None:
     assert 0 in by_length.values() and any(by_length.values())
     text = Path("out/report.html").read_text()
     assert "memorisation" in text or "generalisation" in text
+
+
+def test_every_row_of_shared_weights_decodes_its_own_way(planted) -> None:
+    """One training, four cells: the file of a cell gives the lists of that cell, whoever reads it."""
+    from recbole_sigma.quick_start import evaluate_checkpoint, load_data_and_model
+    from recbole_sigma.recommend.recommender import Recommender
+
+    rows = ["WindowItemKNN", "WindowItemKNN+memory"]
+    values = {**planted, "memory_window": 1, "memory_last": 1, "knn_window": 9}
+    bench(values, rows, policies="both")
+    cells = RunFolder("o").cells()
+    assert len(cells) == 4 and len({cell["training"] for cell in cells}) == 1
+    lists = set()
+    for cell in cells:
+        (file,) = Path("o/checkpoints").glob(f"*-{cell['key'][:16]}.json")
+        assert dict(evaluate_checkpoint(str(file)).metrics) == cell["test_result"]
+        config, *_ = load_data_and_model(str(file))
+        assert config["filter_seen"] == cell["filter_seen"]
+        found = Recommender.load(str(file)).recommend(user="u3", k=5)
+        lists.add(tuple((place.item, round(place.score, 5)) for place in found))
+    assert len({tuple(cell["places"]["places"]) for cell in cells}) > 1 and len(lists) > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "damaged"),
+        ('{"format": "other"}', "name a .safetensors file"),
+        ('{"format": "recbole-sigma-row", "weights": "../x", "config": {}}', "no weights beside it"),
+        ('{"format": "recbole-sigma-row", "weights": "none.safetensors", "config": {}}', "does not exist"),
+    ],
+)
+def test_a_row_file_that_names_nothing_is_told(text, told) -> None:
+    Path("row.json").write_text(text)
+    with pytest.raises(UserError, match=told):
+        quick_start.evaluate_checkpoint("row.json")
