@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.benchmark.results import title
-from recbole_sigma.benchmark.statistics import OWN, by_popularity, curve, trained_cells
+from recbole_sigma.benchmark.statistics import OWN, by_popularity, curve, seconds_to_levels, trained_cells
 from recbole_sigma.benchmark.tables import policies, policy_name
 
 MISSING = "no plots: matplotlib is not installed (pip install 'recbole-sigma[report]')"
@@ -190,12 +190,14 @@ def learning(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
         axis.set_xscale("log")
     axis.set_xlabel(f"CPU seconds of preparation and training{' (log scale)' if wide else ''}")
     axis.set_ylabel("NDCG@10 on validation")
-    level = (record.get("seconds_to_level") or {}).get("level")
-    if level:
-        axis.axhline(level, linestyle=(0, (4, 3)), linewidth=1, color=axis.xaxis.label.get_color())
+    levels = seconds_to_levels(record)
+    for level in levels:
+        axis.axhline(level["level"], linestyle=(0, (4, 3)), linewidth=1, color=axis.xaxis.label.get_color())
     _legend(axis, len({name for name, _ in curves}))
     return figure, "Learning curves, one line per seed" + (
-        "; dashed: PackedSASRec's best validation value, mean over seeds" if level else ""
+        f"; dashed: best validation value of {' and '.join(each['of'] for each in levels)}, mean over seeds"
+        if levels
+        else ""
     )
 
 

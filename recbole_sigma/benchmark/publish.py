@@ -56,8 +56,13 @@ def _table(record: dict[str, Any], drawn: dict[str, tuple[str, str]]) -> str:
     """The Markdown table, with the pictures and the notes below it."""
     shown = [f"![{caption}]({stem}.svg)\n\n{caption}.\n" for stem, (caption, _) in drawn.items()]
     notes = [f"- {note[0].upper()}{note[1:]}.\n" for note in record["notes"]]
-    compared = map(_comparison, record["significance"])
-    parts = [tables.markdown(record), tables.slices_markdown(record), *compared, *shown, "".join(notes)]
+    parts = [tables.markdown(record), tables.slices_markdown(record)]
+    parts += [
+        *map(_comparison, record["significance"]),
+        tables.levels_markdown(record),
+        *shown,
+        "".join(notes),
+    ]
     return "\n".join(filter(None, parts)).rstrip() + "\n"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_sigma.benchmark import plots, tables
 from recbole_sigma.benchmark.results import title
-from recbole_sigma.benchmark.statistics import seconds_to_level, significance
+from recbole_sigma.benchmark.statistics import seconds_to_levels, significance
 from recbole_sigma.machine.files import write_atomically
 from recbole_sigma.values import UserError
 
@@ -54,7 +54,7 @@ def write_report(folder: Path, record: dict[str, Any], reference: str | None = N
         Sentences about what was left out.
     """
     left_out = add_significance(record, reference)
-    record["seconds_to_level"] = seconds_to_level(record)
+    record["seconds_to_level"] = seconds_to_levels(record)
     light: dict[str, tuple[str, bytes]] = {}
     dark: dict[str, tuple[str, bytes]] = {}
     if not plots.available():
@@ -199,10 +199,9 @@ def _span(bounds: tuple[float, float] | None, places: int = 4) -> str:
 def _cost(record: dict[str, Any]) -> str:
     if not record["table"]:
         return ""
-    level = record["seconds_to_level"]
+    levels = record["seconds_to_level"]
     head = ["model", "policy", "parameters", "peak MB", "wall s", "CPU s", "distance in list@10"]
-    if level:
-        head.append(f"CPU s to validation {level['level']:.4f}")
+    head += [tables.level_title(level) for level in levels]
     body = []
     for row in record["table"]:
         line = [
@@ -214,30 +213,14 @@ def _cost(record: dict[str, Any]) -> str:
             f"{row['cpu seconds']:.0f}",
             "" if row["ild@10"] is None else f"{row['ild@10']:.3f}",
         ]
-        if level:
-            line.append(
-                reached_text(level["rows"].get(row["model"]))
-                if row["filter_seen"] == level["filter_seen"]
-                else ""
-            )
+        for level in levels:
+            here = row["filter_seen"] == level["filter_seen"]
+            line.append(tables.reached_text(level["rows"].get(row["model"])) if here else "")
         body.append([(text, "") for text in line])
     note = "Seconds are those of the training that the row was judged on, means over seeds."
-    if level:
-        note += (
-            f" The level is {level['of']}'s best validation {title(level['metric'])}, mean over its seeds; "
-            "preparation and training count, validation does not."
-        )
+    if levels:
+        note += f" {tables.LEVEL_NOTE}"
     return f'<h2>Cost</h2>{_table(head, body)}<p class="soft">{escape(note)}</p>'
-
-
-def reached_text(row: dict[str, Any] | None) -> str:
-    """When a row reached the level, in words."""
-    if row is None:
-        return ""
-    if row["cpu_seconds"] is None:
-        return f"not reached (best {row['best']:.4f})"
-    share = "" if row["reached"] == row["seeds"] else f" ({row['reached']} of {row['seeds']} seeds)"
-    return f"{row['cpu_seconds']:.1f}{share}"
 
 
 def _rows(record: dict[str, Any]) -> str:

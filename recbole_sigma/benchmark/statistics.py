@@ -332,9 +332,16 @@ def slices(record: dict[str, Any], policy: bool) -> dict[str, Any]:
     }
 
 
-def seconds_to_level(
-    record: dict[str, Any], metric: str = "ndcg@10", level_of: str = "PackedSASRec"
-) -> dict[str, Any]:
+LEVELS = ("ClosedForm", "PackedSASRec")
+"""Rows whose best validation value the others are timed to: the free floor, and the plain neural baseline."""
+
+
+def seconds_to_levels(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """`seconds_to_level` for each of `LEVELS` that the table has."""
+    return [found for name in LEVELS if (found := seconds_to_level(record, name))]
+
+
+def seconds_to_level(record: dict[str, Any], level_of: str, metric: str = "ndcg@10") -> dict[str, Any]:
     """CPU seconds of training until a row first reaches the best validation value of a reference row.
 
     Validation values are those of training, seeds one by one; the level is the reference's mean best value.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_sigma.benchmark.results import metric_columns, title
-from recbole_sigma.benchmark.statistics import slices
+from recbole_sigma.benchmark.statistics import seconds_to_levels, slices
 from recbole_sigma.values import UserError
 
 BETTER, WORSE, LEVEL = "†", "‡", 0.05
@@ -126,6 +126,37 @@ SLICES_NOTE = (
     "Memorisation: train holds the step from the newest item of the history to the target; generalisation: "
     "it does not. Then by events before the target, and by train events of the target; a cold one has none."
 )
+
+
+def level_title(level: dict[str, Any]) -> str:
+    """Head of a column of `statistics.seconds_to_levels`."""
+    return f"CPU s to {level['of']}'s {level['level']:.4f}"
+
+
+LEVEL_NOTE = (
+    "A level is the row's best validation NDCG@10, mean over its seeds; preparation and training count, "
+    "validation does not."
+)
+
+
+def reached_text(row: dict[str, Any] | None) -> str:
+    """When a row reached a level, in words."""
+    if row is None:
+        return ""
+    if row["cpu_seconds"] is None:
+        return f"not reached (best {row['best']:.4f})"
+    share = "" if row["reached"] == row["seeds"] else f" ({row['reached']} of {row['seeds']} seeds)"
+    return f"{row['cpu_seconds']:.1f}{share}"
+
+
+def levels_markdown(record: dict[str, Any]) -> str:
+    """The CPU seconds of every training to the levels, as a Markdown table; empty where there is no level."""
+    levels = seconds_to_levels(record)
+    if not levels:
+        return ""
+    names = dict.fromkeys(name for level in levels for name in level["rows"])
+    body = [[(name, 0), *((reached_text(level["rows"].get(name)), 0) for level in levels)] for name in names]
+    return f"{_markdown_table(['training', *map(level_title, levels)], body)}\n\n{LEVEL_NOTE}\n"
 
 
 def markdown(record: dict[str, Any]) -> str:

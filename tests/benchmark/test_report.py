@@ -167,7 +167,7 @@ def test_without_matplotlib_one_sentence(record, scratch: Path, no_plots) -> Non
 
 
 def test_pictures_of_one_record_are_always_the_same(record, monkeypatch) -> None:
-    record["significance"], record["seconds_to_level"] = [], {}
+    record["significance"], record["seconds_to_level"] = [], []
     monkeypatch.setattr(plots, "_PICTURES", {"cost": plots.cost})
     light, dark = plots.draw(record)["cost"][1], plots.draw(record, dark=True)["cost"][1]
     assert light != dark and plots.draw(record)["cost"][1] == light
@@ -177,7 +177,7 @@ def test_a_record_of_many_rows_and_of_none(record, scratch: Path) -> None:
     many = []
     for i in range(30):
         many += [{**cell, "row": {**cell["row"], "name": f"row {i}"}} for cell in record["cells"][:2]]
-    full = {**record, "cells": many, "table": summarize(many), "significance": [], "seconds_to_level": {}}
+    full = {**record, "cells": many, "table": summarize(many), "significance": [], "seconds_to_level": []}
     assert "the 8 best rows" in plots.draw(full)["popularity"][0]
     empty = {**record, "cells": [], "table": [], "judged": [], "dataset": []}
     report.write_report(scratch, empty)

@@ -172,11 +172,15 @@ def test_seconds_to_a_level() -> None:
         points = curves[cell["row"]["name"]][cell["seed"]]
         cell["history"] = [{"train_cpu_seconds": s, "valid": {"ndcg@10": v}} for s, v in points]
         cell["seconds"] = {"cpu_data": 2.0, "cpu_model": 1.0}
-    found = statistics.seconds_to_level(made)
+    (found,) = statistics.seconds_to_levels(made)
+    assert found["of"] == "PackedSASRec"
     assert found["level"] == 0.3 and found["rows"]["PackedSASRec"]["cpu_seconds"] == 5.0
     assert found["rows"]["A"] == {"reached": 1, "seeds": 2, "cpu_seconds": 11.0, "best": pytest.approx(0.3)}
     assert found["rows"]["Pop"]["cpu_seconds"] is None
-    assert statistics.seconds_to_level(record({"A": [[1]]}) | {"cells": []}) == {}
+    assert statistics.seconds_to_levels(record({"A": [[1]]}) | {"cells": []}) == []
+    made["cells"][1]["row"]["name"] = made["cells"][2]["row"]["name"] = "ClosedForm"
+    floor, _ = statistics.seconds_to_levels(made)
+    assert floor["of"] == "ClosedForm" and floor["level"] == pytest.approx(0.3)
 
 
 def test_a_training_shows_once_under_its_own_row_or_the_first_judged_on_it() -> None:
