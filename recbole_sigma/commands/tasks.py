@@ -154,7 +154,7 @@ def _keep(options: argparse.Namespace, report: dict[str, Any], kind: str, datase
     """Write a report and say where; with --json print it."""
     import json
 
-    from recbole_sigma.benchmark.folder import write_json
+    from recbole_sigma.benchmark.records import write_json
     from recbole_sigma.benchmark.results import result_path
 
     out = result_path(Path(options.output or "saved/results"), kind, dataset)

@@ -21,7 +21,7 @@ SMALLEST_GROUP = 8  # rows; fewer go along with the next longer group
 def fuse_layers(model: nn.Module) -> None:
     """Give a model that is made of RecBole's layers the same functions in fewer passes over memory.
 
-    That is GELU in one kernel, where RecBole writes its formula out, and dropout that draws a byte per number.
+    That is GELU in one kernel, where RecBole writes its formula out, and dropout by a byte per number.
     """
     with_cheap_dropout(model)
     for module in model.modules():
