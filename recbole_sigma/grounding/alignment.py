@@ -48,42 +48,52 @@ class AlignmentOptions:
     seed: int = 0
 
 
-def similarity_logits(vectors: Tensor, items: Tensor, partner: Tensor, tau: float) -> Tensor:
-    """In-batch similarity logits of 2B items.
+def not_compared(items: Tensor, partner: Tensor) -> Tensor:
+    """Which of 2B items a row's softmax leaves out: bool [2B, 2B].
 
     The diagonal is excluded as in the paper. Copies of the same item elsewhere in the batch are excluded as
     well (ours): they are neither negatives nor the partner.
 
     Args:
-        vectors: [2B, d] unit rows.
         items: int64 [2B] item ids.
         partner: int64 [2B] row of each row's relevant partner.
-        tau: temperature.
-
-    Returns:
-        [2B, 2B] logits, -inf where a row may not be compared.
     """
-    logits = vectors @ vectors.T / tau
     blocked = items[:, None] == items[None, :]
     row = torch.arange(len(items), device=items.device)
     partner_item = items[partner]
     blocked |= items[None, :] == partner_item[:, None]
     blocked[row, partner] = False
     blocked[row, row] = True
-    return logits.masked_fill(blocked, float("-inf"))
+    return blocked
 
 
-def contrastive_loss(logits: Tensor, partner: Tensor) -> Tensor:
-    """L_CL = -(1/2B) sum_i log P_text(partner(i) | i), from ``similarity_logits`` [2B, 2B]."""
-    return F.cross_entropy(logits, partner)
+def log_shares(vectors: Tensor, blocked: Tensor, tau: float) -> Tensor:
+    """log P(. | i) of a batch under the cosine over tau: float [2B, 2B], very low where blocked.
+
+    Args:
+        vectors: float [2B, d] unit rows.
+        blocked: of `not_compared`.
+        tau: temperature.
+    """
+    # no infinity: its product with a share of 0 would be no number
+    return (vectors @ vectors.T / tau).masked_fill(blocked, -1e9).log_softmax(dim=-1)
 
 
-def distillation_loss(text_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """L_KD = (1/2B) sum_i KL(P_ID(.|i) || P_text(.|i)); both [2B, 2B] with the same -inf pattern."""
-    log_text = text_logits.log_softmax(dim=-1)
-    log_teacher = teacher_logits.log_softmax(dim=-1)
-    term = log_teacher.exp() * (log_teacher - log_text)
-    return torch.where(torch.isfinite(term), term, torch.zeros_like(term)).sum(dim=-1).mean()
+def contrastive_loss(log_text: Tensor, partner: Tensor) -> Tensor:
+    """L_CL = -(1/2B) sum_i log P_text(partner(i) | i), from `log_shares`."""
+    return F.nll_loss(log_text, partner)
+
+
+def distillation_loss(log_text: Tensor, log_teacher: Tensor, known: Tensor) -> Tensor:
+    """L_KD = sum_i KL(P_ID(.|i) || P_text(.|i)) over the rows that the teacher knows, their mean.
+
+    Args:
+        log_text: float [2B, 2B] of `log_shares`.
+        log_teacher: the same of the teacher's vectors.
+        known: bool [2B].
+    """
+    divergence = (log_teacher.exp() * (log_teacher - log_text)).sum(dim=-1)
+    return (divergence * known).sum() / known.sum().clamp_min(1)
 
 
 def align(
@@ -141,13 +151,13 @@ class BatchLoss:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         tau, weight = self.options.tau, self.options.kd_weight
-        logits = similarity_logits(vectors, self.items, self.partner, tau)
-        loss = contrastive_loss(logits, self.partner)
+        blocked = not_compared(self.items, self.partner)
+        log_text = log_shares(vectors, blocked, tau)
+        loss = contrastive_loss(log_text, self.partner)
         self.contrastive = loss.detach()
         if weight > 0:
             known = self.taught.abs().sum(dim=1) > 0
-            teacher = similarity_logits(self.taught, self.items, self.partner, tau)
-            distilled = distillation_loss(logits[known], teacher[known])
+            distilled = distillation_loss(log_text, log_shares(self.taught, blocked, tau), known)
             self.distilled = distilled.detach()
             loss = loss + weight * distilled
         return loss
@@ -213,7 +223,10 @@ def _optimizers(tower: Tower, options: AlignmentOptions) -> list[torch.optim.Opt
         {"params": encoder, "lr": options.encoder_rate},
     ]
     dense = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=options.learning_rate, weight_decay=1e-2
+        [group for group in groups if group["params"]],
+        lr=options.learning_rate,
+        weight_decay=1e-2,
+        fused=True,
     )
     found: list[torch.optim.Optimizer] = [dense]
     if sparse:

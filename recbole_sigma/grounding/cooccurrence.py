@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse as sp
 from scipy import sparse
-from sklearn.utils.extmath import randomized_svd
+
+from recbole_sigma.grounding.svd import truncated_svd
 
 _BLOCK = 1 << 20  # events counted at a time: bounds the pairs held beside the sums
 
@@ -119,8 +120,8 @@ def ppmi_svd(counts: sp.csr_matrix, dim: int, seed: int) -> np.ndarray:
     matrix = ppmi(counts)
     n = matrix.shape[0]
     rank = min(dim, n - 1)
-    left, value, _ = randomized_svd(matrix, n_components=rank, n_oversamples=16, n_iter=6, random_state=seed)
-    vectors = np.zeros((n, dim))
+    left, value, _ = truncated_svd(matrix, rank, seed)
+    vectors = np.zeros((n, dim), dtype=np.float32)
     vectors[:, :rank] = left * np.sqrt(value)
     has_events = np.asarray(counts.sum(axis=1)).ravel() > 0
     vectors[~has_events] = 0.0

@@ -9,12 +9,13 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
 from recbole_sigma.grounding.cooccurrence import unit_rows
+from recbole_sigma.grounding.svd import truncated_svd
 from recbole_sigma.grounding.tower import TextProjection, Tower, filled_texts
+from recbole_sigma.language.transformer import Dropout
 
 MAX_TERMS = 1 << 18  # the most frequent word 1- and 2-grams are kept; bounds the memory of a large catalogue
 
@@ -63,7 +64,7 @@ def tfidf_terms(texts: Sequence[str], dim: int, seed: int) -> TermText:
     if width == 1:
         components[0, 0] = 1.0
     else:
-        components[:, :rank] = TruncatedSVD(rank, n_iter=7, random_state=seed).fit(matrix).components_.T
+        components[:, :rank] = truncated_svd(matrix, rank, seed)[2]
     count = np.zeros(len(texts) + 1, dtype=np.int64)
     count[np.asarray(filled) + 1] = np.diff(matrix.indptr)
     terms = sp.csr_matrix(
@@ -91,7 +92,7 @@ class TermTower(Tower):
 
     def __init__(self, text: TermText, hidden: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.terms, self.n_items, self.dropout = text.terms, text.terms.shape[0], dropout
+        self.terms, self.n_items, self.dropout = text.terms, text.terms.shape[0], Dropout(dropout)
         self.words = nn.EmbeddingBag.from_pretrained(
             torch.from_numpy(text.components.copy()), freeze=False, mode="sum", sparse=True
         )
@@ -105,9 +106,7 @@ class TermTower(Tower):
 
     def forward(self, items: Tensor) -> Tensor:
         rows = self.terms[items.cpu().numpy()]
-        weight = torch.from_numpy(rows.data).to(self.device)
-        if self.training and self.dropout:
-            weight = F.dropout(weight, self.dropout)
+        weight = self.dropout(torch.from_numpy(rows.data).to(self.device))
         index = torch.from_numpy(rows.indices.astype(np.int64)).to(self.device)
         begin = torch.from_numpy(rows.indptr[:-1].astype(np.int64)).to(self.device)
         return self.projection(F.normalize(self.words(index, begin, per_sample_weights=weight), dim=-1))

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_sigma.language.transformer import Dropout
 from recbole_sigma.values import UserError
 
 
@@ -24,10 +25,10 @@ class TextProjection(nn.Module):
     def __init__(self, d_in: int, hidden: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(d_in, hidden),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden, dim),
         )
         self.skip = nn.Linear(d_in, dim, bias=False)

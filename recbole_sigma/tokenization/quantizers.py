@@ -9,6 +9,9 @@ from sklearn.cluster import kmeans_plusplus
 
 from recbole_sigma.values import UserError
 
+_POINTS = 65_536  # items that centroids are learned from; more change them less than another seed does
+_POINTS_PER_CODE = 64  # at least, where a codebook is large
+
 
 def auto_codebook_size(n_items: int) -> int:
     """First-level codebook size for ``n_items`` real items: the power of two nearest to 64 items per code.
@@ -55,7 +58,7 @@ def rq_kmeans(
         start = _plus_plus(residual, int(size), seed + level)
         kmeans = faiss.Kmeans(
             d, int(size), niter=iterations, seed=seed + level, min_points_per_centroid=1,
-            max_points_per_centroid=max(256, n),
+            max_points_per_centroid=max(_POINTS // int(size), _POINTS_PER_CODE),
         )  # fmt: skip
         kmeans.train(residual, init_centroids=start)
         _, nearest = kmeans.index.search(residual, 1)

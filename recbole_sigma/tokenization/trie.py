@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -164,17 +165,18 @@ def build_trie(
             item id, or two items with the same full code (see :func:`deduplicate`).
     """
     codes, items, sizes = _checked(codes, sizes, items)
-    ended = codes.eq(END)
     ends: list[int | None] = [None] * codes.shape[1]
-    if bool(ended.any()):
+    if int(codes.min()) == END:
+        ended = codes.eq(END)
         codes = codes.clone()
         for level in ended.any(dim=0).nonzero().flatten().tolist():
             ends[level] = sizes[level]
             codes[ended[:, level], level] = sizes[level]
             sizes[level] += 1
 
-    order = torch.argsort(_sort_key(codes, sizes), stable=True)
-    columns = [codes[:, level][order] for level in range(len(sizes))]
+    by_level = codes.T.contiguous()  # a column that lies in one piece is gathered twice as fast
+    order = _sorted_rows(by_level, sizes)
+    columns = [column[order] for column in by_level]
     count = len(order)
     starts_run = torch.zeros(count, dtype=torch.bool)
     starts_run[0] = True
@@ -231,7 +233,7 @@ def deduplicate(codes: Tensor, only_on_collision: bool = False) -> tuple[Tensor,
     if not len(real):
         raise UserError("there is no item to give a de-duplication digit: codes hold only the padding row.")
     sizes = [int(real[:, level].max()) + 1 for level in range(real.shape[1])]
-    order = torch.argsort(_sort_key(real, sizes), stable=True)
+    order = _sorted_rows(real.T, sizes)
     ordered = real[order]
     changed = torch.ones(len(real), dtype=torch.bool)
     changed[1:] = (ordered[1:] != ordered[:-1]).any(dim=1)
@@ -264,6 +266,7 @@ def _checked(
             f"semantic IDs must be an integer table [items, levels], got {codes.dtype} {tuple(codes.shape)}."
         )
     codes = codes.cpu().long()
+    named = items is not None
     if items is None:
         codes = codes[1:]
         items = torch.arange(1, len(codes) + 1)
@@ -278,7 +281,7 @@ def _checked(
         raise UserError(
             f"item id {int(items.min())} is not a real item: ids start at 1, 0 is the padding item."
         )
-    if len(torch.unique(items)) != len(items):
+    if named and len(torch.unique(items)) != len(items):
         values, counts = torch.unique(items, return_counts=True)
         raise UserError(
             f"item id {int(values[counts > 1][0])} occurs twice among the rows of the semantic IDs."
@@ -291,13 +294,16 @@ def _checked(
         )
     if max(widths) > 2**31 - 1:  # one more than the codebook where codes differ in length
         raise UserError(f"a trie holds codes with 32 bits, a codebook of {max(widths)} entries is too large.")
-    bad = (codes < END) | (codes >= torch.tensor(widths))
-    if bool(bad.any()):
+    lowest = int(codes.min())
+    if lowest < END or any(t >= width for t, width in zip(top, widths, strict=True)):
+        bad = (codes < END) | (codes >= torch.tensor(widths))
         row, level = bad.nonzero()[0].tolist()
         raise UserError(
             f"item {int(items[row])} has code {int(codes[row, level])} at level {level + 1}, but that "
             f"level's codebook has {widths[level]} entries: the codes belong to another quantizer."
         )
+    if lowest > END:
+        return codes, items, widths
     ended = codes.eq(END)
     resumed = ended[:, :-1] & ~ended[:, 1:]
     hollow = ended[:, 0] if not bool(resumed.any()) else resumed.any(dim=1)
@@ -310,17 +316,26 @@ def _checked(
     return codes, items, widths
 
 
-def _sort_key(codes: Tensor, sizes: Sequence[int]) -> Tensor:
-    """One int64 per row that orders rows lexicographically; keys become ranks before they overflow."""
-    key = codes[:, 0]
-    bound = sizes[0]
-    for level in range(1, len(sizes)):
-        if bound * sizes[level] >= _KEY_LIMIT:
+def _sorted_rows(columns: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The rows in the order of their codes, ties by row: int64 [N].
+
+    Args:
+        columns: int64 [L, N], codes by level.
+        sizes: codes of each level.
+    """
+    key, bound = columns[0], sizes[0]  # one number per row that orders rows as their codes do
+    for column, size in zip(columns[1:], sizes[1:], strict=True):
+        if bound * size >= _KEY_LIMIT:  # keys become ranks before they overflow
             distinct, key = torch.unique(key, return_inverse=True)
             bound = len(distinct)
-        key = key * sizes[level] + codes[:, level]
-        bound *= sizes[level]
-    return key
+        key = key * size + column
+        bound *= size
+    shift = len(key).bit_length()
+    if bound << shift >= _KEY_LIMIT:
+        return torch.argsort(key, stable=True)
+    # the row number in the low bits breaks ties and comes out with the key: numbers sort faster than places
+    joined = np.sort(((key << shift) | torch.arange(len(key))).numpy())
+    return torch.from_numpy(joined & ((1 << shift) - 1))
 
 
 def _token_dtype(size: int) -> torch.dtype:

@@ -9,8 +9,9 @@ from recbole_sigma.grounding.alignment import (
     align,
     contrastive_loss,
     distillation_loss,
+    log_shares,
+    not_compared,
     seeded,
-    similarity_logits,
 )
 from recbole_sigma.grounding.tower import FrozenTower
 from recbole_sigma.grounding.views import collaborative_view, shared_value_view
@@ -35,22 +36,32 @@ def test_losses_equal_the_formulas_written_as_loops():
         for j in range(6)
         if i != j
     ) / 6  # fmt: skip
-    text = similarity_logits(vectors, items, partner, tau)
+    blocked = not_compared(items, partner)
+    text, taught = log_shares(vectors, blocked, tau), log_shares(teacher, blocked, tau)
     assert contrastive_loss(text, partner).item() == pytest.approx(cl, rel=1e-5)
-    taught = similarity_logits(teacher, items, partner, tau)
-    assert distillation_loss(text, taught).item() == pytest.approx(kd, rel=1e-5)
+    everyone = torch.ones(6, dtype=torch.bool)
+    assert distillation_loss(text, taught, everyone).item() == pytest.approx(kd, rel=1e-5)
+    # rows that the teacher does not know neither count nor teach
+    some = everyone & (torch.arange(6) != 2)
+    rest = distillation_loss(text[some], taught[some], everyone[some])
+    assert distillation_loss(text, taught, some).item() == pytest.approx(rest.item(), rel=1e-5)
+    assert distillation_loss(text, taught, ~everyone).item() == 0.0
 
 
 def test_copies_of_an_item_are_no_negatives():
     vectors = unit(4, 3, 0)
-    logits = similarity_logits(vectors, torch.tensor([1, 1, 2, 3]), torch.tensor([2, 3, 0, 1]), 0.1)
-    assert torch.isinf(logits[0, 1]) and torch.isinf(logits[1, 0]) and torch.isinf(logits.diagonal()).all()
-    assert torch.isfinite(logits[0, 2]) and torch.isfinite(logits[1, 3])
+    blocked = not_compared(torch.tensor([1, 1, 2, 3]), torch.tensor([2, 3, 0, 1]))
+    share = log_shares(vectors, blocked, 0.1).exp()
+    assert share[0, 1] == share[1, 0] == 0 and not share.diagonal().any()
+    assert share[0, 2] > 0 and share[1, 3] > 0
+    torch.testing.assert_close(share.sum(dim=1), torch.ones(4))
 
 
 def test_distillation_is_zero_for_equal_distributions():
-    logits = similarity_logits(unit(6, 4, 0), torch.arange(1, 7), torch.tensor([3, 4, 5, 0, 1, 2]), 0.1)
-    assert distillation_loss(logits, logits.clone()).item() == pytest.approx(0, abs=1e-7)
+    blocked = not_compared(torch.arange(1, 7), torch.tensor([3, 4, 5, 0, 1, 2]))
+    shares = log_shares(unit(6, 4, 0), blocked, 0.1)
+    everyone = torch.ones(6, dtype=torch.bool)
+    assert distillation_loss(shares, shares.clone(), everyone).item() == pytest.approx(0, abs=1e-7)
 
 
 def align_text(text, teacher, views, options):
