@@ -10,7 +10,8 @@ from recbole_sigma import quick_start
 from recbole_sigma.quick_start import run
 from recbole_sigma.run import loaders
 from recbole_sigma.run.config import RunConfig
-from recbole_sigma.run.trainer import FLOOR, learning_rate_factor, make_trainer
+from recbole_sigma.run.schedule import FLOOR, learning_rate_factor
+from recbole_sigma.run.trainer import make_trainer
 from recbole_sigma.values import UserError
 from tests.planted import tiny
 
