@@ -139,11 +139,12 @@ def make_plan(
     """
     from recbole_sigma.data import checks as preflight
     from recbole_sigma.run.config import RunConfig
-    from recbole_sigma.settings.reading import load_yaml, parse_arguments
+    from recbole_sigma.settings.reading import parse_arguments
+    from recbole_sigma.settings.recipes import settings_of
 
     files, words, given = tuple(map(str, files)), tuple(words), dict(values or {})
     asked = parse_arguments(words, [])
-    in_files = {key for file in files for key in load_yaml(file, [])}
+    in_files = {key for file in files for key in settings_of(file, [])[0]}
     limited = "MAX_ITEM_LIST_LENGTH" in {*asked, *in_files, *given}
     made: dict[str, tuple[Training, list[Cell]]] = {}
     data: str | None = None

@@ -23,8 +23,9 @@ from recbole_sigma.machine.progress import Progress
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.settings.reader import read
-from recbole_sigma.settings.reading import load_yaml, parse_arguments
+from recbole_sigma.settings.reading import parse_arguments
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
+from recbole_sigma.settings.recipes import settings_of
 from recbole_sigma.values import UserError
 
 FORMAT = 1
@@ -73,7 +74,7 @@ def tune(
     spaces.check_sampler(sampler)
     files, words, values = list(config_file_list), list(arguments), dict(config_dict or {})
     asked = parse_arguments(words, [])
-    named = {key for file in files for key in load_yaml(file, [])} | asked.keys() | values.keys()
+    named = {key for file in files for key in settings_of(file, [])[0]} | asked.keys() | values.keys()
     limited = "MAX_ITEM_LIST_LENGTH" in named
     jobs = []
     for row in rows_of(models):

@@ -16,10 +16,9 @@ from typing import Any
 
 from recbole_sigma.models import registry
 from recbole_sigma.settings.reading import load_yaml, nearest, raise_all
+from recbole_sigma.settings.recipes import VARIANT_FIELDS as FIELDS
 from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
-
-FIELDS = ("name", "base", "values", "why", "source")
 
 
 @dataclass(frozen=True)

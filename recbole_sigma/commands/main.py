@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_sigma._compat import keep_freed_memory
-from recbole_sigma.commands import export, recommend, tables, tasks, train
+from recbole_sigma.commands import export, lists, recommend, tables, tasks, train
 from recbole_sigma.commands.failures import fail, show_fault, system_sentence
 from recbole_sigma.commands.help import DESCRIPTION, EPILOG, help_text
 from recbole_sigma.commands.words import Parser, refuse_options_of_others
@@ -59,6 +59,8 @@ def _dispatch(words: list[str]) -> int:
     verb = words[0] if named else "train"
     if verb not in verbs:
         raise UserError(f"unknown verb {verb!r}{nearest(verb, verbs)}; --help lists the verbs")
+    if verb == "data":
+        return lists.data(words[1:])
     options, rest = verbs[verb].parse_known_args(words[1:] if named else words)
     if options.version:
         from recbole_sigma import __version__
@@ -84,7 +86,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         epilog=EPILOG.format(program=program),
     )
     verbs = top.add_subparsers(title="verbs (VERB --help shows its options)", metavar="VERB", prog=program)
-    for module in (train, tables, tasks, recommend, export):
+    for module in (train, tables, tasks, recommend, export, lists):
         module.add(verbs)
     return top, dict(verbs.choices)
 

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.benchmark.variants import Row, rows_of
 from recbole_sigma.commands.words import FILES_AND_DATA, add_verb, check_words, protocol_line, shared_options
+from recbole_sigma.models import registry
+from recbole_sigma.values import UserError
 
 
 def add(verbs: Any) -> None:
@@ -20,20 +23,40 @@ def add(verbs: Any) -> None:
         "train and test one model (the verb may be left out)",
         (
             "--model=SIGMA --dataset=ml-100k",
-            "--model=SASRec --dataset=ml-100k --learning_rate=1e-3 --epochs=50",
+            "--model=SIGMA-ID+memory --dataset=ml-100k --learning_rate=1e-3",
         ),
         {
-            "-m model": "NAME  a model of this package or of RecBole",
+            "-m model": "NAME  a model, or a row of benchmark (SIGMA-ID, SASRec+memory); list names them all",
             **FILES_AND_DATA,
             "output": "FOLDER  where the result goes (saved/results)",
         },
     )
 
 
+def row_called(name: str | None) -> Row | None:
+    """The row of a table that is no model's own name (``SIGMA-ID``, ``SASRec+memory``); None for a model.
+
+    Raises:
+        UserError: a name that means nothing, or several rows.
+    """
+    if name is None or registry.names_file(name) or registry.is_model(name):
+        return None
+    rows = rows_of([name])
+    if len(rows) > 1:
+        raise UserError(
+            f"--model={name} names {len(rows)} rows: give one of {', '.join(r.name for r in rows)}"
+        )
+    return rows[0]
+
+
 def train(options: argparse.Namespace, rest: list[str]) -> int:
-    """Train and test one model."""
+    """Train and test one model, or one row of a table by its name."""
     shared = shared_options(options, rest, "saved/results")
-    check_words(rest, shared["config_file_list"], options.model, options.dataset)
+    row = row_called(options.model)
+    model = options.model if row is None else row.base
+    check_words(rest, shared["config_file_list"], model, options.dataset)
+    if row is not None:
+        shared["config_dict"] = {**row.values, **shared["config_dict"]}
     output = shared.pop("output")
     if not options.quiet and not options.json and "state" in shared["config_dict"]:
         shared["config_dict"]["state"] = "INFO"
@@ -43,9 +66,11 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
     from recbole_sigma.machine import processes
     from recbole_sigma.quick_start import run, unreachable_sentence
 
-    result = run(options.model, options.dataset, **shared)
+    result = run(model, options.dataset, **shared)
     if result is None or not processes.current().main:
         return 0  # process 0 speaks for all
+    if row is not None:
+        result["model"] = row.name
     plain = single_record(result)
     rows = summarize([plain])
     path = result_path(Path(output), result["model"], result["dataset"])

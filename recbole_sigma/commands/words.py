@@ -11,8 +11,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from recbole_sigma.models import registry
-from recbole_sigma.settings.reading import load_yaml, nearest, parse_arguments, raise_all
-from recbole_sigma.settings.recipes import declared_keys, key_problems, shipped_defaults
+from recbole_sigma.settings.reading import nearest, parse_arguments, raise_all
+from recbole_sigma.settings.recipes import (
+    declared_keys,
+    foreign_variant,
+    key_problems,
+    settings_of,
+    shipped_defaults,
+)
 from recbole_sigma.settings.stages import KEYS_OF_MODEL
 from recbole_sigma.values import UserError
 
@@ -128,7 +134,7 @@ def let_files_win(values: dict[str, Any], files: Sequence[str]) -> dict[str, Any
     """Drop a default of the command line that a config file sets."""
     named: set[str] = set()
     for file in files:
-        named |= load_yaml(file, []).keys()
+        named |= settings_of(file, [])[0].keys()
     return {key: value for key, value in values.items() if key not in named}
 
 
@@ -148,13 +154,17 @@ def check_words(
         UserError: with every problem at once.
     """
     problems: list[str] = []
-    given = [(file, load_yaml(file, problems)) for file in files]
+    read = [(file, *settings_of(file, problems)) for file in files]
+    given = [(file, values) for file, values, _ in read]
     given.append(("the command line", parse_arguments(rest, problems)))
     named = {key: value for _, values in given for key, value in values.items()}
     own_file = model is not None and registry.names_file(
         model
     )  # runs code; `registry.from_file` checks it later
-    model, dataset = model or named.get("model"), dataset or named.get("dataset")
+    bases = {file: base for file, _, base in read if base}
+    model = model or named.get("model") or next(iter(bases.values()), None)
+    dataset = dataset or named.get("dataset")
+    problems += [foreign_variant(file, base, model) for file, base in bases.items() if base != model]
     if one_model:
         if model is None:
             problems.append("no model is named: give --model=SIGMA (or model: SIGMA in a config file)")

@@ -78,11 +78,12 @@ class RunConfig(Config):
         arguments: Iterable[str] = (),
     ) -> None:
         self._problems: list[str] = []
+        self._bases: dict[str, str] = {}  # variant files, and the model that each is for
         self._given: list[tuple[str, dict[str, Any]]] = []
         self._arguments = list(arguments)
         with recbole_refuses("resolve these settings", "mend the key that it names"):
             super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
-        del self._problems, self._given, self._arguments
+        del self._problems, self._bases, self._given, self._arguments
 
     # --- reading ---
 
@@ -97,7 +98,9 @@ class RunConfig(Config):
     def _load_config_files(self, file_list: list[str]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for file in file_list:
-            values = reading.load_yaml(file, self._problems)
+            values, base = recipes.settings_of(file, self._problems)
+            if base is not None:
+                self._bases[str(file)] = base
             self._given.append((str(file), values))
             merged.update(values)
         return merged
@@ -120,6 +123,12 @@ class RunConfig(Config):
 
     def _get_model_and_dataset(self, model: Any, dataset: Any) -> tuple[str, type, str]:
         model = model if model is not None else self.external_config_dict.get("model")
+        if model is None and self._bases:
+            model = next(iter(self._bases.values()))
+        name = model.__name__ if isinstance(model, type) else model
+        self._problems += [
+            recipes.foreign_variant(file, base, name) for file, base in self._bases.items() if base != name
+        ]
         dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
         if model is None:
             self._problems.append("no model is named: give --model=SIGMA (or model: SIGMA in a config file)")

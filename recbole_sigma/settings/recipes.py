@@ -126,6 +126,42 @@ def _load_if_there(path: Path) -> dict[str, Any]:
     return load_yaml(path) if path.is_file() else {}
 
 
+# --- files that the user names ---
+
+
+VARIANT_FIELDS = ("name", "base", "values", "why", "source")
+"""Fields of a variant file, a row of a table (`benchmark.variants`)."""
+
+
+def settings_of(file: Path | str, problems: list[str] | None = None) -> tuple[dict[str, Any], str | None]:
+    """The keys of a property file, and the model that they are for where the file is a variant.
+
+    A recipe or a variant of this package may go by its name (``tiger_paper``). A variant, a row of a table,
+    stands for its values.
+
+    Args:
+        file: path or name.
+        problems: see `reading.load_yaml`.
+    """
+    path = Path(file)
+    if not path.suffix and not path.exists():
+        kinds = ("recipes", "variants")
+        named = [properties_dir() / kind / f"{path.name.lower().replace('-', '_')}.yaml" for kind in kinds]
+        path = next((found for found in named if found.is_file()), path)
+    values = load_yaml(path, problems)
+    if not {"name", "base", "values"} <= values.keys() <= set(VARIANT_FIELDS):
+        return values, None
+    inner = values["values"]
+    if isinstance(inner, str):
+        inner = load_yaml(path.parent / inner, problems)
+    return {str(key): value for key, value in dict(inner or {}).items()}, str(values["base"])
+
+
+def foreign_variant(file: Path | str, base: str, model: Any) -> str:
+    """The sentence about a variant file that is given to another model than its own."""
+    return f"{file} is a variant of {base}, not of {model}: name --model={base}, or another file"
+
+
 # --- which keys exist ---
 
 # Keys that RecBole 1.2.1's code reads but that none of its lists or property files declares.
