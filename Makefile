@@ -26,7 +26,7 @@ $(STAMP): constraints.txt setup.cfg pyproject.toml
 	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## train SIGMA next to baselines on ml-100k and print the table (under 10 minutes on 2 cores)
+demo: $(STAMP)  ## train SIGMA next to baselines on ml-100k, print the table and what to do next (5 minutes)
 	$(BIN)/python run_recbole_sigma.py demo
 
 # One thread: torch and faiss bring an OpenMP pool each, and on a busy machine two threads are slower than one.

@@ -38,7 +38,7 @@ def data(words: Sequence[str]) -> int:
     """Hand on to the adapters, which have verbs and options of their own."""
     from dataset_adapters.cli import main
 
-    return main(words or ["--help"])
+    return main(words)
 
 
 def show(options: argparse.Namespace, rest: list[str]) -> int:

@@ -13,7 +13,7 @@ from recbole_sigma._compat import keep_freed_memory
 from recbole_sigma.commands import export, lists, recommend, tables, tasks, train
 from recbole_sigma.commands.failures import fail, show_fault, system_sentence
 from recbole_sigma.commands.help import DESCRIPTION, EPILOG, help_text
-from recbole_sigma.commands.words import Parser, refuse_options_of_others
+from recbole_sigma.commands.words import Parser, checkpoint_named, refuse_options_of_others
 from recbole_sigma.machine.terminal import safe_output
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
@@ -59,8 +59,10 @@ def _dispatch(words: list[str]) -> int:
     verb = words[0] if named else "train"
     if verb not in verbs:
         raise UserError(f"unknown verb {verb!r}{nearest(verb, verbs)}; --help lists the verbs")
-    if verb == "data":
-        return lists.data(words[1:])
+    if verb == "data":  # the adapters have verbs and options of their own
+        if not {*words[1:]} <= {"-h", "--help"}:
+            return lists.data(words[1:])
+        words = ["data", "--help"]
     options, rest = verbs[verb].parse_known_args(words[1:] if named else words)
     if options.version:
         from recbole_sigma import __version__
@@ -72,6 +74,8 @@ def _dispatch(words: list[str]) -> int:
         print(help_text(top, verbs[verb] if named else None, models.split(",")[0] or None))
         return 0
     refuse_options_of_others(verb, rest, verbs)
+    if vars(options).get("checkpoint") is not None:
+        options.checkpoint = checkpoint_named(options.checkpoint)
     return int(options.run(options, rest))
 
 

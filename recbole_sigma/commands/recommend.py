@@ -35,7 +35,7 @@ def add(verbs: Any) -> None:
             "recommend --checkpoint=saved/FILE --users_file=users.txt --k=20 --output=lists.jsonl",
         ),
         {
-            "checkpoint": "FILE  the trained model",
+            "checkpoint": "FILE  the trained model; latest is the newest below saved/",
             "user": "ID  a user of the data set",
             "history": '"A; B"  titles or ids in order of time',
             "users_file": "FILE  a line per user: an id, or a JSON object with history, instruction, ...",

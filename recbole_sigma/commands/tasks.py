@@ -36,7 +36,7 @@ def add(verbs: Any) -> None:
         ),
         {
             **FILES_AND_DATA,
-            "checkpoint": "FILE  judge this model: controls, lifts, baselines",
+            "checkpoint": "FILE  judge this model: controls, lifts, baselines; or latest",
             "baselines": "FILE,FILE  checkpoints to compare it with",
             "sentences": "FILE  labelled sentences for --route in place of the shipped ones",
             "modes": "MODES  also judge under these values of decode_mode, or all",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from recbole_sigma.models import registry
@@ -104,6 +105,27 @@ def moved_places(options: argparse.Namespace) -> dict[str, str]:
     """The values of `MOVED` that are given."""
     values = {name: vars(options)[name] for name in MOVED}
     return {name: value for name, value in values.items() if value is not None}
+
+
+LATEST = "latest"
+
+
+def checkpoint_named(word: str) -> str:
+    """The file of ``--checkpoint``; ``latest`` is the newest model below saved/.
+
+    Raises:
+        UserError: latest, and nothing was trained here.
+    """
+    if word != LATEST:
+        return word
+    saved = Path("saved")
+    # trained alone, or a row of a benchmark (the file beside the weights that says how the row decodes them)
+    found = [*saved.glob("*.safetensors"), *saved.glob("*/*/checkpoints/*.json")]
+    if not found:
+        raise UserError(
+            f"--checkpoint={LATEST}: no trained model lies below {saved.absolute()}; train one or name a file"
+        )
+    return str(max(found, key=lambda path: (path.stat().st_mtime, path.name)))
 
 
 def files_of(options: argparse.Namespace) -> list[str]:

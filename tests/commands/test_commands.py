@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ import pytest
 
 from recbole_sigma import benchmark
 from recbole_sigma.benchmark.results import COLUMNS
+from recbole_sigma.benchmark.variants import rows_of
 from recbole_sigma.commands import main as cli
 from recbole_sigma.commands import tables
 from recbole_sigma.commands.main import main
+from recbole_sigma.commands.words import checkpoint_named
+from recbole_sigma.values import UserError
 
 
 def words(planted) -> list[str]:
@@ -216,7 +220,7 @@ def test_a_table_of_models_and_seeds(planted, capsys, scratch: Path) -> None:
     assert "kept from before: 4 cells" in capsys.readouterr().out
 
 
-def test_the_demo_has_three_models_and_ends_with_the_path(capsys, scratch: Path, monkeypatch) -> None:
+def test_the_demo_says_what_comes_and_what_to_do_next(capsys, scratch: Path, monkeypatch) -> None:
     asked = {}
 
     def fake(models, dataset, seeds, policies=None, **more):
@@ -224,7 +228,8 @@ def test_the_demo_has_three_models_and_ends_with_the_path(capsys, scratch: Path,
         row = {"model": "Pop", "seconds": 1.0, "filter_seen": True, **{c: 0.5 for c in COLUMNS}}
         protocol = {"eval_args": {"split": {}, "order": "TO"}, "filter_seen": True, "history": 50}
         outcome = {"kept": [], "failed": [], "elsewhere": [], "done": ["Pop"]}
-        return {"cells": [{"protocol": protocol}], "notes": [], "table": [row], "outcome": outcome}
+        record = {"cells": [{"protocol": protocol}], "notes": [], "corrected": []}
+        return {**record, "table": [row], "outcome": outcome}
 
     monkeypatch.setattr(benchmark, "run_benchmark", fake)
     assert main(["demo"]) == 0
@@ -232,7 +237,47 @@ def test_the_demo_has_three_models_and_ends_with_the_path(capsys, scratch: Path,
     out = capsys.readouterr().out
     for column in ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@10", "NDCG@20", "seconds"):
         assert column in out
-    assert out.rstrip().endswith("in a browser") and "saved/results/demo-ml-100k-" in out
+    begin, _, end = out.partition("HR@1 ")
+    assert "minutes" in begin and all(name in begin for name in tables.DEMO_MODELS)
+    assert "saved/results/demo-ml-100k-" in end and "--checkpoint=latest" in end
+    assert main(["demo", "--models=Pop"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("in a browser")
+
+
+def test_every_command_that_the_demo_ends_with_is_one(capsys, monkeypatch) -> None:
+    """Their words are parsed as typed; what they would run is cut off."""
+    import shlex
+
+    from recbole_sigma.commands.main import parsers
+
+    lines = [line.strip() for line in tables.DEMO_END.splitlines() if "{program}" in line]
+    assert len(lines) == 3
+    for line in lines:
+        _, verb, *given = shlex.split(line.format(program="x", dataset="ml-100k"))
+        options, rest = parsers()[1][verb].parse_known_args(given)
+        assert not rest and (verb != "benchmark" or rows_of(options.models.split(",")))
+
+
+def test_latest_is_the_newest_model(scratch: Path) -> None:
+    with pytest.raises(UserError, match="no trained model lies below"):
+        checkpoint_named("latest")
+    files = [
+        scratch / name
+        for name in (
+            "saved/A.safetensors",
+            "saved/benchmark/x/checkpoints/SIGMA-1-ab.json",
+            "saved/benchmark/x/checkpoints/ab.safetensors",
+            "saved/runs/1/last.safetensors",
+        )
+    ]
+    for age, path in enumerate(files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        os.utime(path, (1e9 + age, 1e9 + age))
+    assert Path(checkpoint_named("latest")) == Path("saved/benchmark/x/checkpoints/SIGMA-1-ab.json")
+    os.utime(files[0], (2e9, 2e9))
+    assert Path(checkpoint_named("latest")) == Path("saved/A.safetensors")
+    assert checkpoint_named("other.safetensors") == "other.safetensors"
 
 
 def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
