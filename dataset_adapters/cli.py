@@ -269,10 +269,7 @@ def report(result: Result) -> str:
         f"  {result.rows:,} rows in {result.seconds:.1f} s ({speed:,.0f} rows/s), peak memory "
         f"{peak_memory_mb():,.0f} MB"
     )
-    lines.append(
-        f"use it: --dataset={card['name']} --data_path={result.folder.parent} "
-        f"--config_files={result.folder}/{card['name']}.yaml"
-    )
+    lines.append(f"use it: --dataset={card['name']} --data_path={result.folder.parent}")
     return "\n".join(map(visible, lines)) + "\n"
 
 

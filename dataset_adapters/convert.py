@@ -120,8 +120,7 @@ def _write(
         f"{name}: written by the command below; the facts are in {name}.card.md",
         "",
         f"made      {card['command']}",
-        f"run       python run_recbole_sigma.py --model=SIGMA --dataset={name} --data_path=... "
-        f"--config_files={name}.yaml",
+        f"run       python run_recbole_sigma.py --model=SIGMA --dataset={name} --data_path=...",
         f"protocol  {job.options.protocol}: {PROTOCOL_TEXT[job.options.protocol]}",
         f"order     {card['order']}",
         f"source    {job.adapter.homepage} ; {job.adapter.citation}",

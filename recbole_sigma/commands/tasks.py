@@ -114,7 +114,7 @@ def _route(options: argparse.Namespace, rest: list[str]) -> int:
     from recbole_sigma.understanding.lexicon import Lexicon, years_of
     from recbole_sigma.understanding.reader import Understanding
 
-    name = str(config["dataset"])
+    name = config["dataset"]
     path = Path(options.sentences or properties_dir() / "sentences" / f"{name}.yaml")
     if not path.is_file():
         raise UserError(f"{name} has no labelled sentences: give --sentences=FILE ({path} does not exist)")
@@ -184,12 +184,12 @@ def _converse(options: argparse.Namespace) -> int:
     lexicon, closed = recommender.lexicon, recommender.filters_seen
     length = min(100, lexicon.n - 1)
     systems: dict[str, System] = {
-        str(recommender.config["model"]): Talker(recommender, length),
+        recommender.config["model"]: Talker(recommender, length),
         "oracle": Oracle(lexicon, length, closed),
         "popular list": PopularList(lexicon, length, closed),
     }
     progress = Progress("Talk", len(systems) * len(persons), enabled=not (options.quiet or options.json))
-    name = str(recommender.config["dataset"])
+    name = recommender.config["dataset"]
     report: dict[str, Any] = {
         "format": 1, "checkpoint": options.checkpoint, "dataset": name, "command": sys.argv,
         "commit": commit(), "systems": {},

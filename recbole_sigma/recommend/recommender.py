@@ -309,7 +309,7 @@ class Recommender:
             )
         notes = self.titles.readings([str(text) for text in request.history or ()])
         if understood is None:
-            text, task, more = named_task(request, self.labels, self.instructed, str(self.config["model"]))
+            text, task, more = named_task(request, self.labels, self.instructed, self.config["model"])
             return _Resolved(user, items, text, task, [*notes, *more])
         if understood.like and not set(understood.like) <= set(items[-len(understood.like) :]):
             liked = [item for item in understood.like if item not in items[-1:]]

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,8 @@ class RunConfig(Config):
         config_file_list: property files, later ones win.
         config_dict: values that outrank the files.
         arguments: words such as ``--learning_rate=1e-3`` that outrank the dictionary.
+        beside_data: read NAME.yaml beside the files of the data set NAME, if it is there; it is outranked by
+            everything above.
 
     Raises:
         UserError: with every problem of the settings at once.
@@ -76,14 +79,16 @@ class RunConfig(Config):
         config_file_list: Iterable[str] | None = None,
         config_dict: dict[str, Any] | None = None,
         arguments: Iterable[str] = (),
+        beside_data: bool = True,
     ) -> None:
+        self._beside_data = beside_data
         self._problems: list[str] = []
         self._bases: dict[str, str] = {}  # variant files, and the model that each is for
         self._given: list[tuple[str, dict[str, Any]]] = []
         self._arguments = list(arguments)
         with recbole_refuses("resolve these settings", "mend the key that it names"):
             super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
-        del self._problems, self._bases, self._given, self._arguments
+        del self._problems, self._bases, self._given, self._arguments, self._beside_data
 
     # --- reading ---
 
@@ -167,6 +172,22 @@ class RunConfig(Config):
         for key in PROTOCOL_KEYS:
             if key in self._shipped:
                 self.internal_config_dict[key] = self._shipped[key]
+        if self._beside_data:
+            self._load_beside_data(dataset)
+
+    def _load_beside_data(self, dataset: str) -> None:
+        """The data set's own property file, which the adapters write beside its files."""
+        folder = self.external_config_dict.get("data_path") or self.internal_config_dict.get("data_path")
+        path = Path(str(folder)) / dataset / f"{dataset}.yaml"
+        if not path.is_file():
+            return
+        values = reading.load_yaml(path, self._problems)
+        for key in ("model", "dataset", "data_path"):  # that is how it was found
+            values.pop(key, None)
+        self._given.append((str(path), dict(values)))
+        if isinstance(values.get("eval_args"), dict):  # a part of it keeps the rest
+            values["eval_args"] = {**self.internal_config_dict["eval_args"], **values["eval_args"]}
+        self.internal_config_dict.update(values)
 
     def _init_device(self) -> None:
         """The device of this process; connecting to the others is `distributed.join`'s.
@@ -363,7 +384,9 @@ def rebuild_config(values: dict[str, Any], overrides: dict[str, Any] | None = No
             f"train it anew with python run_recbole_sigma.py --model={model} --dataset={dataset}"
         )
     known = recipes.declared_keys()
-    return RunConfig(model, dataset, config_dict={k: v for k, v in merged.items() if k in known})
+    # a checkpoint is whole: what lies beside the data today has no say
+    kept = {key: value for key, value in merged.items() if key in known}
+    return RunConfig(model, dataset, config_dict=kept, beside_data=False)
 
 
 __all__ = ["RunConfig", "UserError", "rebuild_config", "requested_values"]

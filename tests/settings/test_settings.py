@@ -390,3 +390,24 @@ def _reads_config(node: ast.AST) -> bool:
     if not isinstance(node, ast.Subscript) or getattr(node.slice, "value", "") == "device":
         return False
     return getattr(node.value, "id", getattr(node.value, "attr", "")).endswith("config")
+
+
+def test_a_sets_own_property_file_is_read_and_outranked(planted, write_dataset):
+    """Beside the files, by the set's name; files, dictionaries and words win over it."""
+    folder = Path(planted["data_path"]) / "planted"
+    own = folder / "planted.yaml"
+    own.write_text("learning_rate: 0.5\nepochs: 7\nmodel: BPR\neval_args: {split: {RS: [8, 1, 1]}}\n")
+    try:
+        Path("mine.yaml").write_text("epochs: 9\n")
+        values = {key: value for key, value in planted.items() if key not in ("learning_rate", "epochs")}
+        config = RunConfig("PackedSASRec", "planted", ["mine.yaml"], values)
+        assert config["model"] == "PackedSASRec" and config["epochs"] == 9
+        assert config["learning_rate"] == 0.5 and config["eval_args"]["split"] == {"RS": [8, 1, 1]}
+        # a checkpoint is whole: reloading it does not look there
+        own.write_text("no_such_key: 1\n")
+        again = rebuild_config(requested_values(config))
+        assert again["learning_rate"] == 0.5
+        with pytest.raises(UserError, match=r"no_such_key.*planted\.yaml"):
+            RunConfig("PackedSASRec", "planted", [], values)
+    finally:
+        own.unlink()
