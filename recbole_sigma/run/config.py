@@ -184,6 +184,7 @@ class RunConfig(Config):
         values = reading.load_yaml(path, self._problems)
         for key in ("model", "dataset", "data_path"):  # that is how it was found
             values.pop(key, None)
+        self._problems += recipes.unknown_keys(values, str(path), self.internal_config_dict)
         self._given.append((str(path), dict(values)))
         if isinstance(values.get("eval_args"), dict):  # a part of it keeps the rest
             values["eval_args"] = {**self.internal_config_dict["eval_args"], **values["eval_args"]}
