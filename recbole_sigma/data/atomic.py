@@ -120,7 +120,7 @@ def read_header(path: Path, form: Format) -> list[Column]:
         ) from error
     columns: list[Column] = []
     for text in line.split(form.separator):
-        name, colon, kind = text.strip().partition(":")
+        name, colon, kind = _plain_cell(text.strip()).partition(":")
         if not colon or kind not in KINDS:
             raise UserError(
                 f"{path}:1 column {text[:80]!r} is not `name:type` with type {', '.join(KINDS[:3])} or "

@@ -71,10 +71,8 @@ def check_files(config: Any, needs_text: bool) -> None:
                 problems.append(
                     f"{path}:1 has no column {field!r}{nearest(field, fields)}; it has {', '.join(fields)}"
                 )
-        with path.open("rb") as file:
-            file.readline()
-            if not file.readline().strip():
-                problems.append(f"{path} holds no interaction below its header")
+        if not _has_rows(path):
+            problems.append(f"{path} holds no interaction below its header")
         problems += _role_problems(config, path, columns)
         if columns and not problems:
             problems += line_problems(path, columns, form, (users, items), [time] if time in fields else [])
@@ -85,9 +83,19 @@ def check_files(config: Any, needs_text: bool) -> None:
         if loads(config, kind) and path.is_file() and not problems:
             columns = _header(path, form, problems)
             problems += _role_problems(config, path, columns)
+            if columns and not _has_rows(path):
+                problems.append(
+                    f"{path} holds no {kind} below its header: fill it, or take {kind} out of load_col"
+                )
             if columns and not problems:
                 problems += line_problems(path, columns, form, [key], unique=key)
     raise_all(problems)
+
+
+def _has_rows(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.readline()
+        return any(line.strip() for line in iter(lambda: file.readline(1 << 20), b""))
 
 
 def _header(path: Path, form: Format, problems: list[str]) -> list[Column]:

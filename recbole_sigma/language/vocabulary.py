@@ -11,6 +11,7 @@ The history is not text: each item is its prefix tokens followed by one continuo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,11 +57,19 @@ def train_bpe(texts: Sequence[str], vocab_size: int, code_sizes: Sequence[int]) 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((_LONG_RUN.sub(_broken, text) for text in texts), trainer)
     tokenizer.add_special_tokens(
         [code_token(level, code) for level, k in enumerate(code_sizes) for code in range(k)]
     )
     return tokenizer
+
+
+_LONG_RUN = re.compile(r"\S{1000}|\s{1000,}")
+"""What the trainer would take for one word: its time grows with the square of a word's length."""
+
+
+def _broken(run: re.Match[str]) -> str:
+    return " " if run[0].isspace() else f"{run[0]} "
 
 
 def pretrained_tokenizer(name: str, code_sizes: Sequence[int]) -> Tokenizer:

@@ -21,11 +21,12 @@ from recbole_sigma.models.contract import contract_class, without_beam
 from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings import reading, recipes
 from recbole_sigma.settings.keys import ProtocolKeys
-from recbole_sigma.settings.reader import read
+from recbole_sigma.settings.reader import all_keys, read
 from recbole_sigma.settings.recbole_values import (
     COLUMN_KEYS,
     INTERVAL_KEYS,
     interval_text,
+    kind_problems,
     value_problems,
 )
 from recbole_sigma.values import UserError
@@ -259,6 +260,11 @@ class RunConfig(Config):
             if "loss_type" in values and "loss_type" not in self.internal_config_dict:
                 # no refusal: a table gives its words to every row
                 getLogger().warning(f"loss_type has no effect on {self.model_class.__name__} (in {source})")
+        ours = all_keys()
+        for source, values in self._given:
+            theirs = {key: value for key, value in values.items() if key not in ours}
+            wrong = kind_problems(theirs, self.internal_config_dict)
+            self._problems += [f"{problem} (in {source})" for problem in wrong]
         self._problems.extend(stock.problems(self.model_class.__name__, final))
         self._problems += recipes.key_problems(self._given, self._shipped, self.internal_config_dict)
         metrics = [str(name) for name in final["metrics"]]
@@ -294,6 +300,10 @@ class RunConfig(Config):
         if not isinstance(args, dict):
             say(f"eval_args must be a mapping, not {args!r}")
             return
+        if args.get("group_by") not in ("user", "none", None):
+            say(f"eval_args: group_by must be user or none, not {args['group_by']!r}")
+        if isinstance(args["mode"], dict) and not args["mode"].keys() <= {"valid", "test"}:
+            say(f"eval_args: mode names the parts valid and test, not {', '.join(map(str, args['mode']))}")
         modes = args["mode"].values() if isinstance(args["mode"], dict) else [args["mode"]]
         for mode in modes:
             if mode != "full":

@@ -17,7 +17,20 @@ NOTHING = ("none", "null", "~", "")
 
 
 class SafeLoader(yaml.SafeLoader):
-    """yaml.SafeLoader that reads ``1e-3`` as a number, as RecBole does."""
+    """yaml.SafeLoader that reads ``1e-3`` as a number, as RecBole does, and takes no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """PyYAML's, which lets the last of several equal keys win in silence."""
+        seen: set[tuple[str, str]] = set()
+        for name, _ in node.value:
+            mark = (name.tag, name.value) if isinstance(name, yaml.ScalarNode) else None
+            if mark in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name.value!r} stands there twice", name.start_mark
+                )
+            if mark is not None and mark[0] != "tag:yaml.org,2002:merge":
+                seen.add(mark)
+        return super().construct_mapping(node, deep)
 
 
 SafeLoader.add_implicit_resolver(

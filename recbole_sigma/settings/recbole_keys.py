@@ -63,6 +63,7 @@ class RecBoleKeys:
     encoding: str | None = key(None, "Encoding of the atomic files; ~ = utf-8")
     data_path: str = key("dataset/", "Folder that holds the folder of the dataset")
     checkpoint_dir: str = key("saved", "Folder of the checkpoints")
+    worker: int = key(0, "Processes that assemble batches; 0 = none beside the run itself", 0, 256)
     show_progress: bool = key(True, "Progress bars")
     reproducibility: bool = key(True, "Deterministic kernels")
     loss_decimal_place: int = key(4, "Decimals of the training loss in the log", 0, 17)

@@ -39,9 +39,22 @@ TEXT_KEYS = (
     "TIME_FIELD",
     "RATING_FIELD",
     "LABEL_FIELD",
+    "LIST_SUFFIX",
+    "ITEM_LIST_LENGTH_FIELD",
+    "POSITION_FIELD",
+    "NEG_PREFIX",
+    "ENTITY_ID_FIELD",
+    "RELATION_ID_FIELD",
+    "HEAD_ENTITY_ID_FIELD",
+    "TAIL_ENTITY_ID_FIELD",
 )
+NEEDED = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD")
+"""Names that every data set is read by."""
 PICKLES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
 """Keys whose only work in RecBole is to store or load a pickle."""
+
+SWITCHES = ("use_gpu", "normalize_all")
+"""Switches for which RecBole's property files have no value."""
 
 MAPPING_KEYS = ("val_interval", "threshold", "preload_weight", "seq_len")
 SIZES = re.compile(
@@ -94,6 +107,11 @@ def value_problems(values: Mapping[str, Any]) -> list[str]:
     for key in TEXT_KEYS:
         if not isinstance(values.get(key), (str, type(None))):
             problems.append(f"{key} must be text, not {values[key]!r}")
+    for key in NEEDED:
+        if key in values and not values[key]:
+            problems.append(
+                f"{key} is empty, but every data set is read by it: leave the key out, or name a column"
+            )
     for key in PICKLES:
         if values.get(key):
             problems.append(
@@ -109,6 +127,25 @@ def value_problems(values: Mapping[str, Any]) -> list[str]:
             if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers):
                 problems.append(f"{key} must be a positive integer (or a list of them), not {value!r}")
     return [problem for problem in problems if problem] or _heads_problem(values)
+
+
+def kind_problems(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Sentences about switches and numbers of RecBole's that were given as something else.
+
+    Args:
+        given: what the user gave.
+        defaults: RecBole's values of the same keys; their types are the law.
+    """
+    problems = []
+    for key, value in given.items():
+        default = defaults.get(key, True if key in SWITCHES else None)
+        if isinstance(default, bool) and not isinstance(value, (bool, type(None))):
+            problems.append(f"{key} must be true or false, not {value!r}")
+        elif isinstance(default, (int, float)) and isinstance(value, (str, Mapping)):
+            problems.append(f"{key} must be a number, not {value!r}")
+        elif isinstance(value, float) and math.isnan(value):
+            problems.append(f"{key} must be a number, not {value!r}")
+    return problems
 
 
 def _heads_problem(values: Mapping[str, Any]) -> list[str]:

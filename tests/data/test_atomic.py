@@ -16,6 +16,7 @@ from dataset_adapters.atomic import cell
 from recbole_sigma.data.atomic import Format, load_frame, read_header
 from recbole_sigma.data.checks import line_problems
 from recbole_sigma.data.events import unit_of
+from recbole_sigma.models import registry
 from recbole_sigma.quick_start import run
 from recbole_sigma.run.config import RunConfig as Config
 from recbole_sigma.run.loaders import load_data
@@ -207,3 +208,20 @@ def test_the_unit_of_a_time_follows_from_its_size(scale: float) -> None:
     assert unit_of(times * scale) == scale
     assert unit_of(torch.tensor([1.0, 2.0, 3.0]) * scale) is None  # positions
     assert unit_of(torch.tensor([1.3e9, 1.3e9 * 1000], dtype=torch.float64) * scale) is None  # two units
+
+
+def test_headers_are_read_as_cells_are_and_blank_lines_hide_no_row(tmp_path) -> None:
+    """A CSV writer that quotes everything quotes the header; blank lines may stand anywhere."""
+    folder = tmp_path / "q"
+    folder.mkdir()
+    events = [f'"u{u}"\t"i{(u + k) % 9}"\t"{1_300_000_000 + k}"' for u in range(20) for k in range(5)]
+    head = '"user_id:token"\t"item_id:token"\t"timestamp:float"'
+    (folder / "q.inter").write_text("\n".join([head, "", "", *events, ""]) + "\n")
+    values = {"data_path": str(tmp_path), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    values |= {"topk": [5], "valid_metric": "NDCG@5"}
+    config, pop = Config("Pop", "q", config_dict=values), registry.find_model("Pop")
+    assert len(load_data(config, pop).dataset.inter_feat) == 100
+    (folder / "q.item").write_text("item_id:token\ttitle:token_seq\n\n")
+    values["load_col"] = {**values["load_col"], "item": ["item_id", "title"]}
+    with pytest.raises(UserError, match="q.item holds no item below its header"):
+        load_data(Config("Pop", "q", config_dict=values), pop)

@@ -53,3 +53,11 @@ def test_a_prompt_ends_where_we_end_it() -> None:
     rows = encode_left_padded(tokenizer, [f"a lamp {END} pen <a_2>"], True, True)
     assert (rows == tokenizer.token_to_id(END)).sum() == 1
     assert (rows == tokenizer.token_to_id("<a_2>")).sum() == 0
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("unit", ["w", "Z\u0351", " ", "漢", "1", "-"])
+def test_a_title_that_is_one_long_word_takes_no_long_time(unit: str) -> None:
+    """The trainer's time grows with the square of a word's length: a megabyte took many minutes."""
+    tokenizer = train_bpe(["a red lamp", "x" + unit * 500_000], 300, (4,))
+    assert tokenizer.encode("a red lamp").ids

@@ -411,3 +411,34 @@ def test_a_sets_own_property_file_is_read_and_outranked(planted, write_dataset):
             RunConfig("PackedSASRec", "planted", [], values)
     finally:
         own.unlink()
+
+
+@pytest.mark.parametrize(
+    "text", ["epochs: 1\nepochs: 2\n", "eval_args: {order: TO, order: RO}\n", "'epochs': 1\nepochs: 2\n"]
+)
+def test_a_key_that_stands_twice_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"p.yaml:\d is not valid YAML: the key '\w+' stands there twice"):
+        reading.load_yaml(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"normalize_all": "banana"}, "normalize_all must be true or false, not 'banana'"),
+        ({"use_gpu": "banana"}, "use_gpu must be true or false"),
+        ({"shuffle": "banana"}, "shuffle must be true or false"),
+        ({"reproducibility": 5}, "reproducibility must be true or false"),
+        ({"embedding_size": "x"}, "embedding_size must be a positive integer"),
+        ({"weight_decay": float("nan")}, "weight_decay must lie in"),
+        ({"reg_weight": float("nan")}, "reg_weight must be a number, not nan"),
+        ({"worker": 1_000_000}, "worker must lie in"),
+        ({"USER_ID_FIELD": None}, "USER_ID_FIELD is empty"),
+        ({"LIST_SUFFIX": ""}, "LIST_SUFFIX is empty"),
+        ({"eval_args": {"group_by": "nobody"}}, "group_by must be user or none, not 'nobody'"),
+        ({"eval_args": {"mode": {"foo": "full"}}}, "mode names the parts valid and test, not foo"),
+    ],
+)
+def test_wrong_values_of_recboles_keys_are_refused(values: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        RunConfig("BPR", "ml-100k", config_dict=values)
