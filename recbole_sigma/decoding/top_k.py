@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_sigma.values import RankedItems
+from recbole_sigma.values import RankedItems, UserError
 
 _MAX_KEY_ELEMENTS = 1 << 23  # int64 keys of one chunk: 64 MB
 
@@ -41,7 +41,7 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
         `RankedItems` of shape [B, k].
 
     Raises:
-        ValueError: if a score is NaN.
+        UserError: a score is NaN.
     """
     scores = scores.to(torch.float32, copy=True)
     broken = torch.isnan(scores).any()
@@ -57,7 +57,7 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(dim=1)
     nan, ties = torch.stack([broken, tied.any()]).tolist()  # the one thing that the host waits for
     if nan:
-        raise ValueError(
+        raise UserError(
             "the model gave NaN scores: its training diverged; lower learning_rate or clip the gradient"
         )
     for part in tied.nonzero().flatten().split(max(1, _MAX_KEY_ELEMENTS // n_items)) if ties else ():

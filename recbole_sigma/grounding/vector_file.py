@@ -104,15 +104,29 @@ def read_image_vectors(path: str | os.PathLike[str], item_tokens: Sequence[str])
     vectors = _mapped(
         path, "grounding_visual_file: {} is no .npy array of numbers ({}): save it with numpy.save"
     )
-    tokens = names.read_text(encoding="utf-8").split("\n")
-    tokens = tokens[:-1] if tokens and not tokens[-1] else tokens
+    try:
+        tokens = names.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"grounding_visual_file: {names} is not UTF-8 text ({error}): convert it") from error
+    tokens = [token.strip() for token in (tokens if tokens[-1] else tokens[:-1])]
+    if vectors.dtype.kind not in "fiu" or (vectors.ndim == 2 and not vectors.shape[1]):
+        raise UserError(
+            f"grounding_visual_file: {path} holds {vectors.dtype} of shape {vectors.shape}: save real "
+            "numbers, one row per image"
+        )
     if vectors.ndim != 2 or len(tokens) != len(vectors):
         raise UserError(
             f"grounding_visual_file: {path} has shape {vectors.shape} but {names} has {len(tokens)} lines:"
             " one line per row is needed"
         )
+    first: dict[str, int] = {}
+    for line, token in enumerate(tokens, 1):
+        if first.setdefault(token, line) != line:
+            raise UserError(
+                f"{names}:{line} names item {token!r} again (first in line {first[token]}): keep one of them"
+            )
     row_of = {token: row for row, token in enumerate(item_tokens) if row}
-    found = np.asarray([row_of.get(token.strip(), 0) for token in tokens], dtype=np.int64)
+    found = np.asarray([row_of.get(token, 0) for token in tokens], dtype=np.int64)
     keep = found > 0
     if not keep.any():
         raise UserError(
@@ -125,6 +139,9 @@ def read_image_vectors(path: str | os.PathLike[str], item_tokens: Sequence[str])
         raise UserError(
             f"grounding_visual_file: {path} holds NaN or infinity in row {bad} (item {tokens[bad]})"
         )
+    units = unit_rows(chosen)
+    if not units.any():
+        raise UserError(f"grounding_visual_file: all vectors in {path} are zero, so they tell nothing apart")
     out = np.zeros((len(item_tokens), vectors.shape[1]), dtype=np.float32)
-    out[found[keep]] = unit_rows(chosen)
+    out[found[keep]] = units
     return out

@@ -107,6 +107,9 @@ def value_problems(values: Mapping[str, Any]) -> list[str]:
     for key in TEXT_KEYS:
         if not isinstance(values.get(key), (str, type(None))):
             problems.append(f"{key} must be text, not {values[key]!r}")
+    if values.get("rm_dup_inter") not in (None, "first", "last"):
+        problems.append(f"rm_dup_inter must be first, last or ~ (none), not {values['rm_dup_inter']!r}")
+    problems.append(_clip_problem(values.get("clip_grad_norm")))
     for key in NEEDED:
         if key in values and not values[key]:
             problems.append(
@@ -127,6 +130,16 @@ def value_problems(values: Mapping[str, Any]) -> list[str]:
             if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers):
                 problems.append(f"{key} must be a positive integer (or a list of them), not {value!r}")
     return [problem for problem in problems if problem] or _heads_problem(values)
+
+
+def _clip_problem(value: Any) -> str | None:
+    """``clip_grad_norm`` becomes arguments of torch's function."""
+    if value is None:
+        return None
+    good = isinstance(value, dict) and "max_norm" in value and value.keys() <= {"max_norm", "norm_type"}
+    if good and all(isinstance(n, (int, float)) and n > 0 for n in value.values()):
+        return None
+    return f"clip_grad_norm must be ~ (none) or {{max_norm: 5}} with a positive number, not {value!r}"
 
 
 def kind_problems(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:

@@ -198,3 +198,31 @@ def test_ablations_of_the_stage_differ_as_they_say():
     for other in (frozen, no_kd):
         assert not np.allclose(other[0], full[0], atol=1e-4)
         np.testing.assert_array_equal(other[1], teacher)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "names", "sentence"),
+    [
+        (np.array([["a"], ["b"]]), "i0\ni1\n", "holds <U1 of shape"),
+        (np.array([[1j], [2]]), "i0\ni1\n", "holds complex128 of shape"),
+        (np.array([[True], [False]]), "i0\ni1\n", "holds bool of shape"),
+        (np.zeros((2, 0)), "i0\ni1\n", "save real numbers, one row per image"),
+        (np.ones((2, 3)), "i0\ni0\n", r"v.items.txt:2 names item 'i0' again \(first in line 1\)"),
+        (np.zeros((2, 3)), "i0\ni1\n", "are zero, so they tell nothing apart"),
+        (np.full((2, 3), 1e-320), "i0\ni1\n", "are zero, so they tell nothing apart"),
+    ],
+)
+def test_image_vectors_that_say_nothing_are_refused(vectors, names, sentence, tmp_path) -> None:
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "v.items.txt").write_text(names)
+    with pytest.raises(UserError, match=sentence):
+        read_image_vectors(tmp_path / "v.npy", ["[PAD]", "i0", "i1"])
+
+
+def test_names_of_image_vectors_may_begin_with_a_byte_order_mark_and_must_be_text(tmp_path) -> None:
+    np.save(tmp_path / "v.npy", np.eye(2))
+    (tmp_path / "v.items.txt").write_bytes(b"\xef\xbb\xbfi0\r\ni1\r\n")
+    assert read_image_vectors(tmp_path / "v.npy", ["[PAD]", "i0", "i1"])[1:].tolist() == np.eye(2).tolist()
+    (tmp_path / "v.items.txt").write_bytes(b"\xff\n\xfe\n")
+    with pytest.raises(UserError, match="v.items.txt is not UTF-8 text"):
+        read_image_vectors(tmp_path / "v.npy", ["[PAD]", "i0", "i1"])

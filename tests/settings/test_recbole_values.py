@@ -118,3 +118,16 @@ def test_what_recbole_refuses_is_no_fault_of_this_program(values: dict[str, Any]
     small = {"epochs": 1, "n_layers": 1, "hidden_size": 8, "inner_size": 8}
     with pytest.raises(UserError):
         run("SASRec", "small", config_dict={**write_dataset(EVENTS), **small, **values}, saved=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rm_dup_inter", "foo"), ("rm_dup_inter", True), ("clip_grad_norm", "banana"), ("clip_grad_norm", 5),
+        ("clip_grad_norm", {"max_norm": float("nan")}), ("clip_grad_norm", {"max_norm": 1, "foo": 2}),
+        ("clip_grad_norm", {"norm_type": 2}),
+    ],
+)  # fmt: skip
+def test_what_a_library_would_refuse_late_is_refused_early(key: str, value: object) -> None:
+    assert any(problem.startswith(f"{key} must be") for problem in value_problems({key: value}))
+    assert not value_problems({"rm_dup_inter": "first", "clip_grad_norm": {"max_norm": 5, "norm_type": 2}})
