@@ -48,9 +48,10 @@ def read_space(path: Path) -> Space:
             ends = [field.get("low"), field.get("high")]
             if (
                 not all(isinstance(e, (int, float)) and not isinstance(e, bool) for e in ends)
+                or not all(map(math.isfinite, ends))
                 or ends[0] >= ends[1]
             ):
-                problems.append(f"{path}: {key} needs numbers low < high, not {field!r}")
+                problems.append(f"{path}: {key} needs finite numbers low < high, not {field!r}")
                 continue
             if field.get("log") and ends[0] <= 0:
                 problems.append(f"{path}: {key}: a logarithmic scale needs low > 0")

@@ -146,6 +146,13 @@ def test_a_cell_without_a_field_is_damaged() -> None:
             read_cell(Path("c.json"))
 
 
+@pytest.mark.parametrize("name", ["x" * 4000, "漢" * 400, "../../x", "a/b\\c"])
+def test_a_cell_of_any_name_finds_a_file(name: str) -> None:
+    made = cell(row={**cell()["row"], "name": name}, versions={})
+    path = RunFolder("o").write_cell(made)
+    assert path.parent == Path("o/cells") and RunFolder("o").cells() == [made]
+
+
 def test_a_failed_write_gives_a_reserved_name_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")

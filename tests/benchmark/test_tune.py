@@ -64,10 +64,11 @@ def test_draws_stay_inside_and_cover_the_space() -> None:
     [
         ("", "holds no key"),
         ("learning_rate: 3\n", "learning_rate must be"),
-        ("learning_rate: {low: 1}\n", "needs numbers low < high"),
-        ("learning_rate: {low: 2, high: 1}\n", "needs numbers low < high"),
+        ("learning_rate: {low: 1}\n", "needs finite numbers low < high"),
+        ("learning_rate: {low: 2, high: 1}\n", "needs finite numbers low < high"),
         ("learning_rate: {low: 0, high: 1, log: true}\n", "needs low > 0"),
         ("learning_rate: {low: 0, high: 1, loog: true}\n", "unknown field 'loog'; nearest: log"),
+        ("embedding_size: {low: 1, high: 1.0e+400, integer: true}\n", "needs finite numbers"),
         ("learning_rate: {choices: []}\n", "choices must be a list"),
         ("knn_decay: {low: 0.5, high: 7}\n", r"knn_decay must lie in \[0, 1\]"),
     ],
