@@ -179,9 +179,14 @@ class Conversation:
         state = self.state
         for value in heard.exclude:
             state = state.without(value)
-            if value.kind == "query" and value.name == state.query:
-                state = replace(state, query="")
+            if value.kind == "query":
+                words = value.name.split()
+                left = [word for word in state.query.split() if word not in words]
+                state = replace(state, query=" ".join(left))
         exclude = dict.fromkeys((*state.exclude, *heard.exclude))
+        for value in state.exclude:  # asked for after all
+            if value.kind == "query" and set(value.name.split()) <= set(heard.query.split()):
+                exclude.pop(value, None)
         include = list(state.include)
         for group in heard.include:
             for value in group:
@@ -200,8 +205,13 @@ class Conversation:
             include=tuple(include),
             exclude=tuple(exclude),
             like=(*state.like, *(item for item in heard.like if item not in state.like)),
-            query=heard.query or state.query,
+            query=self._joined(state.query, heard.query),
         )
+
+    def _joined(self, said: str, heard: str) -> str:
+        """Words to search for: both, where an item holds both, else the newer."""
+        both = " ".join(dict.fromkeys([*said.split(), *heard.split()]))
+        return both if self.lexicon.mask(Value("query", both)).any() else heard or said
 
     def _undo(self, heard: Understood, notes: list[str]) -> None:
         """Take back what was said before."""
@@ -218,7 +228,7 @@ class Conversation:
     def _any(self, groups: Sequence[Sequence[Value]]) -> bool:
         """Whether an item meets all groups."""
         whole = Understood("", include=tuple(tuple(group) for group in groups))
-        return bool(allowed(whole, self.lexicon, [], words_filter=False).any())
+        return bool(allowed(whole, self.lexicon, []).any())
 
     # --- the list -------------------------------------------------------------------------------------------
 
@@ -253,7 +263,7 @@ class Conversation:
 
     def _examples(self, kind: str) -> list[str]:
         """The values that most of the allowed items have, but none that nearly all have."""
-        left = allowed(self.state, self.lexicon, [], words_filter=False)
+        left = allowed(self.state, self.lexicon, [])
         members = self.lexicon.members[kind]
         counts = {name: int(left[items].sum()) for name, items in members.items()}
         most = 0.9 * float(np.sum(left))

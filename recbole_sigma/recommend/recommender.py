@@ -184,7 +184,7 @@ class Recommender:
         understood = found.understood
         if understood is None:
             return [Row(found.user, found.items, found.text, seen, request.category is not None)]
-        left = allowed(understood, self.lexicon, found.items, words_filter=not self._reads_queries)
+        left = allowed(understood, self.lexicon, found.items)
         closed = seen | ~left
         closed[0] = False
         asked = Row(found.user, found.items, found.text, closed)
@@ -278,10 +278,6 @@ class Recommender:
     def trained(self) -> Mapping[str, TaskRows]:
         """The tasks that the model was trained on, by name."""
         return self.labels.tasks.rows if self.labels else {}
-
-    @property
-    def _reads_queries(self) -> bool:
-        return any(rows.task.rule == "query" for rows in self.trained.values())
 
     # --- reading a request ---
 

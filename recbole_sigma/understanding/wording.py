@@ -12,17 +12,13 @@ from recbole_sigma.understanding.lexicon import Lexicon, Value
 from recbole_sigma.understanding.request import Understood
 
 
-def allowed(
-    understood: Understood, lexicon: Lexicon, history: Sequence[int], words_filter: bool
-) -> np.ndarray:
+def allowed(understood: Understood, lexicon: Lexicon, history: Sequence[int]) -> np.ndarray:
     """The items that satisfy everything that a sentence states: bool [N], False for padding.
 
     Args:
         understood: the sentence.
         lexicon: which items have a value.
         history: the person's items, oldest first.
-        words_filter: the words of a query are a condition, because no trained model reads them; where no item
-            meets it, it is no condition.
     """
     left = np.ones(lexicon.n, dtype=bool)
     left[0] = False
@@ -30,10 +26,9 @@ def allowed(
         left &= np.logical_or.reduce([lexicon.mask(value, history) for value in group])
     for value in understood.exclude:
         left &= ~lexicon.mask(value, history)
-    if words_filter and understood.query:
-        holding = left & lexicon.mask(Value("query", understood.query))
-        left = holding if holding.any() else left
-    return left
+    holding = lexicon.mask(Value("query", understood.query)) if understood.query else left
+    # a query that people typed may be in no title ("mw3"): a model that was trained on it knows what it means
+    return left & holding if holding.any() else left
 
 
 def instruction(understood: Understood, trained: Mapping[str, TaskRows]) -> str:

@@ -139,7 +139,7 @@ def test_what_is_allowed_is_what_was_stated(understanding: Understanding) -> Non
     categories = [set(path) for path in words.categories]
 
     def mask(sentence: str, history: tuple[int, ...] = ()) -> np.ndarray:
-        return allowed(understanding.read(sentence), lexicon, history, words_filter=True)
+        return allowed(understanding.read(sentence), lexicon, history)
 
     hats = np.array(["Hats" in names for names in categories])
     assert (mask("hats") == hats).all() and hats.sum() == 16
