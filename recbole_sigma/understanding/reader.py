@@ -26,6 +26,7 @@ from recbole_sigma.understanding.words import (
     tokens_of,
 )
 
+MOST_WORDS = 8  # different words of a search
 LEAST_PAIRS = 3  # titles that make two words a name
 CORRECTED = 8  # unknown words of a sentence that are looked up
 Paraphrase = Callable[[str, Sequence[str]], str | None]
@@ -346,7 +347,8 @@ class _Reading:
         phrase = normalise_query(" ".join(token.text for token in tokens), LONGEST)
         if phrase in self.lexicon.typed and not values:
             return phrase, ()
-        tokens = self._completed(tokens)
+        tokens = list({token.stem: token for token in self._completed(tokens)}.values())
+        tokens = tokens[:MOST_WORDS]
         holders = self.lexicon.holders
         verb = self.tokens[0] if is_verb(self.tokens, 0) else None
         known = [token for token in tokens if token.stem in holders and token is not verb]

@@ -62,8 +62,9 @@ def test_the_whole_report(loaded):
     figures = entry["figures"]
     assert set(figures) == {
         "task", "trained wordings", "held-out wording", "JustForYou", "wrong slot", "popularity, masked",
-        "WindowItemKNN, masked", "Other, masked",
+        "WindowItemKNN, masked", "Other, masked", "held-out wording, understood",
     }  # fmt: skip
+    assert figures["held-out wording, understood"] == figures["task"]  # understood, and read as trained
     assert figures["task"]["in_slot@10"] > 1.1 * figures["JustForYou"]["in_slot@10"]
     assert figures["popularity, masked"]["in_slot@10"] == pytest.approx(0.4)  # a kind has 4 items
     assert figures["popularity, masked"]["hit@4"] == figures["Other, masked"]["hit@4"] == 1.0

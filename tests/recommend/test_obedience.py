@@ -4,6 +4,7 @@ brute force over the allowed items.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from recbole_sigma.recommend.answers import Request
 from recbole_sigma.recommend.recommender import Recommender
 from recbole_sigma.values import UserError
-from tests.planted import build, tiny, wardrobe_config, write_wardrobe
+from tests.planted import build, events_config, tiny, wardrobe_config, write_wardrobe
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "SIGMA": ("SIGMA", {}),
@@ -192,3 +193,16 @@ def _without(row: Any, place: int) -> Any:
     import dataclasses
 
     return dataclasses.replace(row, items=[*row.items[:place], *row.items[place + 1 :]])
+
+
+def test_data_without_items_texts_understand_the_tasks_alone(tmp_path: Path) -> None:
+    events = [(f"u{user}", f"i{(user + step) % 12}", 1000 + step) for user in range(12) for step in range(6)]
+    values = {**events_config(tmp_path / "data" / "bare", events, spare=2), **tiny("SASRec")}
+    values |= {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}}
+    config, data, built = build("SASRec", "bare", values)
+    recommender = Recommender(config, built, data.train._dataset, data.train._dataset, data.test)
+    plain = recommender.recommend(history=["i0"], k=3)
+    for sentence in ("hats", "no hats", "from the 90s", "by acme", "surprise me"):
+        assert recommender.recommend(history=["i0"], instruction=sentence, k=3) == plain
+    (tail,) = recommender.answer([Request(history=["i0"], instruction="a hidden gem")], 3)
+    assert all(recommender.lexicon.tail[recommender.number(row.item)] for row in tail.items)

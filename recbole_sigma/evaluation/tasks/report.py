@@ -18,6 +18,9 @@ from recbole_sigma.models.contract import contract
 from recbole_sigma.settings.keys import TaskKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
+from recbole_sigma.understanding.lexicon import Lexicon
+from recbole_sigma.understanding.reader import Understanding
+from recbole_sigma.understanding.wording import instruction
 
 
 def general_rec(reported: dict[str, tuple[int, float]]) -> dict[str, float]:
@@ -99,6 +102,7 @@ def full_report(bench: TaskBench, train: Any, others: dict[str, Any], modes: Seq
         other condition, modes), ``skipped`` (sentences), ``generalrec``.
     """
     popularity = Popularity(bench.tasks.material)
+    understanding = Understanding(Lexicon(bench.tasks.material, bench.tasks.rows))
     scorers: dict[str, Any] = {
         "popularity": popularity,
         "WindowItemKNN": Neighbours(train, bench.config, popularity),
@@ -113,7 +117,7 @@ def full_report(bench: TaskBench, train: Any, others: dict[str, Any], modes: Seq
                 f"{name}: {len(rows.index)} rows, and below {found.task.minimum_test_rows} no figure is given"
             )
             continue
-        lists = _conditions(bench, name, found, rows, scorers, popularity)
+        lists = _conditions(bench, name, found, rows, scorers, popularity, understanding)
         hits = {label: own.hits(LIST) for label, own in lists.items()}
         entry: dict[str, Any] = {
             "rows": len(rows.index),
@@ -146,12 +150,17 @@ def _conditions(
     rows: Selected,
     scorers: dict[str, Any],
     popularity: Popularity,
+    understanding: Understanding,
 ) -> dict[str, Lists]:
     """Lists of a task's rows: the instruction, its controls, the baselines with the same information."""
     general = bench.general(rows)
     lists = {"task": general if name == GENERAL else bench.instructed(rows, bench.texts(name, rows))}
     lists["trained wordings"] = bench.instructed(rows, bench.mixed_texts(name, rows))
-    lists["held-out wording"] = bench.instructed(rows, bench.texts(name, rows, held_out=True))
+    held_out = bench.texts(name, rows, held_out=True)
+    lists["held-out wording"] = bench.instructed(rows, held_out)
+    # as `recommend` does it: the sentence is understood, and the model reads the wording of training
+    read_as = {text: instruction(understanding.read(text), bench.tasks.rows) for text in set(held_out)}
+    lists["held-out wording, understood"] = bench.instructed(rows, [read_as[text] for text in held_out])
     if name != GENERAL:
         lists["JustForYou"] = general
     if found.slots.shape[1]:
