@@ -132,6 +132,11 @@ def searches(tokens: Sequence[Token]) -> bool:
     return bool(_MARKERS.search(" ".join(token.text for token in tokens)))
 
 
+def names_words(tokens: Sequence[Token]) -> bool:
+    """Whether a sentence says that words are to be searched for: a number alone is then a search."""
+    return bool(_TITLED.search(" ".join(token.text for token in tokens if token.text not in STOPS)))
+
+
 def quoted(tokens: Sequence[Token]) -> list[int]:
     """Frame words that a sentence names as what to search for ("with love in the title")."""
     text = " ".join(token.text for token in tokens if token.text not in STOPS)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from recbole_sigma.instructions.phrases import normalise_query
 from recbole_sigma.instructions.tasks import GENERAL
-from recbole_sigma.understanding.cues import ASKS, CUE_WORDS, cues, quoted, searches
+from recbole_sigma.understanding.cues import ASKS, CUE_WORDS, cues, names_words, quoted, searches
 from recbole_sigma.understanding.grammar import Span, is_verb, negated, referred, year_spans
 from recbole_sigma.understanding.lexicon import LARGEST_VALUE, LONGEST, Lexicon, Value
 from recbole_sigma.understanding.request import Understood
@@ -353,7 +353,8 @@ class _Reading:
         verb = self.tokens[0] if is_verb(self.tokens, 0) else None
         known = [token for token in tokens if token.stem in holders and token is not verb]
         unknown = [token for token in tokens if token.stem not in holders or token is verb]
-        if not any(len(token.text) > 1 and not token.text.isdigit() for token in known):
+        spelt = any(len(token.text) > 1 and not token.text.isdigit() for token in known)
+        if not spelt and not (known and names_words(self.tokens)):
             return "", typed
         if len(known) <= len(unknown) or not self._meant(known, values):
             return "", typed

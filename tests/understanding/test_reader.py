@@ -53,6 +53,7 @@ SHOES, HATS, COATS = "category=Shoes", "category=Hats", "category=Coats & Jacket
         ("hats after 1990", {HATS, "year=1991-"}),
         ("hats between 1983 and 1986", {HATS, "year=1983-1986"}),
         ("rome", {"query=rome"}),
+        ("search for 12", {"query=12"}),
         ("no rome", {"-query=rome"}),
         ("shoes, not rome", {SHOES, "-query=rome"}),
         ("something like model Oslo 4", set()),
