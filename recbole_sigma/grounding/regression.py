@@ -11,8 +11,8 @@ from scipy.linalg import lapack
 from recbole_sigma.grounding.cooccurrence import recency_weights
 from recbole_sigma.values import UserError
 
-LARGEST = 40_000
-"""Items of the largest catalogue: the inverse is dense, and 40,000 items take 13 GB while it is made."""
+LARGEST = 30_000
+"""Items of the largest catalogue: the inverse is dense, and 30,000 items take 11 GB while it is made."""
 
 
 def inverse(gram: sparse.spmatrix, ridge: float) -> np.ndarray:
@@ -33,15 +33,15 @@ def inverse(gram: sparse.spmatrix, ridge: float) -> np.ndarray:
             f"EASE and NextItemRidge invert a dense matrix of items by items, which {gram.shape[0]:,} items "
             f"make too large (at most {LARGEST:,}): take WindowItemKNN"
         )
-    # in Fortran's order LAPACK works in place, so that two matrices are held and not four
-    dense = np.asfortranarray(gram.toarray(), dtype=np.float64)
+    # in Fortran's order LAPACK works in place, so that one matrix is held and not three
+    dense = gram.astype(np.float64).toarray(order="F")
     dense[np.diag_indices_from(dense)] += ridge
     factor, failed = lapack.dpotrf(dense, lower=0, overwrite_a=1)
     if failed:
         raise UserError("the items' co-occurrence is too ill-conditioned to invert: raise the ridge")
     found, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
-    upper = np.triu_indices_from(found, 1)
-    found.T[upper] = found[upper]
+    for row in range(len(found) - 1):  # it fills the upper triangle alone
+        found[row + 1 :, row] = found[row, row + 1 :]
     return found
 
 
@@ -63,7 +63,8 @@ def ease(users: np.ndarray, items: np.ndarray, n_items: int, ridge: float) -> np
     met = sparse.csr_matrix((np.ones(len(items)), (users, items)), shape=(int(users.max()) + 1, n_items))
     met.data[:] = 1.0  # an item that a user met twice counts once
     found = inverse(met.T @ met, ridge)
-    weights = (found / -np.diag(found)[None, :]).astype(np.float32)
+    found /= -np.diag(found).copy()
+    weights = found.astype(np.float32)
     np.fill_diagonal(weights, 0.0)
     return weights
 
