@@ -18,7 +18,7 @@ FAREWELLS = frozenset({"bye", "goodbye", "exit", "quit", "q"})
 BATCH = 256  # users of one batch of --users_file
 OPTIONS = (
     "checkpoint", "user", "history", "instruction", "task", "slot", "k", "filter", "format", "users_file",
-    "output", "reader", "explain", "chat", *MOVED,
+    "output", "reader", "explain", "chat", "history_until", *MOVED,
 )  # fmt: skip
 
 
@@ -36,7 +36,8 @@ def add(verbs: Any) -> None:
         ),
         {
             "checkpoint": "FILE  the trained model; latest is the newest below saved/",
-            "user": "ID  a user of the data set",
+            "user": "ID  a user of the data set; all events count, the held-out ones too",
+            "history_until": "PART  valid or test: a user's history ends before what this part judges",
             "history": '"A; B"  titles or ids in order of time',
             "users_file": "FILE  a line per user: an id, or a JSON object with history, instruction, ...",
             "instruction": "TEXT  any sentence: 'a comedy, but not romantic'",
@@ -53,6 +54,7 @@ def add(verbs: Any) -> None:
     parser.add_argument("--explain", action="store_true", help="say for every item why it is there")
     parser.add_argument("--chat", action="store_true", help="go on talking: a sentence a line, 'bye' ends it")
     parser.add_argument("--users-file", dest="users_file", help=argparse.SUPPRESS)
+    parser.add_argument("--history-until", dest="history_until", help=argparse.SUPPRESS)
     parser.add_argument(
         "--filter",
         action="append",
@@ -85,7 +87,7 @@ def recommend(options: argparse.Namespace, rest: list[str]) -> int:
     requests = None if options.users_file is None else read_requests(Path(options.users_file), base)
     files.read(options.checkpoint, dataset=options.dataset)
     reader = None if options.reader is None else paraphrase_of(options.reader)
-    recommender = Recommender.load(options.checkpoint, moved_places(options), reader)
+    recommender = Recommender.load(options.checkpoint, moved_places(options), reader, options.history_until)
     if options.chat:
         return _chat(recommender, base, k)
     if requests is not None:

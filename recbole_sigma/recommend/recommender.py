@@ -37,6 +37,12 @@ from recbole_sigma.understanding.wording import allowed, instruction, other_word
 from recbole_sigma.values import UserError
 
 LONGEST_INSTRUCTION = 1000  # characters
+HELD_OUT = ("valid", "test")
+"""Parts that a user's history may end before."""
+ALL_EVENTS = (
+    "all events of the user are read, those held out for validation and test too; history_until=test stops "
+    "before the judged one"
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,10 @@ class Recommender:
         train: Any,
         loader: Any,
         paraphrase: Paraphrase | None = None,
+        held_out: Any = None,
     ) -> None:
         self.paraphrase = paraphrase
+        self._moments = None if held_out is None else _first_events(held_out)
         self.config, self.dataset, self.train = config, dataset, train
         self.maker = ListMaker(config, model, dataset, train, loader)
         self.labels = contract(model).task_labels
@@ -78,7 +86,11 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, path: str, overrides: dict[str, Any] | None = None, paraphrase: Paraphrase | None = None
+        cls,
+        path: str,
+        overrides: dict[str, Any] | None = None,
+        paraphrase: Paraphrase | None = None,
+        history_until: str | None = None,
     ) -> Recommender:
         """Read a checkpoint of a sequential model and the dataset that it was trained on.
 
@@ -86,13 +98,17 @@ class Recommender:
             path: checkpoint file.
             overrides: config keys to change, such as ``data_path`` on another machine.
             paraphrase: a second reader of sentences (`understanding.paraphrase`), or None.
+            history_until: ``valid`` or ``test``: a user's history ends before the event that this part
+                judges, as it did for the table; None reads all events of the user, held-out ones too.
 
         Raises:
             UserError: no such file, a damaged one, another dataset, or a model that reads no history.
         """
         from recbole_sigma.quick_start import load_data_and_model
 
-        config, model, dataset, train, _, test = load_data_and_model(
+        if history_until not in (None, *HELD_OUT):
+            raise UserError(f"history_until must be one of {', '.join(HELD_OUT)}, not {history_until!r}")
+        config, model, dataset, train, valid, test = load_data_and_model(
             path, {"show_progress": False, "state": "WARNING", **(overrides or {})}
         )
         if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
@@ -100,7 +116,8 @@ class Recommender:
                 f"{path} holds {config['model']}, which reads no history: recommend needs a sequential model "
                 "such as SIGMA, TIGER or SASRec"
             )
-        return cls(config, model, dataset, train._dataset, test, paraphrase)
+        held_out = None if history_until is None else {"valid": valid, "test": test}[history_until]
+        return cls(config, model, dataset, train._dataset, test, paraphrase, held_out)
 
     def recommend(
         self,
@@ -304,6 +321,8 @@ class Recommender:
                 "user of the dataset"
             )
         notes = self.titles.readings([str(text) for text in request.history or ()])
+        if request.history is None and self._moments is None:
+            notes.append(ALL_EVENTS)
         if understood is None:
             text, task, more = named_task(request, self.labels, self.instructed, self.config["model"])
             return _Resolved(user, items, text, task, [*notes, *more])
@@ -342,7 +361,9 @@ class Recommender:
             )
 
     def _events_of(self, user: int) -> list[int]:
-        own = self._order[self._starts[user] : self._starts[user + 1]]
+        own = self._order[self._starts[user] : self._starts[user + 1]]  # event numbers in order of time
+        if self._moments is not None:
+            own = own[own < self._moments[user]]
         return self.material.items[own].tolist()
 
     def _forbidden(self, request: Request, items: Sequence[int]) -> np.ndarray:
@@ -374,3 +395,15 @@ class Recommender:
 
         length = self.codes.prefix_length
         return "".join(code_token(level, int(self.codes.codes[item, level])) for level in range(length))
+
+
+def _first_events(loader: Any) -> np.ndarray:
+    """Of every user the number of the first event that an evaluation part judges: int64 [users].
+
+    A user whom it does not judge has a number beyond all events.
+    """
+    dataset = loader._dataset
+    first = np.full(dataset.user_num, len(dataset.chronology), dtype=np.int64)
+    rows = dataset.inter_feat
+    np.minimum.at(first, rows[dataset.uid_field].numpy(), rows[dataset.time_field].numpy().astype(np.int64))
+    return first

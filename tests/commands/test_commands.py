@@ -68,7 +68,7 @@ def test_help_teaches(capsys) -> None:
 def test_every_verb_shows_its_options_and_two_examples(verb, capsys) -> None:
     assert main([verb, "--help"]) == 0
     text = capsys.readouterr().out
-    options = cli.parsers()[1][verb].options() - {"users-file"}  # the other spelling of users_file
+    options = cli.parsers()[1][verb].options() - {"users-file", "history-until"}  # other spellings
     assert all(f"--{name}" in text for name in options)
     assert text.partition("examples\n")[2].count(f" {verb}") + (verb == "train") * 2 >= 2
     assert "--memory_floor" not in text  # the keys are listed by --help without a verb

@@ -9,6 +9,7 @@ from recbole_sigma.commands.recommend import split_history
 from recbole_sigma.recommend.recommender import Recommender
 from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.values import UserError
+from tests import planted as scenes
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +224,33 @@ def test_the_verb_tasks_judges_a_checkpoint(chosen_run, capsys, tmp_path):
     (file,) = out.glob("tasks-chosen-*.json")
     assert json.loads(file.read_text())["tasks"]["Category"]["lifts"]["wrong slot"]["low"] >= 0
     assert main(["tasks", f"--checkpoint={chosen_run['checkpoint']}", "--modes=best"]) == 2
+
+
+def test_a_history_may_end_where_the_table_judged_it(tmp_path):
+    """Before the validation event, before the test event, or with all events, which is said."""
+    from recbole_sigma.quick_start import run
+
+    root = tmp_path
+    rows = [(u, f"i{(3 * u + s) % 9}", s) for u in range(1, 6) for s in range(6)]
+    values = scenes.events_config(root / "data" / "small", rows, spare=3)
+    result = run("WindowItemKNN", "small", config_dict={**values, "knn_last": 1, "knn_window": 1})
+    own = {str(u): [i for user, i, _ in rows if user == u] for u in range(1, 6)}
+    places = {}
+    for until, events in ((None, 6), ("test", 5), ("valid", 4)):
+        recommender = Recommender.load(result["checkpoint"], history_until=until)
+        for user, items in own.items():
+            (answer,) = recommender.answer([_request(user=user)], 9)
+            (typed,) = recommender.answer([_request(history=items[:events])], 9)
+            assert answer.items == typed.items
+            said = [any("held out" in note for note in found.notes) for found in (answer, typed)]
+            assert said == [until is None, False]
+            if until == "test":
+                listed = [row.item for row in answer.items]
+                places[user] = listed.index(items[5]) + 1 if items[5] in listed else 0
+    tokens = recommender.dataset.field2id_token["user_id"]
+    test = result["test"]
+    assert places == {
+        str(tokens[user]): int(place) for user, place in zip(test.users, test.places, strict=True)
+    }
+    with pytest.raises(UserError, match="history_until must be one of valid, test"):
+        Recommender.load(result["checkpoint"], history_until="train")
