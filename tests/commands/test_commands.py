@@ -228,8 +228,8 @@ def test_the_demo_says_what_comes_and_what_to_do_next(capsys, scratch: Path, mon
         row = {"model": "Pop", "seconds": 1.0, "filter_seen": True, **{c: 0.5 for c in COLUMNS}}
         protocol = {"eval_args": {"split": {}, "order": "TO"}, "filter_seen": True, "history": 50}
         outcome = {"kept": [], "failed": [], "elsewhere": [], "done": ["Pop"]}
-        record = {"cells": [{"protocol": protocol}], "notes": [], "corrected": []}
-        return {**record, "table": [row], "outcome": outcome}
+        told = {"notes": [], "corrected": []}
+        return {"cells": [{"protocol": protocol}], "table": [row], "outcome": outcome, **told}
 
     monkeypatch.setattr(benchmark, "run_benchmark", fake)
     assert main(["demo"]) == 0
