@@ -12,6 +12,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 ROWS = [
     ("PackedSASRec", {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}),
+    ("PackedSASRec", {"sasrec_low_pass": 0.7, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}),
+    ("HSTU", {"hidden_dropout_prob": 0.0}),
+    ("BSARec", {"hidden_dropout_prob": 0.0}),
     ("SIGMA", {}),
     ("SIGMA", {"tasks": "all", "sigma_history": "long"}),
     ("SIGMA", {"sigma_objective": "paper", "tokenizer_prefix_length": 2}),
