@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recbole_sigma import quick_start
-from recbole_sigma.benchmark import Row, RunFolder, collect, make_plan, rows_of, run_benchmark, run_plan
+from recbole_sigma.benchmark import Row, RunFolder, collect, make_plan, rows_of, run_plan
 from recbole_sigma.models import registry
 from recbole_sigma.values import UserError
 from tests.planted import tiny
