@@ -158,7 +158,7 @@ class RunFolder:
 def decoding_of(record: dict[str, Any]) -> dict[str, Any]:
     """The settings of a cell that its weights were not trained under; the memory with the weight it took."""
     config = record["config"]
-    found = {key: config[key] for key in record["weights"]["trained_and_epoch_picked_with"]}
+    found = {key: config[key] for key in record["weights"].get("trained_and_epoch_picked_with") or ()}
     found.update((key, value) for key, value in config.items() if key.split("_")[0] == "memory")
     if config.get("memory") == "validation":
         found.update(memory="fixed", memory_weight=record["memory_weight"])

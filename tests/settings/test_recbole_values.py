@@ -94,6 +94,7 @@ def test_a_key_without_effect_says_so(model: str, key: str, value: Any, write_da
 @pytest.mark.parametrize("model", ["SIGMA", "BPR"])
 def test_a_key_of_other_models_is_told_but_not_refused(model: str, write_dataset, caplog) -> None:
     """A table gives its words to every row."""
+    caplog.set_level("WARNING")
     Config(model, "small", config_dict=write_dataset(EVENTS), arguments=["--loss_type=CE"])
     assert f"loss_type has no effect on {model}" in caplog.text
 
