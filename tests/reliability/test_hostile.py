@@ -276,14 +276,14 @@ checkpoint("checkpoint with a huge header", "is not a recbole-sigma checkpoint",
            lambda content: (1 << 62).to_bytes(8, "little") + content[8:])  # fmt: skip
 
 # --- environment ---
-words("log folder is a file", "File exists|Not a directory|log", "--log_dir=dataset/planted/planted.inter")
+words("log folder is a file", "a file stands where a folder is needed|log", "--log_dir=dataset/planted/planted.inter")
 words(
     "checkpoint folder is a file",
-    "File exists|Not a directory",
+    "a file stands where a folder is needed",
     "--checkpoint_dir=dataset/planted/planted.inter",
 )
 words("folder that takes no files", "/proc", "--checkpoint_dir=/proc/none")
-words("output is a file", "File exists|Not a directory", "--output=dataset/planted/planted.inter")
+words("output is a file", "a file stands where a folder is needed", "--output=dataset/planted/planted.inter")
 
 
 def test_the_table_is_long_and_its_rows_are_named_once() -> None:
