@@ -17,6 +17,7 @@ from recbole_sigma.benchmark.report import add_significance, write_report
 from recbole_sigma.benchmark.results import collect
 from recbole_sigma.benchmark.variants import plain_name, rows_of
 from recbole_sigma.machine.progress import Progress
+from recbole_sigma.machine.system import system_sentence
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
 
@@ -192,7 +193,8 @@ def _run_training(
             same = fresh is not None and cell.config == training.config
             judged = fresh if same else cells.judge_again(cell, trained, folder, training, plan)
             folder.write_cell(cells.cell_record(cell, training, trained, judged))
-        except Exception as error:  # one cell must not cost the others
+        except Exception as caught:  # one cell must not cost the others
+            error = UserError(system_sentence(caught)) if isinstance(caught, OSError) else caught
             folder.write_failure(cell.key, _failure(cell, error))
             outcome["failed"].append(f"{cell.label}: {error}")
             if not isinstance(error, UserError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import sys
@@ -13,21 +12,6 @@ from typing import TextIO
 
 from recbole_sigma.machine.terminal import visible
 from recbole_sigma.run.logs import FILE_ONLY, without_secrets
-
-OTHER_FOLDER = "name another folder (checkpoint_dir, log_dir, artifact_dir, --output)"
-_SYSTEM = {
-    errno.ENOSPC: f"there is no space left on the disk: free some, or {OTHER_FOLDER}",
-    errno.EDQUOT: f"the disk quota of this account is used up: free some, or {OTHER_FOLDER}",
-    errno.EFBIG: "the file size limit of this account is reached (ulimit -f): raise it",
-    errno.EROFS: f"the disk is read-only: {OTHER_FOLDER}",
-    errno.EACCES: f"no permission: {OTHER_FOLDER}",
-    errno.EEXIST: f"a file stands where a folder is needed: {OTHER_FOLDER}",
-    errno.ENOTDIR: f"a file stands where a folder is needed: {OTHER_FOLDER}",
-    errno.EISDIR: "a folder stands where a file is needed: move it",
-    errno.ELOOP: "links lead in a circle: name another path",
-    errno.ENAMETOOLONG: "the name is too long for the file system: shorten it",
-    errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower worker",
-}
 
 
 def fail(sentence: str, code: int, words: Sequence[str]) -> int:
@@ -52,12 +36,6 @@ def _say(text: str, stream: TextIO) -> None:
     """Print where that is possible; the exit code tells the rest."""
     with contextlib.suppress(OSError, ValueError):  # such as a full disk, or a closed stream
         print(text, file=stream, flush=True)
-
-
-def system_sentence(error: OSError) -> str:
-    """What the operating system refused, and what to do."""
-    what = _SYSTEM.get(error.errno or 0, error.strerror or str(error))
-    return f"{error.filename}: {what}" if error.filename is not None else what
 
 
 def show_fault(error: Exception) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from recbole_sigma._compat import keep_freed_memory
 from recbole_sigma.commands import export, lists, recommend, tables, tasks, train
-from recbole_sigma.commands.failures import fail, show_fault, system_sentence
+from recbole_sigma.commands.failures import fail, show_fault
 from recbole_sigma.commands.help import DESCRIPTION, EPILOG, help_text
 from recbole_sigma.commands.words import Parser, checkpoint_named, refuse_options_of_others
+from recbole_sigma.machine.system import system_sentence
 from recbole_sigma.machine.terminal import safe_output
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError

@@ -268,3 +268,12 @@ def test_cells_of_other_settings_are_set_aside_and_said(planted) -> None:
     assert len(record["cells"]) == 1 and record["set_aside"] == 1
     assert record["cells"][0]["config"]["embedding_size"] == 64
     assert any("set aside" in note for note in record["notes"])
+
+
+def test_what_the_system_refuses_is_a_sentence_in_a_table_too(planted, caplog) -> None:
+    """A file stands where the log folder should be: no name of an exception, no places in the code."""
+    Path("log").write_text("")
+    record = bench(planted, ["Pop"], values={"log_dir": "log"})
+    (failed,) = record["outcome"]["failed"]
+    assert "a file stands where a folder is needed" in failed and "Errno" not in failed
+    assert "NotADirectoryError" not in caplog.text and "run.py" not in caplog.text

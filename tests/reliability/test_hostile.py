@@ -276,7 +276,11 @@ checkpoint("checkpoint with a huge header", "is not a recbole-sigma checkpoint",
            lambda content: (1 << 62).to_bytes(8, "little") + content[8:])  # fmt: skip
 
 # --- environment ---
-words("log folder is a file", "a file stands where a folder is needed|log", "--log_dir=dataset/planted/planted.inter")
+words(
+    "log folder is a file",
+    "a file stands where a folder is needed|log",
+    "--log_dir=dataset/planted/planted.inter",
+)
 words(
     "checkpoint folder is a file",
     "a file stands where a folder is needed",
