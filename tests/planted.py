@@ -390,7 +390,7 @@ WARDROBE_NUMBERS, WARDROBE_USERS = 16, 40
 
 
 def write_wardrobe(folder: Path) -> None:
-    """A shop whose users buy hats first and then whatever comes; brands alternate, years run from 1980 on."""
+    """A shop whose users buy hats first, then whatever comes; brands alternate, years and prices go up."""
     rng = np.random.default_rng(2)
     lines = [EVENT]
     for user in range(WARDROBE_USERS):
@@ -398,10 +398,10 @@ def write_wardrobe(folder: Path) -> None:
             kind = "Hats" if step < 5 else WARDROBE[int(rng.integers(len(WARDROBE)))]
             item = f"{kind[:4].lower()}{int(rng.integers(WARDROBE_NUMBERS))}"
             lines.append(f"u{user}\t{item}\t{1_300_000_000 + 1000 * step + user}")
-    items = ["item_id:token\ttitle:token\tyear:token\tbrand:token\tkind:token"]
+    items = ["item_id:token\ttitle:token\tyear:token\tbrand:token\tkind:token\tcost:float"]
     items += [
         f"{kind[:4].lower()}{n}\tmodel {'Oslo Rome Lima Cairo'.split()[n % 4]} {n}\t{1980 + n}"
-        f"\t{('Acme', 'St. Burt Inc')[n % 2]}\t{kind}"
+        f"\t{('Acme', 'St. Burt Inc')[n % 2]}\t{kind}\t{10 + 5 * n}"
         for kind in WARDROBE
         for n in range(WARDROBE_NUMBERS)
     ]
@@ -416,9 +416,10 @@ def wardrobe_config(root: Path, **changes: Any) -> dict[str, Any]:
         "data_path": str(root),
         "load_col": {
             "inter": ["user_id", "item_id", "timestamp"],
-            "item": ["item_id", "title", "year", "brand", "kind"],
+            "item": ["item_id", "title", "year", "brand", "kind", "cost"],
         },
         "text_fields": ["title", "year"],
+        "price_field": "cost",
         "category_field": "kind",
         "brand_field": "brand",
         "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"},

@@ -111,15 +111,14 @@ def _route(options: argparse.Namespace, rest: list[str]) -> int:
     from recbole_sigma.benchmark.cells import commit
     from recbole_sigma.evaluation.tasks.route import NONE, load_sentences, route, unlike_templates
     from recbole_sigma.settings.recipes import properties_dir
-    from recbole_sigma.understanding.lexicon import Lexicon, years_of
+    from recbole_sigma.understanding.build import lexicon_of
     from recbole_sigma.understanding.reader import Understanding
 
     name = config["dataset"]
     path = Path(options.sentences or properties_dir() / "sentences" / f"{name}.yaml")
     if not path.is_file():
         raise UserError(f"{name} has no labelled sentences: give --sentences=FILE ({path} does not exist)")
-    lexicon = Lexicon(tasks.material, tasks.rows, years_of(train, config, tasks.material.words.titles))
-    understanding = Understanding(lexicon)
+    understanding = Understanding(lexicon_of(train, config, tasks.material, tasks.rows))
     templates = [rows.task.fill(text, "") for rows in tasks.rows.values() for text in rows.task.templates]
     report: dict[str, Any] = {"format": 1, "dataset": name, "command": sys.argv, "commit": commit()}
     body, left_out = [], 0

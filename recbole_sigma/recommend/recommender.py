@@ -30,7 +30,8 @@ from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.settings.keys import ProtocolKeys, TaskKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import nearest
-from recbole_sigma.understanding.lexicon import Lexicon, years_of
+from recbole_sigma.understanding.build import lexicon_of
+from recbole_sigma.understanding.lexicon import Lexicon
 from recbole_sigma.understanding.reader import Paraphrase, Understanding
 from recbole_sigma.understanding.request import Understood
 from recbole_sigma.understanding.wording import allowed, instruction, other_wordings
@@ -279,7 +280,7 @@ class Recommender:
     def lexicon(self) -> Lexicon:
         """The values of the data, read when the first sentence comes."""
         tasks = build_tasks(self.train, self.config, "all")
-        return Lexicon(self.material, tasks.rows, years_of(self.train, self.config, self.titles.titles))
+        return lexicon_of(self.train, self.config, self.material, tasks.rows)
 
     @cached_property
     def understanding(self) -> Understanding:

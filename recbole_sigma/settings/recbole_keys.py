@@ -20,6 +20,9 @@ class RoleKeys:
     )
     category_field: str | None = key(None, "Category column of the items")
     brand_field: str | None = key(None, "Brand column of the items")
+    price_field: str | None = key(
+        None, "Price column of the items (float), for sentences that ask for cheap ones"
+    )
     query_field: str | None = key(None, "Search words column of the events")
     profile_fields: tuple[str, ...] = key((), "Columns of the users that become words of the prompt")
 

@@ -53,8 +53,10 @@ POPULAR = (
 RECENT = (r"(?:recent|newest|latest)(?: releases?)?|new releases?|brand new|(?:just|newly) (?:out|released)",)
 OLD = (r"(?:old|older|vintage) (?:movies?|films?|ones?)|classics?",)
 CHEAP = (
-    r"not (?:too |so |very )?expensive|cheap(?:er|est)?|inexpensive|budget|affordable|low priced?|bargains?",
+    r"not (?:too |so |very )?(?:expensive|pricey)|cheap(?:er|est)?|inexpensive|budget|affordable"
+    r"|low priced?|bargains?",
 )
+EXPENSIVE = (r"expensive|pricey|premium|luxury|luxurious|high end",)
 IGNORED = (r"(?:next|this) time|for once|(?:one|two|three) of", r"more of the same")
 """Phrases that say nothing, whose words are no content."""
 _SETS = {
@@ -64,6 +66,7 @@ _SETS = {
     "recent": RECENT,
     "old": OLD,
     "cheap": CHEAP,
+    "expensive": EXPENSIVE,
     "popular": POPULAR,
 }
 _CUES = {name: re.compile(r"\b(?:" + "|".join(parts) + r")(?!\S)") for name, parts in _SETS.items()}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recbole_sigma.understanding.lexicon import LONGEST, YEARS, Lexicon, Value
+from recbole_sigma.understanding.lexicon import LONGEST, Lexicon, Value
 from recbole_sigma.understanding.words import FRAME, STOPS, Token
 
 
@@ -151,6 +151,7 @@ def _list_goes_on(texts: Sequence[str], objects: Sequence[bool], comma: int) -> 
 
 # --- years --------------------------------------------------------------------------------------------------
 
+YEARS = range(1850, 2100)
 _DECADES = {
     "twenties": 1920, "thirties": 1930, "forties": 1940, "fifties": 1950, "sixties": 1960, "seventies": 1970,
     "eighties": 1980, "nineties": 1990, "noughties": 2000,
@@ -211,6 +212,37 @@ def year_spans(tokens: Sequence[Token]) -> list[Span]:
             while begin and texts[begin - 1] in _YEAR_FRAME:
                 begin -= 1
             found.append(Span(begin, end, Value("year", name)))
+    return found
+
+
+_AT_MOST = (
+    "under",
+    "below",
+    "less than",
+    "cheaper than",
+    "up to",
+    "at most",
+    "max",
+    "maximum",
+    "no more than",
+)
+_AT_LEAST = ("over", "above", "more than", "at least", "from", "min", "minimum")
+_MONEY = frozenset("dollar dollars usd eur euro euros pound pounds bucks".split())
+
+
+def price_spans(tokens: Sequence[Token]) -> list[Span]:
+    """Limits of a price: "under 20 dollars", "at least 50", "up to 9"."""
+    texts = [token.text for token in tokens]
+    found: list[Span] = []
+    for at, text in enumerate(texts):
+        if not re.fullmatch(r"\d{1,6}", text):
+            continue
+        for phrases, pattern in ((_AT_MOST, "-{}"), (_AT_LEAST, "{}-")):
+            sizes = [len(p.split()) for p in phrases if texts[max(0, at - len(p.split())) : at] == p.split()]
+            if sizes:
+                end = at + 2 if at + 1 < len(texts) and texts[at + 1] in _MONEY else at + 1
+                found.append(Span(at - max(sizes), end, Value("price", pattern.format(text))))
+                break
     return found
 
 

@@ -10,23 +10,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from recbole_sigma.instructions.calendar import HOLIDAYS, SEASONS
-from recbole_sigma.instructions.fields import Material, item_values
+from recbole_sigma.instructions.fields import Material
 from recbole_sigma.instructions.rules import TaskRows, tail_items
 from recbole_sigma.instructions.tasks import Task
-from recbole_sigma.settings.reader import read
-from recbole_sigma.settings.recbole_keys import RoleKeys
 from recbole_sigma.understanding.words import FRAME, STOPS, content, stem, stems_of, tokens_of
 
 KINDS = ("holiday", "season", "category", "brand")
 """Kinds of named values; where one name means several, the first kind has it."""
 HEAD_SHARE = 0.8
 """Popular items make up this share of the train events: the head that the task Longtail leaves out."""
-YEARS = range(1850, 2100)
 LONGEST = 8  # words of a name
 
 SEASON_NAMES = {
@@ -74,7 +70,7 @@ class Value:
 
     Attributes:
         kind: of `KINDS`; or query (words of the item's text), year, popular, like (an item).
-        name: as the data write it; a year is ``1980-1989``, ``1996-`` or ``-1959``.
+        name: as the data write it; a range of years or prices is ``1980-1989``, ``1996-`` or ``-1959``.
     """
 
     kind: str
@@ -102,12 +98,17 @@ class Lexicon:
         material: items and train events.
         tasks: the tasks that the dataset carries, by name.
         years: int64 [N], 0 where unknown, or None.
+        prices: float64 [N], 0 where unknown, or None.
     """
 
     def __init__(
-        self, material: Material, tasks: Mapping[str, TaskRows], years: np.ndarray | None = None
+        self,
+        material: Material,
+        tasks: Mapping[str, TaskRows],
+        years: np.ndarray | None = None,
+        prices: np.ndarray | None = None,
     ) -> None:
-        self.material, self.tasks, self.years = material, tasks, years
+        self.material, self.tasks, self.years, self.prices = material, tasks, years, prices
         self.n = len(material.tokens)
         self.counts = material.train_counts()
         self.members: dict[str, dict[str, list[int]]] = {"category": {}, "brand": {}}
@@ -306,6 +307,11 @@ class Lexicon:
         elif value.kind == "year" and self.years is not None:
             low, _, high = value.name.partition("-")
             out = (self.years >= int(low or 1)) & (self.years <= int(high or 9999)) & (self.years > 0)
+        elif value.kind == "price" and self.prices is not None:
+            low, _, high = value.name.partition("-")
+            out = (
+                (self.prices >= float(low or 0)) & (self.prices <= float(high or np.inf)) & (self.prices > 0)
+            )
         elif value.kind == "longtail":
             out = self.tail.copy()
         elif value.kind == "popular":
@@ -347,6 +353,19 @@ class Lexicon:
             return None
         return Value("year", f"{int(np.quantile(self.years[self.years > 0], 0.75))}-")
 
+    def cheap(self) -> Value | None:
+        """The cheaper third of the items with a price, as a price value."""
+        return None if self.prices is None else Value("price", f"-{np.quantile(self._known_prices, 1 / 3):g}")
+
+    def expensive(self) -> Value | None:
+        """The dearer third of the items with a price, as a price value."""
+        return None if self.prices is None else Value("price", f"{np.quantile(self._known_prices, 2 / 3):g}-")
+
+    @property
+    def _known_prices(self) -> np.ndarray:
+        assert self.prices is not None
+        return self.prices[self.prices > 0]
+
     def old(self) -> Value | None:
         """The oldest quarter of the items by year, as a year value."""
         if self.years is None or not (self.years > 0).any():
@@ -376,24 +395,3 @@ def title_keys(title: str) -> list[tuple[str, ...]]:
 def _title_stems(text: str) -> tuple[str, ...]:
     words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("\u2019", "'"))
     return tuple(drop_article([stem(word) for word in words]))
-
-
-def years_of(dataset: Any, config: Any, titles: Sequence[str]) -> np.ndarray | None:
-    """The year of each item: int64 [N], 0 where unknown; None where the data have none.
-
-    A text column all of whose values are years, else "(1995)" at the end of most titles.
-
-    Args:
-        dataset: the dataset that the material was gathered from.
-        config: RecBole config; reads ``text_fields``.
-        titles: titles [N].
-    """
-    for column in read(RoleKeys, config).text_fields[1:]:
-        values = [" ".join(parts) for parts in item_values(dataset, column, "text_fields")]
-        years = np.array([int(text) if re.fullmatch(r"\d{4}", text) else 0 for text in values])
-        given = np.array([bool(text) for text in values])
-        if given.any() and np.isin(years[given], YEARS).mean() > 0.9:
-            return years
-    found = [re.search(r"\((\d{4})\)\s*$", title) for title in titles]
-    years = np.array([int(match[1]) if match else 0 for match in found])
-    return years if np.isin(years[1:], YEARS).mean() > 0.5 else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from recbole_sigma.instructions.phrases import normalise_query
 from recbole_sigma.instructions.tasks import GENERAL
 from recbole_sigma.understanding.cues import ASKS, CUE_WORDS, cues, names_words, quoted, searches
-from recbole_sigma.understanding.grammar import Span, is_verb, negated, referred, year_spans
+from recbole_sigma.understanding.grammar import Span, is_verb, negated, price_spans, referred, year_spans
 from recbole_sigma.understanding.lexicon import LARGEST_VALUE, LONGEST, Lexicon, Value
 from recbole_sigma.understanding.request import Understood
 from recbole_sigma.understanding.words import (
@@ -109,6 +109,8 @@ class _Reading:
         years = year_spans(self.tokens)
         self.has_years = lexicon.years is not None
         self.years = [self._take(span) for span in years] if self.has_years else []
+        free = [span for span in price_spans(self.tokens) if not any(self.taken[span.begin : span.end])]
+        self.years += [self._take(span) for span in free] if lexicon.prices is not None else []
         self.years_asked = bool(years)
         self.titles = self._title_spans()
         self.values = self._value_spans()
@@ -227,7 +229,7 @@ class _Reading:
         for span in self.years:
             groups.append((span.value,))  # type: ignore[arg-type]
         groups += [(Value(name, name),) for name in wishes if name in _WISHES]
-        groups += [(value,) for name in wishes for value in [self._by_year(name)] if value is not None]
+        groups += [(value,) for name in wishes for value in [self._range(name)] if value is not None]
         exclude += [Value("query", words) for words in self._unwanted()]
         exclude += [Value("like", self._title(item)) for _, item, opposite in self.likes if opposite]
         like = [item for _, item, opposite in self.likes if not opposite]
@@ -273,8 +275,11 @@ class _Reading:
                     found[name] = None
                 else:
                     missing.append("the data have no years: old and new items are not told apart")
-            elif name == "cheap" and not turned:
-                missing.append("the data have no prices")
+            elif name in ("cheap", "expensive"):
+                if self.lexicon.prices is None:
+                    missing.append("the data have no prices")
+                else:
+                    found["cheap" if (name == "cheap") is not turned else "expensive"] = None
             elif name == "discover" and not turned:
                 found[name] = None
         if "longtail" in found:
@@ -284,8 +289,12 @@ class _Reading:
             missing.append("the data have no categories: what is new to you cannot be told")
         return list(found), missing
 
-    def _by_year(self, name: str) -> Value | None:
-        return {"recent": self.lexicon.recent, "old": self.lexicon.old}.get(name, lambda: None)()
+    def _range(self, name: str) -> Value | None:
+        """The range of years or prices that a wish means, None for other wishes."""
+        lexicon = self.lexicon
+        ranges = {"recent": lexicon.recent, "old": lexicon.old, "cheap": lexicon.cheap}
+        ranges["expensive"] = lexicon.expensive
+        return ranges[name]() if name in ranges else None
 
     def _groups(self, spans: list[Span]) -> list[tuple[Value, ...]]:
         """Wanted values as a conjunction of alternatives: joined by "or", or where no item has both."""

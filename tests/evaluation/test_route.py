@@ -14,7 +14,7 @@ from recbole_sigma.instructions.tasks import load_tasks
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.settings.recipes import properties_dir
-from recbole_sigma.understanding.lexicon import Lexicon, years_of
+from recbole_sigma.understanding.build import lexicon_of
 from recbole_sigma.understanding.reader import Understanding
 from recbole_sigma.values import UserError
 
@@ -43,9 +43,7 @@ def films() -> Understanding:
     config = RunConfig("SIGMA", "ml-100k", [], {"state": "ERROR", "show_progress": False})
     train = load_data(config, config.model_class).train._dataset
     tasks = build_tasks(train, config, "all")
-    return Understanding(
-        Lexicon(tasks.material, tasks.rows, years_of(train, config, tasks.material.words.titles))
-    )
+    return Understanding(lexicon_of(train, config, tasks.material, tasks.rows))
 
 
 @pytest.mark.parametrize("part", ["tuned", "held"])

@@ -8,7 +8,8 @@ import pytest
 from recbole_sigma.instructions.samples import build_tasks
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
-from recbole_sigma.understanding.lexicon import Lexicon, years_of
+from recbole_sigma.understanding.build import lexicon_of
+from recbole_sigma.understanding.lexicon import Lexicon
 from recbole_sigma.understanding.reader import Understanding
 from tests.planted import shop_tasks, wardrobe_config, write_shop, write_tasks, write_wardrobe
 
@@ -27,9 +28,7 @@ def understanding(wardrobe: dict[str, Any]) -> Understanding:
     config = RunConfig("SIGMA", "wardrobe", config_dict=wardrobe)
     train = load_data(config, config.model_class).train._dataset
     tasks = build_tasks(train, config, "all")
-    return Understanding(
-        Lexicon(tasks.material, tasks.rows, years_of(train, config, tasks.material.words.titles))
-    )
+    return Understanding(lexicon_of(train, config, tasks.material, tasks.rows))
 
 
 @pytest.fixture(scope="session")

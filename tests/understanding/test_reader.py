@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_sigma.run.config import RunConfig
+from recbole_sigma.run.loaders import load_data
+from recbole_sigma.understanding.build import prices_of
 from recbole_sigma.understanding.lexicon import Lexicon, Value
 from recbole_sigma.understanding.reader import Understanding
 from recbole_sigma.understanding.wording import allowed, instruction, other_wordings
+from recbole_sigma.values import UserError
 
 SHOES, HATS, COATS = "category=Shoes", "category=Hats", "category=Coats & Jackets"
 
@@ -52,6 +57,12 @@ SHOES, HATS, COATS = "category=Shoes", "category=Hats", "category=Coats & Jacket
         ("hats since 1990", {HATS, "year=1990-"}),
         ("hats after 1990", {HATS, "year=1991-"}),
         ("hats between 1983 and 1986", {HATS, "year=1983-1986"}),
+        ("cheap hats", {HATS, "price=-35"}),
+        ("expensive hats", {HATS, "price=60-"}),
+        ("hats, not too expensive", {HATS, "price=-35"}),
+        ("nothing cheap", {"price=60-"}),
+        ("hats under 20 dollars", {HATS, "price=-20"}),
+        ("hats for at least 50", {HATS, "price=50-"}),
         ("rome", {"query=rome"}),
         ("search for 12", {"query=12"}),
         ("no rome", {"-query=rome"}),
@@ -129,7 +140,7 @@ def test_references_take_the_title_and_leave_values_alone(understanding: Underst
 
 
 def test_what_the_data_lack_is_said(understanding: Understanding, seasonal: Understanding) -> None:
-    assert understanding.read("cheap hats").missing == ("the data have no prices",)
+    assert seasonal.read("a cheap lamp").missing == ("the data have no prices",)
     assert "no years" in seasonal.read("a lamp from the 90s").missing[0]
     assert understanding.read("purple hats").unread == ("purple",)
 
@@ -151,6 +162,9 @@ def test_what_is_allowed_is_what_was_stated(understanding: Understanding) -> Non
     assert (mask("hats not by acme") == (hats & ~acme)).all()
     rome = np.array(["Rome" in title for title in words.titles])
     assert (mask("rome") == rome).all() and (mask("hats, no rome") == (hats & ~rome)).all()
+    prices = lexicon.prices
+    assert prices is not None and (mask("hats under 20") == (hats & (prices <= 20))).all()
+    assert prices[mask("cheap ones")].max() < prices[mask("expensive ones")].min()
     tail = mask("a hidden gem")
     assert (tail == lexicon.tail).all() and counts[tail].max() <= counts[mask("popular ones")].min()
     some_hat = int(np.flatnonzero(hats)[0])
@@ -189,3 +203,13 @@ def test_held_out_events_change_no_popularity(understanding: Understanding) -> N
     for kind in ("popular", "longtail"):
         assert (other.mask(Value(kind, kind)) == lexicon.mask(Value(kind, kind))).all()
     assert other.typed == lexicon.typed and other.titles == lexicon.titles
+
+
+def test_a_price_column_must_be_a_loaded_number(wardrobe: dict[str, Any]) -> None:
+    for column, sentence in (
+        ("colour", "no loaded column 'colour'"),
+        ("kind", "'kind' of wardrobe.item is not of type"),
+    ):
+        config = RunConfig("SIGMA", "wardrobe", config_dict={**wardrobe, "price_field": column})
+        with pytest.raises(UserError, match=sentence):
+            prices_of(load_data(config, config.model_class).train._dataset, config)

@@ -23,7 +23,7 @@ from recbole_sigma.values import UserError
 
 NONE = "none"
 """The task of a sentence that asks for nothing the data have."""
-KINDS = ("category", "brand", "season", "holiday", "query", "year", "like", "popular")
+KINDS = ("category", "brand", "season", "holiday", "query", "year", "price", "like", "popular")
 
 
 @dataclass(frozen=True)
