@@ -29,9 +29,10 @@ LONGTAIL = (
 )
 DISCOVER = (
     r"surprise(?: me| us)?|surprising|unexpected|unfamiliar|unusual|untried",
-    r"(?:something |totally |completely |a little |somewhat )*(?:different|new to me|new and \w+)",
+    r"(?:something |totally |completely |a little |somewhat )*"
+    r"(?:different|new to (?:me|us|them|him|her)|new and \w+)",
     r"explore|experiment|discover|branch(?:ing)? out|horizons?|comfort zone",
-    r"(?:broaden|widen|expand|extend|stretch)(?: my)?(?: \w+)?",
+    r"(?:broaden|widen|expand|extend|stretch)s?(?: my)?(?: \w+)?",
     r"(?:out of|outside|beyond|leave) (?:my|the)(?: own)? (?:comfort zone|bubble|rut|box|usual \w+)",
     r"new (?:genres?|categor(?:y|ies)|kinds?|types?|territory|areas?|interests?|things)",
     r"something (?:totally |completely |entirely |really )?(?:new|fresh)",
@@ -39,7 +40,7 @@ DISCOVER = (
     r"(?:tried|watched|bought|seen|picked?|had|used|owned|played)(?: yet| before)?",
     r"would never (?:pick|choose|buy|watch)|yet to try|a first|first time|for the first time",
     r"(?:a|for a|need a|some) change|change (?:that|things|it)|shake \w+(?: \w+)? up|shake up",
-    r"beyond (?:my|what)(?: \w+){0,2}|not (?:in )?my (?:usual|history)(?: \w+)?|than usual",
+    r"beyond (?:my|what)(?: \w+){0,2}|not (?:in )?my (?:usual|history)(?: \w+)?|not in the history|than usual",
     r"(?:bored|tired|sick) (?:of|with|by)(?: my| the) (?:same |usual )?\w+|bored(?! of| with| by)",
     r"same (?:old|things?|stuff)",
     r"unlike (?:anything|everything|my|what)(?: \w+)?|variety|what other (?:types|kinds|sorts)",
@@ -57,7 +58,10 @@ CHEAP = (
     r"|low priced?|bargains?",
 )
 EXPENSIVE = (r"expensive|pricey|premium|luxury|luxurious|high end",)
-IGNORED = (r"(?:next|this) time|for once|(?:one|two|three) of", r"more of the same")
+IGNORED = (
+    r"(?:next|this) time|for once|(?:one|two|three) of|more of the same",
+    r"(?:typed into the )?search box|(?:that )?answers? the (?:query|search)",
+)
 """Phrases that say nothing, whose words are no content."""
 _SETS = {
     "": IGNORED,
@@ -126,6 +130,7 @@ _TITLED = re.compile(
 _MARKERS = re.compile(
     r"\b(?:find|search(?:ing)?|look(?:ing)?(?: for| up)?|results?|got|you (?:have|sell|carry|stock)|have you"
     r"|with|about|by|from|called|titled|named|(?:want|like|love) to (?:see|watch|play|buy|get|have)|get me"
+    r"|(?:something|anything|item|up|one|choose) for"
     r"|movies?|films?|games?|products?|things?|stuff|available|in stock)\b"
 )
 

@@ -376,7 +376,7 @@ class _Reading:
 
     def _meant(self, known: Sequence[Token], values: list[Value]) -> bool:
         """Whether words are a search: one word alone may be chance, and an occasion explains most others."""
-        if self.quoted or self.titles:
+        if self.quoted or self.titles or names_words(self.tokens):
             return True
         if any(value.kind in ("season", "holiday") for value in values):
             return False

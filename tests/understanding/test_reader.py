@@ -213,3 +213,17 @@ def test_a_price_column_must_be_a_loaded_number(wardrobe: dict[str, Any]) -> Non
         config = RunConfig("SIGMA", "wardrobe", config_dict={**wardrobe, "price_field": column})
         with pytest.raises(UserError, match=sentence):
             prices_of(load_data(config, config.model_class).train._dataset, config)
+
+
+def test_every_wording_of_a_task_is_read_as_its_task(seasonal: Understanding) -> None:
+    wrong = []
+    for name, rows in seasonal.lexicon.tasks.items():
+        slot = {"pseudo": "blue model", "category": "Lawn"}.get(
+            rows.kind, rows.values[0] if rows.values else ""
+        )
+        for template in (*rows.task.templates, rows.task.held_out):
+            text = rows.task.fill(template, slot)
+            found = seasonal.read(text)
+            if found.task != name:
+                wrong.append((text, name, found.task))
+    assert not wrong
