@@ -49,7 +49,7 @@ class Understood:
             lines.append(f"nothing in {shortened(self.sentence)!r} names a task or a value of the data")
         parts = [" or ".join(value.told() for value in group) for group in self.include]
         parts += [f'words "{self.query}"'] if self.query else []
-        parts += [f"no {value.told()}" for value in self.exclude]
+        parts += [f"{'nothing' if v.kind == 'like' else 'no'} {v.told()}" for v in self.exclude]
         if self.in_scope:
             lines.append(f"understood: {self.task}" + (f": {'; '.join(parts)}" if parts else ""))
         if self.unread and self.in_scope:
