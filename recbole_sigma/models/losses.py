@@ -44,6 +44,11 @@ def hide(logits: Tensor, seen: SeenPairs | None = None) -> Tensor:
     return logits.masked_fill(closed, float("-inf"))
 
 
+def open_log_softmax(logits: Tensor) -> Tensor:
+    """log P over what is left: float [M, N] -> [M, N]; -inf stays, also in a row where nothing is left."""
+    return logits.log_softmax(dim=-1).masked_fill(torch.isneginf(logits), float("-inf"))
+
+
 def catalogue_cross_entropy(
     queries: Tensor, items: Tensor, targets: Tensor, weights: Tensor, hidden: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -398,3 +398,21 @@ def test_lists_follow_the_weights(cycle_settings, fused):
         next(iter(model.item_tokens.parameters())).add_(1.0)
     edited = model.score_all(batch)
     assert not torch.allclose(edited, first) and torch.equal(edited, fresh())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("length", [0, 1, "all"])
+def test_a_user_who_may_be_recommended_nothing_gets_an_empty_list(cycle_settings, objective, mode, length):
+    """And the others theirs, as if that user were not in the batch."""
+    changes = {"sigma_objective": objective, "decode_mode": mode, "tokenizer_prefix_length": length}
+    _, data, model = build(cycle_settings, **changes)
+    model.eval()
+    batch = one_batch(data.test)[:3]
+    everything = torch.arange(1, model.n_items)
+    seen = (torch.ones_like(everything), everything)
+    ranked, scores = model.rank(batch, 5, seen), model.score_all(batch, seen)
+    assert not ranked.items[1].any() and torch.isneginf(ranked.scores[1]).all()
+    assert torch.isneginf(scores[1]).all() and not torch.isnan(scores).any()
+    plain = model.rank(batch, 5)
+    assert torch.equal(ranked.items[[0, 2]], plain.items[[0, 2]])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.decoding.fusion import fuse_dense
 from recbole_sigma.decoding.top_k import top_k
-from recbole_sigma.models.losses import catalogue_cross_entropy, hide
+from recbole_sigma.models.losses import catalogue_cross_entropy, hide, open_log_softmax
 from recbole_sigma.models.sigma.item_tokens import Similarity
 from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Objective, Predictions
 from recbole_sigma.models.sigma.trunk import Prompt
@@ -78,7 +78,7 @@ class JointObjective(Objective):
         """Step 1 to 3 in one: prefixes by the sum of their items, then fusion; see `Objective.log_probs`."""
         logits = hide(self.queries(prompt.context, prompt.words) @ table.scored.T, seen)
         if not self.catalogue.length or (how.mode == "fixed_temp" and not how.width):
-            return logits.log_softmax(dim=-1)  # all prefixes at one temperature: fusion would change nothing
+            return open_log_softmax(logits)  # all prefixes at one temperature: fusion would change nothing
         return fuse_dense(logits, self.catalogue, how.mode, how.width)[0]
 
     def rank(

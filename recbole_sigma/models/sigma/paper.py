@@ -24,7 +24,7 @@ from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.kv import Step
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
 from recbole_sigma.language.backbone import hidden_states
-from recbole_sigma.models.losses import catalogue_cross_entropy, hide
+from recbole_sigma.models.losses import catalogue_cross_entropy, hide, open_log_softmax
 from recbole_sigma.models.sigma.item_tokens import Similarity
 from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Objective, Predictions
 from recbole_sigma.models.sigma.trunk import PackedTrunk, Prompt
@@ -188,7 +188,7 @@ class PaperObjective(Objective):
         """See `Objective.log_probs`."""
         if not self.catalogue.length:
             queries = self.similarity.queries(prompt.context, prompt.words)
-            return hide(queries @ table.scored.T, seen).log_softmax(dim=-1)
+            return open_log_softmax(hide(queries @ table.scored.T, seen))
         decoder, beams = self._search(prompt, how.width, seen)
         fused = fuse_beam(beams.nodes, beams.scores, how.mode)
         columns = torch.arange(fused[0].shape[1], device=prompt.context.device).split(_BEAMS)
