@@ -47,6 +47,17 @@ def test_every_shipped_space_is_read_and_fits_its_model() -> None:
         assert all(config[key] == value for key, value in point.items())
 
 
+def test_every_model_of_ours_can_be_searched() -> None:
+    """Baselines too, or budgets could not be equal; a row of a variant searches what it does not set."""
+    from recbole_sigma.benchmark.variants import shipped
+    from recbole_sigma.models.registry import MODELS
+
+    for name in MODELS:
+        assert spaces.space_of(name, name)[0]
+    causal = shipped()["BSARec-causal"]
+    assert not spaces.space_of(causal.name, causal.base)[0].keys() & causal.values.keys()
+
+
 def test_draws_stay_inside_and_cover_the_space() -> None:
     space = {
         "a": {"low": 1e-3, "high": 1e-1, "log": True},
