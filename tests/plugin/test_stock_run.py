@@ -19,7 +19,9 @@ def stock(model, planted, **more):
     return run_recbole(model=model, dataset="planted", config_dict={**planted, **more})
 
 
-@pytest.mark.parametrize("name", ["WindowItemKNN", "PackedSASRec", "SIGMA", "TIGER"])
+@pytest.mark.parametrize(
+    "name", ["WindowItemKNN", "ClosedForm", "PackedSASRec", "HSTU", "BSARec", "SIGMA", "TIGER"]
+)
 def test_run_recbole_and_reload(name, planted, scratch: Path) -> None:
     from recbole.quick_start import load_data_and_model
     from recbole.trainer import Trainer
