@@ -127,7 +127,9 @@ class ListMaker:
         rows = list(rows)
         data = self.dataset
         length = torch.tensor([min(len(row.items), self.window) for row in rows])
-        history = torch.zeros(len(rows), self.window, dtype=torch.int64)
+        # some networks of RecBole's are made for one width; whole histories have none
+        width = max(1, int(length.max())) if contract(self.model).whole_history else self.window
+        history = torch.zeros(len(rows), width, dtype=torch.int64)
         for i, row in enumerate(rows):
             kept = row.items[-self.window :]
             history[i, : len(kept)] = torch.tensor(kept, dtype=torch.int64)

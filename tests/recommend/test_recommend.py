@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from recbole_sigma.commands.main import main
 from recbole_sigma.commands.recommend import split_history
+from recbole_sigma.recommend.lists import Row
 from recbole_sigma.recommend.recommender import Recommender
 from recbole_sigma.recommend.titles import Titles
 from recbole_sigma.values import UserError
@@ -254,3 +256,25 @@ def test_a_history_may_end_where_the_table_judged_it(tmp_path):
     }
     with pytest.raises(UserError, match="history_until must be one of valid, test"):
         Recommender.load(result["checkpoint"], history_until="train")
+
+
+def test_whole_histories_are_read_whole_and_no_wider(tmp_path):
+    """A list for a user is that of the table, beyond the 50 events that other models read."""
+    from recbole_sigma.quick_start import run
+
+    rng = np.random.default_rng(3)
+    rows = [(u, f"i{i:03d}", s) for u in range(4) for s, i in enumerate(rng.permutation(90)[:70])]
+    values = scenes.events_config(tmp_path / "data" / "small", rows, spare=3)
+    result = run("HistoryEASE", "small", config_dict={**values, "topk": [20], "valid_metric": "NDCG@20"})
+    recommender = Recommender.load(result["checkpoint"], history_until="test")
+    tokens = recommender.dataset.field2id_token
+    judged = result["test"]
+    for user, target, place in zip(judged.users, judged.targets, judged.places, strict=True):
+        (answer,) = recommender.answer([_request(user=str(tokens["user_id"][user]))], 20)
+        listed = [row.item for row in answer.items]
+        name = str(tokens["item_id"][target])
+        assert (listed.index(name) + 1 if name in listed else 0) == place
+    batch = recommender.maker.batch(
+        [Row(user=1, items=list(range(1, 61)), text="", forbidden=np.zeros(94, bool))]
+    )
+    assert batch["item_id_list"].shape == (1, 60)
