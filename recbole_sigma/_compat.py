@@ -204,11 +204,16 @@ def generator_of_hyperopt(module: types.ModuleType) -> None:
 
 
 def repaired_model(model_class: type) -> type:
-    """RecBole's Pop and BERT4Rec repaired; any other class as it is.
+    """RecBole's Pop, BERT4Rec, S3Rec and LINE repaired; any other class as it is.
 
     Our runner uses these; RecBole's own runner keeps RecBole's.
     """
-    repairs = {"Pop": _repaired_pop, "BERT4Rec": _repaired_bert4rec}
+    repairs = {
+        "Pop": _repaired_pop,
+        "BERT4Rec": _repaired_bert4rec,
+        "S3Rec": _repaired_s3rec,
+        "LINE": _repaired_line,
+    }
     if model_class.__name__ not in repairs or not model_class.__module__.startswith("recbole."):
         return model_class
     return repairs[model_class.__name__](model_class)
@@ -262,6 +267,62 @@ def _repaired_bert4rec(model_class: Any) -> type:
             return self.item_embedding.weight.sum() * 0.0
 
     return BERT4Rec
+
+
+# Negatives that can never be found: S3Rec, LINE, and the masks of BERT4Rec's batches.
+#   reason:  each draws until it finds an item that the history lacks (LINE: a user who has not met the item),
+#            for ever where there is none. As in our own models, any item will do there.
+#   bound:   recbole 1.2.1.
+#   remove:  when RecBole looks for a negative before it draws one.
+
+
+def _repaired_s3rec(model_class: Any) -> type:
+    """RecBole's S3Rec, whose pre-training ends on histories that hold every item."""
+
+    class S3Rec(model_class):  # type: ignore[misc]
+        """RecBole's S3Rec; see above."""
+
+        def _neg_sample(self, item_set: Any) -> int:
+            return int(super()._neg_sample(() if _holds_all(item_set, self.n_items) else item_set))
+
+    return S3Rec
+
+
+def _repaired_line(model_class: Any) -> type:
+    """RecBole's LINE, whose training ends where every user has met an item."""
+
+    class LINE(model_class):  # type: ignore[misc]
+        """RecBole's LINE; see above."""
+
+        def get_used_ids(self) -> Any:
+            """Users of each item, object [items] of sets; none where they are all users."""
+            used = super().get_used_ids()
+            for item, users in enumerate(used):
+                if _holds_all(users, self.n_users):
+                    used[item] = set()
+            return used
+
+    return LINE
+
+
+def negatives_of_masks(module: types.ModuleType) -> None:
+    """Let the masking of BERT4Rec's batches end on histories that hold every item; see above.
+
+    Args:
+        module: ``recbole.data.transform``.
+    """
+    masking = module.MaskItemSequence  # type: ignore[attr-defined]
+    draw = masking._neg_sample
+
+    def _neg_sample(self: Any, item_set: Any, n_items: int) -> int:
+        return int(draw(self, () if _holds_all(item_set, n_items) else item_set, n_items))
+
+    masking._neg_sample = _neg_sample
+
+
+def _holds_all(ids: Any, number: int) -> bool:
+    """Whether ids 1 to ``number`` - 1 are all there; 0 is padding."""
+    return len(ids) >= number - 1 and len({*ids} - {0}) >= number - 1
 
 
 def apply() -> None:

@@ -216,6 +216,7 @@ HOOKS: dict[str, Callable[[types.ModuleType], object]] = {
     "recbole": lambda module: _compat.apply(),
     "recbole.config.configurator": _hook_config,
     "recbole.data.dataset": _hook_dataset,
+    "recbole.data.transform": _compat.negatives_of_masks,
     "recbole.trainer": _hook_trainer,
     "recbole.trainer.trainer": _hook_stock_trainer,
     "recbole.trainer.hyper_tuning": _compat.generator_of_hyperopt,

@@ -175,7 +175,12 @@ def check_dataset(config: Any, dataset: Any) -> None:
     """
     problems = []
     items = dataset.item_num - 1
-    if max(config["topk"]) > items:
+    if items < 2:
+        problems.append(
+            f"the catalogue of {config['dataset']} holds {items} item, so there is nothing to rank: give it "
+            "more items, or loosen the filters"
+        )
+    elif max(config["topk"]) > items:
         problems.append(
             f"topk {max(config['topk'])} is larger than the catalogue of {config['dataset']} ({items} "
             "items): lower topk"

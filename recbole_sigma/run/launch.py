@@ -26,6 +26,7 @@ from recbole_sigma.settings.keys import ProcessKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
+_PER_CORE = 4  # processes of a run for each core of the machine; more only wait for each other
 _GRACE = 5.0  # seconds in which the others may say why they ended, and then in which they may end
 _SIGNALS = {9: "killed (out of memory?)", 11: "segmentation fault", 15: "terminated"}
 
@@ -39,6 +40,11 @@ def wanted_processes(config: Any) -> tuple[int, int]:
     keys = read(ProcessKeys, config)
     here, offset = keys.nproc, keys.group_offset
     all_ = here if keys.world_size <= 0 else keys.world_size
+    most = _PER_CORE * (os.cpu_count() or 1)
+    if here > most:
+        raise UserError(
+            f"nproc {here} is more than this machine can run: give at most {most}, {_PER_CORE} for each core"
+        )
     if offset + here > all_:
         raise UserError(
             f"group_offset {offset} + nproc {here} exceeds world_size {all_}: world_size counts the "

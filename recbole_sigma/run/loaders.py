@@ -7,7 +7,7 @@ from typing import Any
 
 import recbole.data.utils as stock_data
 from recbole.data.dataset import Dataset
-from recbole.sampler import KGSampler
+from recbole.sampler import KGSampler, RepeatableSampler
 from recbole.utils import ModelType, init_seed
 
 from recbole_sigma.data import checks as preflight
@@ -57,10 +57,12 @@ def load_data(config: Any, model_class: type) -> Loaders:
     with recbole_refuses(*words):
         parts = dataset.build()
         train_sampler, valid_sampler, test_sampler = stock_data.create_samplers(config, dataset, parts)
+        _refuse_endless_draws(config, train_sampler)
         train_class = stock_data.get_dataloader(config, "train")
         if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
             arguments = config["train_neg_sample_args"]
             sampler = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
+            _refuse_endless_draws(config, sampler)
             train = train_class(config, parts[0], train_sampler, sampler, shuffle=True)
         else:
             train = train_class(config, parts[0], train_sampler, shuffle=config["shuffle"])
@@ -70,6 +72,30 @@ def load_data(config: Any, model_class: type) -> Loaders:
             raise UserError(_why_empty(config, phase))
         held_out.append(_eval_loader(config, phase, part, sampler))
     return Loaders(dataset, train, *held_out)
+
+
+def _refuse_endless_draws(config: Any, sampler: Any) -> None:
+    """Refuse negatives that RecBole would look for without end.
+
+    It refuses a user who has met the whole catalogue itself, but a draw by popularity knows only what stands
+    in events, so there may be nothing left for a user in a larger catalogue.
+
+    Args:
+        config: resolved config.
+        sampler: RecBole's, of the training part; None where nothing is drawn.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if sampler is None or sampler.distribution != "popularity":
+        return
+    met = 1 if isinstance(sampler, RepeatableSampler) else max(map(len, sampler.used_ids), default=0)
+    if met >= len(sampler.prob):
+        raise UserError(
+            f"train_neg_sample_args: distribution popularity draws from the {len(sampler.prob)} ids in the "
+            f"events or triples of dataset {config['dataset']!r}, and someone has met them all: write "
+            "{distribution: uniform}"
+        )
 
 
 def _why_empty(config: Any, phase: str) -> str:

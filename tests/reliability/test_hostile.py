@@ -135,6 +135,7 @@ words("schedule unknown", "train_schedule must be one of", "--train_schedule=lin
 words("learner unknown", "learner must be one of", "--learner=adamm")
 words("history zero", "MAX_ITEM_LIST_LENGTH must lie in", "--MAX_ITEM_LIST_LENGTH=0", model="--model=SASRec")
 words("processes zero", "nproc must lie in", "--nproc=0")
+words("processes without end", "nproc 60000 is more than this machine can run", "--nproc=60000")
 words("processes that do not fit", "exceeds world_size", "--nproc=3", "--world_size=2")
 words("checkpoint steps negative", "checkpoint_steps must lie in", "--checkpoint_steps=-1")
 words("resume maybe", "resume must be true or false", "--resume=maybe")

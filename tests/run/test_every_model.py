@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recbole_sigma._compat import repaired_model
 from recbole_sigma.models import registry, stock
 from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.values import UserError
+from tests.planted import build, events_config
 
 TABLE = Path(registry.__file__).parents[2] / "docs" / "recbole_models.md"
 ROW = re.compile(r"^\| (\w+) \| (\w+) \| (yes|no) \| (yes|no|-) \| (.*?) ?\|$", re.M)
@@ -183,3 +186,78 @@ def test_a_feature_that_is_not_loaded_is_named(model: str, loaded: dict[str, Any
         run(model, "s", config_dict={**values, key: "class", **loaded})
     with pytest.raises(UserError, match=f"{key} is empty, but {model} reads"):
         run(model, "s", config_dict={**values, key: None, **loaded})
+
+
+# --- draws that must find something ---
+
+
+@pytest.fixture
+def in_time():
+    """A minute for the test: a draw without end would hang it."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError("a draw does not end")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def everything_met(folder: Path, spare: int = 0, items: int = 6) -> dict[str, Any]:
+    """Values of a set whose users have all met all items, but for ``spare`` items that stand in no event."""
+    events = [(f"u{u}", f"i{(u + k) % items}", 1_300_000_000 + k) for u in range(8) for k in range(items + 3)]
+    return {**events_config(folder / "full", events, spare=spare), "filter_seen": False, "epochs": 1}
+
+
+UNIFORM = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
+POPULARITY = {**UNIFORM, "distribution": "popularity"}
+
+
+@pytest.mark.usefixtures("in_time")
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("BERT4Rec", {"loss_type": "CE", "train_neg_sample_args": None, "mask_ratio": 0.9}),
+        ("BERT4Rec", {"loss_type": "BPR", "train_neg_sample_args": None, "mask_ratio": 0.9}),
+        ("LINE", {"spare": 1}),
+        ("PackedSASRec", {"sasrec_loss": "BCE"}),
+        ("SASRec", {"loss_type": "BPR", "train_neg_sample_args": POPULARITY}),
+        ("DIEN", {"spare": 1}),
+    ],
+)
+def test_models_that_draw_negatives_end_where_everything_was_met(
+    model: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    values = {**everything_met(tmp_path, more.pop("spare", 0)), **more}
+    assert run(model, "full", config_dict=values, saved=False)["history"]
+
+
+@pytest.mark.usefixtures("in_time")
+@pytest.mark.parametrize(
+    ("spare", "negatives", "sentence"),
+    [(0, UNIFORM, "interacted with all items"), (3, POPULARITY, "train_neg_sample_args: .* uniform")],
+)
+def test_a_user_who_has_met_all_that_is_drawn_from_is_told(
+    spare: int, negatives: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    values = {**everything_met(tmp_path, spare), "train_neg_sample_args": negatives}
+    with pytest.raises(UserError, match=sentence):
+        run("BPR", "full", config_dict=values, saved=False)
+
+
+@pytest.mark.usefixtures("in_time")
+def test_the_pre_training_of_s3rec_ends_where_everything_was_met(values) -> None:
+    config, data, _ = build("S3Rec", "s", {**values, **MORE["S3Rec"], "item_attribute": "class"})
+    network = repaired_model(config.model_class)(config, data.train._dataset)
+    everything = list(range(1, network.n_items))
+    assert network._neg_sample(everything) in everything
+    assert network._neg_sample(everything[1:]) == 1
+
+
+@pytest.mark.parametrize("model", ["Pop", "BPR", "SASRec", "ClosedForm"])
+def test_a_catalogue_of_one_item_is_refused(model: str, tmp_path: Path) -> None:
+    values = {**everything_met(tmp_path, items=1), "topk": [1], "valid_metric": "NDCG@1"}
+    with pytest.raises(UserError, match="holds 1 item, so there is nothing to rank"):
+        run(model, "full", config_dict=values, saved=False)
