@@ -22,7 +22,21 @@ from dataset_adapters.rows import ENCODINGS, RowReader
 from dataset_adapters.values import TextCleaner, visible
 
 
+class _Once(argparse.Action):
+    """An option that may be given once: of two different values none is the one that was meant."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        given = vars(namespace).setdefault("_given", {})  # a default is nothing given
+        if given.setdefault(self.dest, values) != values:
+            raise AdapterError(f"{option_string} is given twice with different values: keep one of them")
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.register("action", None, _Once)  # what an option without an action of its own does
+
     def error(self, message: str) -> NoReturn:
         raise AdapterError(f"{message}; see: {self.prog} --help")
 

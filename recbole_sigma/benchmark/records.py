@@ -23,15 +23,16 @@ FORMAT = 2
 AGAIN = "make it again with: report --output=FOLDER"
 
 # Shapes: a type, a tuple of types, (shape, None) for what may be missing, a list of one shape, or a mapping
-# of keys, where ``...`` stands for each key.
+# of keys, where ``...`` stands for each key and ``name?`` for one that earlier versions did not write.
 _NUMBER = (int, float)
+_TOO_LARGE = 2**63
 _NAME = {"name": str, "base": str}
 _TRAINED = {
     "created": str,
     "model": str,
     "seed": int,
     "config": dict,
-    "history": [dict],
+    "history": [{"train_cpu_seconds?": _NUMBER, "valid?": {...: _NUMBER}}],
     "best_epoch": int,
     "parameters": int,
     "versions": {...: str},
@@ -40,7 +41,7 @@ _TRAINED = {
     "machine": {"gpu": (str, None), "cpus": int, "threads": int, "platform": str},
     "commit": (str, None),
 }
-_JUDGED = {"users": [int], "targets": [int], "train_counts": [int]}
+_JUDGED = {"users": [int], "targets": [int], "train_counts": [int], "lengths?": [int], "pair_counts?": [int]}
 _CELL_IN_A_TABLE = {
     **_TRAINED,
     "key": str,
@@ -60,6 +61,7 @@ _CELL_IN_A_TABLE = {
     "weights": {"shared": (str, None)},
     "intra_list_distance@10": (_NUMBER, None),
 }
+_JUDGED_NAMES = tuple(name.removesuffix("?") for name in _JUDGED)
 CELL = {**_CELL_IN_A_TABLE, "places": {**_JUDGED, "places": [int]}}
 TRAINING = {**_TRAINED, "key": str, "best_valid_result": {...: _NUMBER}}
 FAILURE = {"key": str, "row": _NAME, "seed": int, "filter_seen": bool, "kind": str, "error": str}
@@ -154,7 +156,7 @@ def _metrics_of_places(record: dict[str, Any]) -> dict[str, float]:
     """
     kept, protocol = record["places"], record["protocol"]
     places, users = np.asarray(kept["places"], np.int64), np.asarray(kept["users"], np.int64)
-    if not len(places) == len(users) == len(kept["targets"]) == len(kept["train_counts"]):
+    if any(len(kept[name]) != len(places) for name in _JUDGED_NAMES if name in kept):
         raise ValueError("its places are not one for each target")
     topk, decimals = protocol["topk"], record["config"]["metric_decimal_place"]
     if not topk or not 1 <= min(topk) <= max(topk) <= 1 << 20 or not 0 <= decimals <= 17:
@@ -194,9 +196,13 @@ def _check_shape(value: Any, shape: Any, where: str) -> None:
     elif isinstance(shape, dict):
         _check_shape(value, dict, where)
         for name, inner in shape.items():
-            for key in value if name is ... else [name]:
-                _check_shape(value[key], inner, f"{where}: {key}")
+            key = name.removesuffix("?") if isinstance(name, str) else name
+            if key == name or key in value:
+                for each in value if key is ... else [key]:
+                    _check_shape(value[each], inner, f"{where}: {each}")
     else:
         kinds = shape if isinstance(shape, tuple) else (shape,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise TypeError(f"{where} is a {type(value).__name__}")
+        if isinstance(value, _NUMBER) and abs(value) >= _TOO_LARGE:
+            raise ValueError(f"{where} is larger than anything that is counted")

@@ -53,6 +53,16 @@ def test_describe_and_help(name, capsys):
             "give it as one of --reviews, --business",
         ),
         (["convert", "yelp"], "--output"),
+        (["convert", "yelp", "--reviews", "a", "--output", "x", "--output", "y"], "--output is given twice"),
+        (
+            ["convert", "yelp", "--reviews", "a", "--reviews", "b", "--output", "x"],
+            "--reviews is given twice",
+        ),
+        (
+            ["convert", "yelp", "--reviews", "a", "--output=x", "--k-core", "5", "--k-core=0"],
+            "--k-core is given",
+        ),
+        (["convert", "yelp", "--output=x", "--html", "keep", "--html=unescape"], "--html is given twice"),
         (["nonsense"], "invalid choice"),
         ([], "required: verb"),
     ],

@@ -29,7 +29,8 @@ def cell(**changes: Any) -> dict[str, Any]:
         "seed": 1, "filter_seen": True, "config": {"metric_decimal_place": 6}, "history": [],
         "seconds": {"total": 1.0, "cpu": 1.0}, "best_epoch": 0, "parameters": 1, "versions": {},
         "peak_memory": None, "machine": {"gpu": None, "cpus": 2, "threads": 1, "platform": ""},
-        "weights": {"shared": None}, "commit": None, "intra_list_distance@10": None,
+        "weights": {"shared": None, "trained_and_epoch_picked_with": {}},
+        "commit": None, "intra_list_distance@10": None,
         "protocol": {
             "metrics": ["Hit", "MRR", "NDCG", "ItemCoverage"], "topk": [1, 5], "history": 50,
             "candidates": "all", "ties": "", "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"},
@@ -137,6 +138,28 @@ def test_any_value_in_a_cell_with_a_checksum_that_fits_is_read_or_refused(
                     refused += 1
                     assert "Pop-1-k.json is damaged" in str(error)
     assert refused > 100
+
+
+EPOCHS: tuple[Any, ...] = (
+    "x", {"train_cpu_seconds": "x"}, {"train_cpu_seconds": 10**400}, {"train_cpu_seconds": float("inf")},
+    {"valid": "ndcg@10"}, {"valid": {"ndcg@10": "x"}}, {"valid": {"ndcg@10": [1]}},
+)  # fmt: skip
+PLACES: tuple[Any, ...] = (
+    {"lengths": "x"},
+    {"lengths": [1]},
+    {"pair_counts": [None] * 4},
+    {"lengths": [[1]] * 4},
+)
+
+
+@pytest.mark.parametrize(
+    "changes", [*({"history": [e, e]} for e in EPOCHS), *({"places": cell()["places"] | p} for p in PLACES)]
+)
+def test_what_the_pictures_and_parts_read_is_checked_as_well(changes: dict[str, Any]) -> None:
+    path = Path("Pop-1-k.json")
+    path.write_text(records.json.dumps(cell(**changes)))
+    with pytest.raises(UserError, match="Pop-1-k.json is damaged"):
+        read_cell(path)
 
 
 def test_a_cell_without_a_field_is_damaged() -> None:

@@ -93,6 +93,17 @@ def test_a_closed_pipe_a_closed_stream_and_an_ascii_locale_end_cleanly(program: 
         )
 
 
+@pytest.mark.parametrize("closed", ["0", "1", "2"])
+def test_a_file_that_is_opened_later_never_takes_the_number_of_a_closed_stream(closed: str) -> None:
+    """Else what the libraries below print to that number would be written into the file."""
+    code = (
+        "from recbole_sigma.machine.terminal import safe_output; import os, sys\n"
+        "with safe_output(): opened = os.open('x.bin', os.O_CREAT | os.O_WRONLY)\n"
+        "sys.exit(0 if opened > 2 else 3)"
+    )
+    assert run(f'{sys.executable} -c "{code}" {closed}>&-').returncode == 0
+
+
 RECBOLE_SIGMA, ADAPTERS = "-m recbole_sigma", "-m dataset_adapters"
 
 
