@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from recbole_sigma.grounding.cooccurrence import unit_rows
 from recbole_sigma.grounding.tower import filled_texts
 from recbole_sigma.language.loading import quiet
+from recbole_sigma.machine.files import checked_json, reading
 from recbole_sigma.values import UserError
 
 
@@ -36,9 +38,10 @@ def sentence_transformer(
             "grounding_text_encoder names a sentence-transformers model but that package is missing: "
             "pip install sentence-transformers, or use grounding_text_encoder=tfidf-svd"
         ) from error
+    refuse_foreign_modules(name)
     try:
         with quiet():
-            model = SentenceTransformer(name, device=device)
+            model = SentenceTransformer(name, device=device, trust_remote_code=False)
     except Exception as error:
         raise UserError(
             f"grounding_text_encoder: the sentence encoder '{name}' cannot be loaded"
@@ -52,3 +55,27 @@ def sentence_transformer(
     vectors = np.zeros((len(texts), encoded.shape[1]))
     vectors[np.asarray(filled)] = encoded
     return unit_rows(vectors)
+
+
+def refuse_foreign_modules(name: str) -> None:
+    """Refuse a folder whose list of modules names code that is not the package's own.
+
+    sentence-transformers imports what stands there from a folder, whatever ``trust_remote_code`` says.
+
+    Args:
+        name: folder or hub name.
+
+    Raises:
+        UserError: such a module, or a list that cannot be read.
+    """
+    path = Path(name).expanduser() / "modules.json"
+    if not path.is_file():
+        return
+    with reading(path, "save the encoder again"):
+        kinds = [str(module["type"]) for module in checked_json(path.read_bytes())]
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers."):
+            raise UserError(
+                f"grounding_text_encoder: {path} names {kind[:80]!r}, which is code of the folder's own and "
+                "is not run: use an encoder that is made of sentence_transformers' modules"
+            )

@@ -42,7 +42,7 @@ def load_tokenizer(name: str, key: str) -> Tokenizer:
             " (AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
         )
     with _sentences(name, key), quiet():
-        loaded = AutoTokenizer.from_pretrained(name)
+        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     backend = setting(loaded, "backend_tokenizer")
     if not isinstance(backend, Tokenizer):
         raise UserError(
@@ -67,7 +67,7 @@ def causal_config(name: str, key: str) -> Any:
 
     _check_folder(name, key)
     with _sentences(name, key), quiet():
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     kind = config.model_type
     if setting(config, "is_encoder_decoder"):
         raise UserError(_wrong_kind(name, key, kind, "an encoder-decoder"))
@@ -107,7 +107,12 @@ def load_causal_model(name: str, key: str, dtype: torch.dtype = torch.float32) -
     config = causal_config(name, key)
     with _sentences(name, key), quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            name,
+            config=config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     tied = {"lm_head.weight"} if model.config.get_text_config().tie_word_embeddings else set()
     missing = sorted(set(info["missing_keys"]) - tied)

@@ -48,7 +48,7 @@ class MeanEncoder:
         self.tokenizer = load_tokenizer(folder, "reader")
         try:
             with quiet():
-                self.model = AutoModel.from_pretrained(folder).eval()
+                self.model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"reader: '{folder}' holds no sentence encoder ({type(error).__name__}): give a folder that "

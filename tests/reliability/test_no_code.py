@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ import recbole
 import torch
 
 from recbole_sigma import _compat
+from recbole_sigma.grounding.sentence import refuse_foreign_modules
 from recbole_sigma.models import registry, stock
 from recbole_sigma.quick_start import evaluate_checkpoint, load_data_and_model, run
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import rebuild_config
+from recbole_sigma.understanding.paraphrase import paraphrase_of
 from recbole_sigma.values import UserError
 
 NAMES = {"eval", "exec", "compile", "__import__"}
@@ -104,7 +108,43 @@ def test_our_own_code_has_no_such_place() -> None:
                     assert given["allow_pickle"] == "False", f"{path}:{node.lineno}"
                 if called == "yaml.load":
                     assert given["Loader"] == "SafeLoader", f"{path}:{node.lineno}"
+                # where nothing is said, transformers asks on the terminal, and takes a yes from a pipe
+                if re.fullmatch(r"Auto\w+\.from_\w+|SentenceTransformer", called):
+                    assert given["trust_remote_code"] == "False", f"{path}:{node.lineno}"
                 assert given.get("trust_remote_code", "False") == "False", f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("kind", ["encoder", "model"])
+def test_a_model_folder_does_not_bring_its_own_code(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where standard input says yes, as a talk that is read from a file may."""
+    folder, own = (
+        Path("own"),
+        {name: "own.Own" for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM")},
+    )
+    folder.mkdir()
+    (folder / "own.py").write_text("open('owned', 'w').close()\n")
+    note = {"model_type": "own", "auto_map": {**own, "AutoTokenizer": ["own.Own", None]}}
+    (folder / "config.json").write_text(json.dumps(note))
+    (folder / "tokenizer_config.json").write_text(json.dumps(note))
+    (folder / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(UserError, match="reader: the model in 'own' cannot be loaded"):
+        paraphrase_of(f"{kind}:own")
+    assert not Path("owned").exists()
+
+
+def test_an_encoder_is_made_of_known_modules() -> None:
+    folder = Path("encoder")
+    folder.mkdir()
+    known = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (folder / "modules.json").write_text(json.dumps([known]))
+    refuse_foreign_modules("encoder")
+    (folder / "modules.json").write_text(json.dumps([known, {**known, "type": "own.Own"}]))
+    with pytest.raises(UserError, match="names 'own.Own', which is code of the folder's own"):
+        refuse_foreign_modules("encoder")
+    (folder / "modules.json").write_text("{}{")
+    with pytest.raises(UserError, match="modules.json is damaged"):
+        refuse_foreign_modules("encoder")
 
 
 def test_our_runner_never_gets_there(planted, monkeypatch: pytest.MonkeyPatch) -> None:
