@@ -85,7 +85,7 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
         write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     except BaseException:  # such as a full disk: a name that was reserved is given back
         with contextlib.suppress(OSError):
-            if path.stat().st_size == 0:
+            if path.is_file() and not path.is_symlink() and path.stat().st_size == 0:
                 path.unlink()
         raise
 

@@ -15,6 +15,7 @@ from recbole_sigma.settings.reading import nearest, raise_all
 from recbole_sigma.values import UserError
 
 FAREWELLS = frozenset({"bye", "goodbye", "exit", "quit", "q"})
+MAX_BYTES = 1 << 28  # of --users_file
 BATCH = 256  # users of one batch of --users_file
 OPTIONS = (
     "checkpoint", "user", "history", "instruction", "task", "slot", "k", "filter", "format", "users_file",
@@ -193,7 +194,11 @@ def read_requests(path: Path, base: Any) -> list[tuple[str, Any]]:
     import dataclasses
 
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OSError(f"it is longer than {MAX_BYTES} bytes: cut it into several")
+        lines = content.decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--users_file: {path} cannot be read: {error}") from error
     known = [field.name for field in dataclasses.fields(base)]
@@ -207,7 +212,7 @@ def read_requests(path: Path, base: Any) -> list[tuple[str, Any]]:
         values: Any = {"user": text}
         if text.startswith("{"):
             try:
-                values = json.loads(text)
+                values = json.loads(text, object_pairs_hook=_once)
             except (ValueError, RecursionError) as error:
                 problems.append(f"{where} is no JSON object: {error}")
                 continue
@@ -224,6 +229,14 @@ def read_requests(path: Path, base: Any) -> list[tuple[str, Any]]:
         problems.append(f"--users_file: {path} holds no user")
     raise_all(problems[:20])
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys stand once; of two values neither is the one that was meant."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands in it twice")
+    return values
 
 
 def _wrong_request(values: dict[str, Any]) -> str | None:

@@ -122,7 +122,13 @@ def _route(options: argparse.Namespace, rest: list[str]) -> int:
     templates = [rows.task.fill(text, "") for rows in tasks.rows.values() for text in rows.task.templates]
     report: dict[str, Any] = {"format": 1, "dataset": name, "command": sys.argv, "commit": commit()}
     body, left_out = [], 0
+    known = (NONE, *tasks.rows, *tasks.off)
     for part, rows in load_sentences(path).items():
+        if part in report:
+            raise UserError(f"{path}: {part!r} is what the report calls something else: rename the part")
+        for row in rows:
+            if row.task not in known:
+                raise UserError(f"{path}: {part}: unknown task {row.task!r}{nearest(row.task, known)}")
         own = [row for row in rows if row.task == NONE or row.task in tasks.rows]
         left_out += len(rows) - len(own)
         found = route(understanding, own)

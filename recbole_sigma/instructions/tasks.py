@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
-import yaml
-
-from recbole_sigma.settings.reading import nearest
+from recbole_sigma.settings.reading import load_yaml, nearest
 from recbole_sigma.values import UserError
 
 GENERAL = "JustForYou"
@@ -77,15 +76,12 @@ def load_task(path: Path) -> Task:
         UserError: missing or unknown keys, no template, a template with an unknown slot, or a number that
             is none.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the task file {path}: {error}") from error
-    if not isinstance(raw, dict) or set(raw) != _FIELDS:
-        given = set(raw) if isinstance(raw, dict) else set()
+    raw = load_yaml(path, what="the task file")
+    if set(raw) != _FIELDS:
+        given = set(raw)
         raise UserError(
             f"{path}: a task file needs exactly the keys {sorted(_FIELDS)}; "
-            f"missing {sorted(_FIELDS - given)}, unknown {sorted(map(str, given - _FIELDS))}"
+            f"missing {sorted(_FIELDS - given)}, unknown {sorted(given - _FIELDS)}"
         )
     slots, templates = _texts(path, raw, "slots"), _texts(path, raw, "templates")
     if not templates:
@@ -120,9 +116,14 @@ def _texts(path: Path, raw: dict[str, Any], key: str) -> tuple[str, ...]:
 
 def _check_template(path: Path, template: str, slots: tuple[str, ...]) -> None:
     try:
-        without = template.format(**dict.fromkeys(slots, ""))
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: templates: '{template}' uses a slot outside slots={list(slots)}") from error
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"{path}: templates: '{template}' has a brace without its partner") from error
+    for _, name, form, conversion in parts:
+        # {category.x} would read what belongs to the program, {category:>999999999} fill the memory
+        if name is not None and (name not in slots or form or conversion):
+            raise UserError(f"{path}: templates: '{template}' uses a slot outside slots={list(slots)}")
+    without = template.format(**dict.fromkeys(slots, ""))
     if slots and without == template:
         raise UserError(f"{path}: templates: '{template}' lacks the slot {{{slots[0]}}}")
 

@@ -172,7 +172,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Its name holds the machine and the process, so two writers never share one, and `clear_leftovers` can tell
     a file that is being written from one whose writer was killed.
+
+    Raises:
+        UserError: ``path`` is no plain file; a device such as /dev/null would be gone for the whole machine.
     """
+    refuse_device(path)
     if path.parent.absolute() not in _CLEARED:
         _CLEARED.add(path.parent.absolute())
         clear_leftovers(path.parent)
@@ -190,6 +194,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def refuse_device(path: Path) -> None:
+    """Refuse a name that a file must not take the place of: a device, a pipe, a link to an open stream.
+
+    Raises:
+        UserError: it is one.
+    """
+    stream = path.is_symlink() and os.readlink(path).startswith("/proc/")  # /dev/stdout
+    if stream or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise UserError(f"{path} is a device or a pipe, which no file can replace: name a file")
 
 
 _CLEARED: set[Path] = set()  # folders that this process has rid of leftovers

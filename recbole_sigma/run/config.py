@@ -89,7 +89,7 @@ class RunConfig(Config):
         self._arguments = list(arguments)
         with recbole_refuses("resolve these settings", "mend the key that it names"):
             super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
-        del self._problems, self._bases, self._given, self._arguments, self._beside_data
+        del self._problems, self._bases, self._given, self._arguments, self._beside_data, self._defaults
 
     # --- reading ---
 
@@ -173,6 +173,7 @@ class RunConfig(Config):
         for key in PROTOCOL_KEYS:
             if key in self._shipped:
                 self.internal_config_dict[key] = self._shipped[key]
+        self._defaults = dict(self.internal_config_dict)
         if self._beside_data:
             self._load_beside_data(dataset)
 
@@ -181,6 +182,8 @@ class RunConfig(Config):
         folder = self.external_config_dict.get("data_path") or self.internal_config_dict.get("data_path")
         path = Path(str(folder)) / dataset / f"{dataset}.yaml"
         if not path.is_file():
+            if path.is_symlink() or path.exists():
+                self._problems.append(f"{path} is no file that can be read: move it, or put the file there")
             return
         values = reading.load_yaml(path, self._problems)
         for key in ("model", "dataset", "data_path"):  # that is how it was found
@@ -263,7 +266,7 @@ class RunConfig(Config):
         ours = all_keys()
         for source, values in self._given:
             theirs = {key: value for key, value in values.items() if key not in ours}
-            wrong = kind_problems(theirs, self.internal_config_dict)
+            wrong = kind_problems(theirs, self._defaults)
             self._problems += [f"{problem} (in {source})" for problem in wrong]
         self._problems.extend(stock.problems(self.model_class.__name__, final))
         self._problems += recipes.key_problems(self._given, self._shipped, self.internal_config_dict)
@@ -313,11 +316,15 @@ class RunConfig(Config):
                 )
         split = args.get("split")
         ratios = next(iter(split.values())) if isinstance(split, dict) and len(split) == 1 else None
-        if "RS" in (split or ()) and not (
-            isinstance(ratios, list)
-            and len(ratios) == 3
-            and all(isinstance(r, (int, float)) and r >= 0 for r in ratios)
-            and sum(ratios) > 0
+        if (
+            isinstance(split, dict)
+            and "RS" in split
+            and not (
+                isinstance(ratios, list)
+                and len(ratios) == 3
+                and all(isinstance(r, (int, float)) and r >= 0 for r in ratios)
+                and sum(ratios) > 0
+            )
         ):
             say(f"eval_args: split RS needs ratios [train, valid, test] such as [8,1,1], not {ratios!r}")
         elif not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS", "TS"):

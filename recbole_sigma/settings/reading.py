@@ -92,12 +92,22 @@ def parse_value(text: str) -> Any:
     return text if stripped not in ("", "~", "null") else None
 
 
-def load_yaml(path: Path | str, problems: list[str] | None = None) -> dict[str, Any]:
+MAX_BYTES = 1 << 20  # of a file that people write by hand
+
+
+def load_yaml(
+    path: Path | str,
+    problems: list[str] | None = None,
+    what: str = "the config file",
+    flow: int = MAX_FLOW,
+) -> dict[str, Any]:
     """Read a property file safely.
 
     Args:
         path: the file.
         problems: where to put the sentence about a file that cannot be read; None raises it.
+        what: how the sentence calls the file.
+        flow: brackets that it may hold.
 
     Raises:
         UserError: when the file is missing or is not a YAML mapping, and ``problems`` is None.
@@ -105,8 +115,14 @@ def load_yaml(path: Path | str, problems: list[str] | None = None) -> dict[str, 
     path = Path(path)
     problem = None
     try:
-        text = path.read_text(encoding="utf-8")
-        if text.count("[") + text.count("{") > MAX_FLOW:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError("it is a device or a pipe, and would be read more than once")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OSError(f"it is longer than {MAX_BYTES} bytes")
+        text = content.decode("utf-8")
+        if text.count("[") + text.count("{") > flow:
             raise RecursionError
         data = yaml.load(text, Loader=SafeLoader)  # noqa: S506  a SafeLoader
         if _too_large(data):
@@ -118,9 +134,9 @@ def load_yaml(path: Path | str, problems: list[str] | None = None) -> dict[str, 
     except FileNotFoundError:
         folder = path.parent
         near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else ""
-        problem = f"the config file {path} does not exist{near}"
+        problem = f"{what} {path} does not exist{near}"
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"the config file {path} cannot be read: {error}"
+        problem = f"{what} {path} cannot be read: {error}"
     except RecursionError:
         problem = f"{path} nests its values too deep: write them out"
     except (yaml.YAMLError, ValueError) as error:

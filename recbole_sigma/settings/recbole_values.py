@@ -125,6 +125,8 @@ def value_problems(values: Mapping[str, Any]) -> list[str]:
         if key in values and not values[key]:
             problems.append(f"{key} is empty: name the character between columns or members")
     for key, value in values.items():
+        if isinstance(value, str) and "\0" in value:
+            problems.append(f"{key} holds a zero byte, which no name of a file or column can hold")
         numbers = value if isinstance(value, list) else [value]
         if SIZES.fullmatch(key) and value is not None:
             if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers):

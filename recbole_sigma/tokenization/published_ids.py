@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,20 +107,35 @@ def write_codes(path: str | Path, codes: Tensor, item_tokens: Sequence[str], dat
     write_atomically(Path(path), json.dumps(content).encode())
 
 
+_UNREADABLE = (OSError, EOFError, zlib.error)
+_MAX_BYTES = 1 << 30  # of an unpacked table: codes of some ten million items
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, packed by gzip or not.
+
+    Raises:
+        OSError: also for a file that is larger than any table, such as a bomb or a device.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        content: bytes = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise OSError(f"it holds more than {_MAX_BYTES} bytes")
+    return content
+
+
 def _load(path: Path, key: str = "tokenizer_quantizer") -> dict[str, Any]:
     try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if path.suffix == ".gz" else raw
-        content = json.loads(text)
+        content = json.loads(_unpacked(path))
     except FileNotFoundError:
         folder = path.parent
         near = nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else ""
         raise UserError(
             f"{key} names the {'codes ' if key != KEY else ''}file {path}, which does not exist{near}"
         ) from None
-    except (OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{path} cannot be read ({error}): download it again") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         where = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path}{where} is not JSON ({error}): download it again") from error
     if not isinstance(content, dict) or not content:
@@ -230,9 +246,8 @@ def _plain(text: str) -> str:
 
 def _columns(table: Path) -> list[tuple[str, str]]:
     try:
-        raw = table.read_bytes()
-        text = (gzip.decompress(raw) if table.suffix == ".gz" else raw).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = _unpacked(table).decode()
+    except (*_UNREADABLE, UnicodeDecodeError) as error:
         raise UserError(f"{KEY} names {table}, which cannot be read: {error}") from error
     rows = []
     for at, line in enumerate(text.splitlines(), start=1):

@@ -81,10 +81,14 @@ def test_figures_with_known_answers(films: Understanding) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("- a", "give parts"),
+        ("- a", "holds a list"),
+        ("", "give parts"),
         ("x: [[only]]", "x: entry 1 is not"),
         ("x: [[a, Category, 'colour=red']]", "unknown slot 'colour=red'"),
-        ("x: [a: b", "cannot read"),
+        ("x: [a: b", "is not valid YAML"),
+        ("x: " + "[" * 20_000, "nests its values too deep"),
+        ("x: [[a, b]]\nx: [[a, b]]", "stands there twice"),
+        (f"x: [[{'a' * 1001}, JustForYou]]", "1001 characters"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -103,6 +107,14 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert main([*words, f"--sentences={own}"]) == 0
     text = capsys.readouterr().out
     assert "mine" in text and "1.000 (1)" in text and "1 sentences of tasks that are off are left out" in text
+    own.write_text("mine: [[in winter, Season, season=winter]]\n")  # all of them are left out
+    assert main([*words, f"--sentences={own}"]) == 0
+    own.write_text("mine: [[a comedy, Categroy, category=Comedy]]\n")
+    assert main([*words, f"--sentences={own}"]) == 2
+    assert "unknown task 'Categroy'; nearest: Category" in capsys.readouterr().err
+    own.write_text("dataset: [[a comedy, Category, category=Comedy]]\n")
+    assert main([*words, f"--sentences={own}"]) == 2
+    assert "rename the part" in capsys.readouterr().err
     assert main([*words, f"--sentences={tmp_path / 'none.yaml'}"]) == 2
     assert "no labelled sentences" in capsys.readouterr().err
     assert main(["tasks", "--dataset=ml-100k", f"--sentences={own}"]) == 2

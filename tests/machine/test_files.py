@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_sigma.benchmark.records import write_json
 from recbole_sigma.machine import files as artifacts
 from recbole_sigma.machine.files import ArtifactStore, fingerprint, write_atomically
 from recbole_sigma.values import UserError
@@ -95,3 +96,17 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
         path.write_bytes(b"half")
     write_atomically(tmp_path / "f", b"new")
     assert sorted(tmp_path.iterdir()) == sorted([alive, elsewhere, tmp_path / "f"])
+
+
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path):
+    """`--output=/dev/null`, as root, would take /dev/null away from the whole machine."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    (tmp_path / "null").symlink_to("/dev/null")
+    before = {path: path.lstat().st_ino for path in tmp_path.iterdir()}
+    for path in before:
+        with pytest.raises(UserError, match="is a device or a pipe, which no file can replace"):
+            write_atomically(path, b"x")
+        with pytest.raises(UserError, match="is a device or a pipe"):
+            write_json(path, {})
+    assert {path: path.lstat().st_ino for path in tmp_path.iterdir()} == before

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from recbole_sigma.commands import recommend as commands
 from recbole_sigma.commands.recommend import read_requests
 from recbole_sigma.recommend.answers import Request
 from recbole_sigma.recommend.titles import Titles
@@ -36,6 +37,20 @@ def test_deep_json_is_a_sentence() -> None:
     Path("r.txt").write_text('{"user": ' + "[" * 100_000 + "\n")
     with pytest.raises(UserError, match=r"r.txt:1 is no JSON object"):
         read_requests(Path("r.txt"), Request())
+
+
+def test_a_key_that_stands_twice_and_a_file_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("r.txt").write_text('{"user": "a", "user": "b"}\n')
+    with pytest.raises(UserError, match=r"r.txt:1 is no JSON object: a key stands in it twice"):
+        read_requests(Path("r.txt"), Request())
+    monkeypatch.setattr(commands, "MAX_BYTES", 1 << 20)
+    with pytest.raises(UserError, match="/dev/zero cannot be read: it is longer than 1048576 bytes"):
+        read_requests(Path("/dev/zero"), Request())
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_id() -> None:
+    Path("r.txt").write_text("u1\n", encoding="utf-8-sig")
+    assert read_requests(Path("r.txt"), Request())[0][1].user == "u1"
 
 
 def test_values_of_the_right_kind() -> None:

@@ -128,6 +128,7 @@ words("valid metric not computed", "valid_metric 'NDCG@7' is not computed", "--v
 words("split unknown", "split must be one of", "--eval_args={split: {XX: 1}}")
 words("split ratios negative", "split", "--eval_args={split: {RS: [-1, 2]}}")
 words("sampled candidates", "samples candidates", "--eval_args={mode: uni100}")
+words("split a number", "split must be one of", "--eval_args={split: 3}")
 words("order unknown", "order must be TO .* or RO", "--eval_args={order: XX}")
 words("eval_args a word", "eval_args must be a mapping", "--eval_args=full")
 words("switch that is none", "filter_seen must be true or false", "--filter_seen=maybe")
@@ -157,6 +158,8 @@ file("yaml bomb", "bad.yaml .*nests",
      "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
          f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi")))  # fmt: skip
 file("yaml deep", "bad.yaml .*nests", "epochs: " + "[" * 3000 + "]" * 3000)
+file("yaml long", "bad.yaml cannot be read: it is longer than 1048576 bytes", "# " + "x" * (1 << 20))
+file("yaml zero byte", "log_dir holds a zero byte", 'log_dir: "a\\0b"\n')
 file("key misspelt in a file", "unknown key 'epoch' in bad.yaml; nearest: epochs", "epoch: 1\n")
 file("type wrong in a file", "epochs must be .* .in bad.yaml", "epochs: many\n")
 
@@ -223,6 +226,16 @@ data(
     *SIGMA,
 )
 data("item line too short", r"planted.item:4 has 1 column", item(at(3, "g0i2")), *SIGMA)
+
+# --- the property file beside the data ---
+data("settings that are a folder", "planted.yaml is no file", lambda d: (d / "planted.yaml").mkdir())
+data("settings that link to themselves", "planted.yaml is no file",
+     lambda d: (d / "planted.yaml").symlink_to("planted.yaml"))  # fmt: skip
+data("settings from a pipe", "planted.yaml is no file", lambda d: os.mkfifo(d / "planted.yaml"))
+data("settings of the wrong kind", "use_gpu must be true or false, not 'banana' .in .*planted.yaml",
+     lambda d: (d / "planted.yaml").write_text("use_gpu: banana\n"))  # fmt: skip
+data("config file that is a pipe", "config.yaml cannot be read: it is a device or a pipe",
+     lambda d: os.mkfifo("config.yaml"), "--config_files=config.yaml")  # fmt: skip
 
 # --- SIGMA's and TIGER's keys ---
 of_sigma("view unknown", "grounding_views", "--grounding_views=[colaborative]")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_sigma.tokenization import published_ids
 from recbole_sigma.tokenization.published_ids import items_fingerprint, read_codes, write_codes
 from recbole_sigma.tokenization.trie import build_trie, deduplicate
 from recbole_sigma.values import UserError
@@ -122,6 +123,8 @@ def test_fingerprint_is_of_the_set():
     ("content", "sentence"),
     [
         ("{", "codes.json:1 is not JSON"),
+        ("[" * 100_000, "codes.json is not JSON"),
+        ('{"x": [' + "1" * 5_000 + "]}", "codes.json is not JSON"),
         ([], "holds a list"),
         ({}, "holds a dict"),
         ({"x": ["<a_1>"]}, "codes for 1 of the dataset's 2 items .item 'y' is missing"),
@@ -156,3 +159,11 @@ def test_broken_files_are_refused(tmp_path):
     (tmp_path / "no.json.gz").write_bytes(b"not gzip")
     with pytest.raises(UserError, match="no.json.gz cannot be read"):
         read_codes(tmp_path / "no.json.gz", ["[PAD]", "x"])
+
+
+def test_tables_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(published_ids, "_MAX_BYTES", 1 << 20)
+    (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b" " * (1 << 22)))
+    for path in (tmp_path / "bomb.json.gz", Path("/dev/zero")):
+        with pytest.raises(UserError, match="cannot be read .it holds more than 1048576 bytes"):
+            read_codes(path, ["[PAD]", "x"])

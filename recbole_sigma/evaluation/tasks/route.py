@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from recbole_sigma.settings.reading import nearest
+from recbole_sigma.settings.reading import MAX_VALUES, load_yaml, nearest
 from recbole_sigma.understanding.lexicon import Lexicon
 from recbole_sigma.understanding.reader import Understanding
 from recbole_sigma.understanding.request import Understood
@@ -41,23 +39,27 @@ class Labelled:
     slots: frozenset[str]
 
 
+LONGEST = 1000  # characters of a sentence, as `recommend` reads them
+
+
 def load_sentences(path: Path) -> dict[str, list[Labelled]]:
     """Labelled sentences by part: ``part: [[sentence, task, slot, ...], ...]``.
 
     Raises:
         UserError: no such file, no YAML, or a line that is no labelled sentence.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the labelled sentences {path}: {error}") from error
-    if not isinstance(raw, dict) or not raw:
+    raw = load_yaml(path, what="the file of labelled sentences", flow=MAX_VALUES)
+    if not raw:
         raise UserError(f"{path}: give parts, each a list of [sentence, task, slot, ...]")
     found: dict[str, list[Labelled]] = {}
     for part, rows in raw.items():
         for number, row in enumerate(rows if isinstance(rows, list) else [None], 1):
             if not isinstance(row, list) or len(row) < 2 or not all(isinstance(text, str) for text in row):
                 raise UserError(f"{path}: {part}: entry {number} is not [sentence, task, slot, ...]")
+            if len(row[0]) > LONGEST:
+                raise UserError(
+                    f"{path}: {part}: entry {number} has {len(row[0])} characters: write at most {LONGEST}"
+                )
             for slot in row[2:]:
                 kind = slot.removeprefix("-").partition("=")[0]
                 if kind not in KINDS:
@@ -147,8 +149,8 @@ def route(understanding: Understanding, labelled: Sequence[Labelled]) -> dict[st
     return figures
 
 
-def unlike_templates(labelled: Sequence[Labelled], texts: Sequence[str], most: float = 0.5) -> float:
-    """Share of the sentences whose TF-IDF cosine with every template is below ``most``.
+def unlike_templates(labelled: Sequence[Labelled], texts: Sequence[str], most: float = 0.5) -> float | None:
+    """Share of the sentences whose TF-IDF cosine with every template is below ``most``; None without any.
 
     Args:
         labelled: the sentences.
@@ -160,5 +162,7 @@ def unlike_templates(labelled: Sequence[Labelled], texts: Sequence[str], most: f
     table = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
     known = table.fit_transform(texts)
     rows = [row for row in labelled if row.task not in (NONE, "")]
+    if not rows:
+        return None
     likeness = (table.transform([row.sentence for row in rows]) @ known.T).max(axis=1).toarray()
     return float((likeness < most).mean())
