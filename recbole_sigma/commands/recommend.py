@@ -15,6 +15,7 @@ from recbole_sigma.settings.reading import nearest, raise_all
 from recbole_sigma.values import UserError
 
 FAREWELLS = frozenset({"bye", "goodbye", "exit", "quit", "q"})
+LONGEST_LINE = 100_000  # characters that are read at once in a talk
 MAX_BYTES = 1 << 28  # of --users_file
 BATCH = 256  # users of one batch of --users_file
 OPTIONS = (
@@ -162,7 +163,7 @@ def _chat(recommender: Any, base: Any, k: int) -> int:
             line = waiting.pop()
         else:
             print("> ", end="", flush=True)
-            typed = sys.stdin.readline()
+            typed = sys.stdin.readline(LONGEST_LINE)
             line = typed.strip()
             if not typed or line.lower() in FAREWELLS:
                 print()

@@ -68,7 +68,7 @@ def safe_output() -> Iterator[None]:
     A reader that closed the pipe (``| head``) ends the output, not the command with an error; messages on
     stderr that cannot be written end nothing.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # what is typed may be no text either
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     _occupy_closed_streams()

@@ -10,7 +10,7 @@ import torch
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.values import UserError
-from tests.planted import build, chain_config, tiny, write_chain
+from tests.planted import build, chain_config, one_batch, tiny, write_chain
 
 NAN = "NaN scores: its training diverged; lower learning_rate"
 
@@ -39,3 +39,34 @@ def test_a_model_that_diverged_is_not_judged(tmp_path) -> None:
         model.item_embedding.weight[3] = torch.nan
     with pytest.raises(UserError, match=NAN):
         judge.judge(model, data.test)
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        *((model, {}) for model in ("ClosedForm", "TGH", "PackedSASRec", "HSTU", "SIGMA", "TIGER")),
+        ("SIGMA", {"sigma_objective": "paper"}),
+        ("SIGMA", {"sigma_objective": "paper", "tokenizer_prefix_length": 0}),
+        ("SIGMA", {"decode_mode": "apf"}),
+    ],
+)
+@pytest.mark.parametrize("memory", ["none", "fixed"])
+def test_who_has_met_everything_has_an_empty_list(
+    model: str, more: dict[str, Any], memory: str, tmp_path
+) -> None:
+    """A user of whom nothing is left, or a sentence that excludes all: no item, and no cause that is none."""
+    write_chain(tmp_path / "planted")
+    values = {**chain_config(tmp_path), **tiny(model), **more, "memory": memory, "memory_weight": 1.0}
+    config, data, network = build(model, "planted", values)
+    network.eval()
+    judge = Judge(config)
+    judge.collector.data_collect(data.train)
+    batch, n = one_batch(data.test)[:2], data.train._dataset.item_num
+    everything = (torch.zeros(n - 1, dtype=torch.int64), torch.arange(1, n))
+    with torch.inference_mode():
+        if memory == "none":
+            items = judge.rank(network, batch, n, everything, data.test).items
+        else:
+            bonus = judge.memory.bonus(data.train._dataset, everything, len(batch))
+            items = judge.rank_fused(network, batch, n, everything, data.test, bonus, (1.0,))[0].items
+    assert not items[0].any() and (items[1] > 0).sum() >= 10

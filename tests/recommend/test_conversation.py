@@ -162,3 +162,11 @@ def test_escapes_of_a_sentence_are_not_printed_raw(chosen_run, monkeypatch, caps
     assert main(["recommend", f"--checkpoint={chosen_run['checkpoint']}", "--history=red0", "--chat"]) == 0
     text = capsys.readouterr().out
     assert "elephants" in text and "\x1b" not in text and "\x07" not in text
+
+
+def test_what_is_typed_may_be_no_text(chosen_run, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    """Bytes that are no UTF-8, and a line without end, which is read in parts."""
+    typed = io.TextIOWrapper(io.BytesIO(b"\xff\xfegreen\n\0" + b"x" * 250_000), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", typed)
+    assert main(["recommend", f"--checkpoint={chosen_run['checkpoint']}", "--history=red0", "--chat"]) == 0
+    assert capsys.readouterr().out.count("write at most 1000") == 3
