@@ -106,6 +106,10 @@ class StoredRun:
             where = f", batch {int(place['batches'])}" if place else ""
             if place and (place["batches"] < 0 or not all(map(math.isfinite, sum(place["losses"], [])))):
                 raise ValueError("the place inside the epoch is none")
+            if place and len(place["losses"]) != self.world.size:
+                raise ValueError(f"it holds the losses of {len(place['losses'])} processes")
+            if self.start_epoch < 0:
+                raise ValueError(f"epoch {saved.meta['epoch']} is none")
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}{where}")
 
     # --- the state of an unfinished run ---
@@ -280,7 +284,7 @@ def unpack(trainer: Any, saved: files.Checkpoint) -> None:
         trainer.start_epoch = saved.meta["epoch"] + 1
         trainer.cur_step = saved.meta["cur_step"]
         trainer.best_valid_score = saved.meta["best_valid_score"]
-        trainer.best_valid_result = saved.meta["best_valid_result"]
+        trainer.best_valid_result = _plain(saved.meta["best_valid_result"])
         trainer.best_epoch = saved.meta["best_epoch"]
         trainer.history = list(saved.meta["history"])
 
@@ -292,6 +296,9 @@ def _check_optimizer(optimizer: Any, fresh: list[dict[str, Any]]) -> None:
         optimizer: with the stored state in it.
         fresh: its groups as they were before.
     """
+    kept = [set(state) for state in optimizer.state.values() if state]
+    if any(names != kept[0] for names in kept):
+        raise KeyError("the optimizer lacks a value of one of its parameters")
     for group, own in zip(optimizer.param_groups, fresh, strict=True):
         for name, value in group.items():
             if name != "params" and _kind(value) != _kind(own.get(name, 0.0)):
@@ -303,6 +310,8 @@ def _check_optimizer(optimizer: Any, fresh: list[dict[str, Any]]) -> None:
                         raise TypeError(f"the optimizer's {name} is a {type(value).__name__}")
                 elif value.numel() != 1 and value.shape != parameter.shape:
                     raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}")
+                elif not torch.isfinite(value).all():
+                    raise ValueError(f"the optimizer's {name} holds NaN or infinite numbers")
 
 
 def _kind(value: Any) -> Any:

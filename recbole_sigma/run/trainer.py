@@ -26,6 +26,7 @@ from recbole_sigma.data.shares import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judge, Judgement
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
+from recbole_sigma.machine.files import reading
 from recbole_sigma.machine.progress import Counted, Progress
 from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
@@ -181,8 +182,12 @@ class RunTrainer(StoredRun):
         continued, self._continued = self._continued, None
         if continued is not None:
             state.restore_generators(continued)
-            if "loader" in continued.group("rng"):
-                train_data.generator.set_state(continued.group("rng")["loader"])
+            with reading(continued.path or "the stored state", files.AGAIN):
+                if "loader" in continued.group("rng"):
+                    train_data.generator.set_state(continued.group("rng")["loader"])
+                steps, place = epoch_length(train_data, self.world.size), continued.meta["place"]
+                if place and place["batches"] > steps:
+                    raise ValueError(f"it stands at batch {place['batches']} of {steps}")
         elif epoch_idx > self.start_epoch:
             self.store(epoch_idx - 1)
         self.order_state = self.current_order()

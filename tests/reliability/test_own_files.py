@@ -139,6 +139,49 @@ def test_moments_of_another_shape_are_noticed_before_the_first_step(trained) -> 
     state.write_bytes(before)
 
 
+def forge_moment(change: Any) -> Any:
+    """A change of the first moment of one parameter."""
+
+    def forge(meta: dict[str, Any], tensors: dict[str, Any]) -> None:
+        name = next(key for key in tensors if key.endswith("exp_avg"))
+        changed = change(tensors.pop(name))
+        if changed is not None:
+            tensors[name] = changed
+
+    return forge
+
+
+@pytest.mark.parametrize(
+    ("forge", "told"),
+    [
+        (forge_moment(lambda moment: None), "lacks a value"),
+        (forge_moment(lambda moment: moment * torch.nan), "exp_avg holds NaN"),
+        (lambda meta, tensors: tensors.update({"rng/loader": torch.zeros(3)}), "ByteTensor"),
+        (
+            lambda meta, tensors: tensors.update({"rng/loader": torch.zeros(3, dtype=torch.uint8)}),
+            "RNG state",
+        ),
+        (lambda meta, tensors: meta.update(epoch=-5), "epoch -5 is none"),
+        (lambda meta, tensors: meta["place"].update(batches=10**9), "stands at batch"),
+        (lambda meta, tensors: meta["place"].update(losses=[]), "the losses of 0 processes"),
+        (lambda meta, tensors: meta.update(best_valid_result={"ndcg@10": "x"}), "could not convert"),
+    ],
+)
+def test_a_state_that_could_not_be_continued_is_damaged(forge: Any, told: str, trained) -> None:
+    """Each was once noticed inside torch only, after the run had begun."""
+    values, _, state = trained
+    before, saved = state.read_bytes(), files.read(state)
+    meta, tensors = copy.deepcopy(plain(saved)), dict(saved.tensors)
+    forge(meta, tensors)
+    files.write(state, files.Checkpoint(meta, tensors))
+    try:
+        with pytest.raises(UserError, match=rf"last.safetensors is damaged .*{told}"):
+            run("PackedSASRec", "planted", config_dict={**values, "resume": True})
+    finally:
+        state.write_bytes(before)
+        gc.collect()
+
+
 def test_the_best_file_of_a_state_lies_beside_it(trained) -> None:
     _, _, state = trained
     saved = files.read(state)
