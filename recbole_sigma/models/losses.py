@@ -33,9 +33,6 @@ def history_of(items: Tensor, rows: Tensor, last: Tensor) -> Tensor:
 def hide(logits: Tensor, seen: SeenPairs | None = None) -> Tensor:
     """Logits with -inf at the padding item and at seen items.
 
-    A row of which nothing would be left keeps its logits, since a softmax of nothing is NaN; whoever ranks
-    them hides seen items again, and lists none.
-
     Args:
         logits: float [M, N].
         seen: (row, item) pairs, or None.
@@ -44,7 +41,6 @@ def hide(logits: Tensor, seen: SeenPairs | None = None) -> Tensor:
     closed[:, 0] = True
     if seen is not None:
         closed[seen] = True
-        closed[closed.all(dim=1), 1:] = False
     return logits.masked_fill(closed, float("-inf"))
 
 
