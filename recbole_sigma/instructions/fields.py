@@ -38,6 +38,7 @@ class Material:
         flat: categories are labels side by side, not a path.
         queries: what the user typed before each event [E], or None without a query field.
         lag_days: days between use and interaction, None where times say nothing about use.
+        dated: times are dates, not only an order.
         southern: seasons of the southern hemisphere.
         empty_history: a user's first event is a target.
         seed: seed of fixed draws.
@@ -55,6 +56,7 @@ class Material:
     flat: bool
     queries: list[str] | None
     lag_days: float | None
+    dated: bool
     southern: bool
     empty_history: bool
     seed: int
@@ -111,7 +113,6 @@ def gather(dataset: Any, config: Any) -> Material:
     users, items = events.users.numpy(), events.items.numpy()
     dates = events.seconds
     times = (events.times if dates is None else dates).numpy()
-    lag = keys.task_lag_days
     return Material(
         users=users,
         items=items,
@@ -130,7 +131,8 @@ def gather(dataset: Any, config: Any) -> Material:
         queries=event_texts(dataset, names.query_field)
         if names.query_field and dataset.event_feat is not None
         else None,
-        lag_days=None if lag is None or dates is None else lag,
+        lag_days=keys.task_lag_days,
+        dated=dates is not None,
         southern=keys.task_hemisphere == "south",
         empty_history=keys.task_empty_history,
         seed=read(RecBoleKeys, config).seed,

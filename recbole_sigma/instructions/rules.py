@@ -270,9 +270,11 @@ def _holiday(task: Task, material: Material) -> TaskRows:
 def _need_times(task: Task, material: Material) -> float:
     if material.lag_days is None:
         raise TaskOff(
-            "the times of this dataset say nothing about when an item was used (task_lag_days is unset, or "
-            "times are no unix seconds)"
+            "task_lag_days is unset (~), which says that its times say nothing about when an item was used; "
+            "set the days from use to interaction if they do"
         )
+    if not material.dated:
+        raise TaskOff("its times are no dates between 1980 and 2100, so they tell no season")
     times = material.times[material.train]
     years = float(times.max() - times.min()) / YEAR if len(times) else 0.0
     if years < task.options["least_years"]:

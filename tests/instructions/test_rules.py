@@ -1,5 +1,7 @@
 """Which rows qualify: against brute force, with known answers, and without a look at held-out events."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from recbole_sigma.instructions.calendar import SEASONS
 from recbole_sigma.instructions.fields import nodes, places, repeats
-from recbole_sigma.instructions.rules import lift_table, tail_items, unseen_before
+from recbole_sigma.instructions.rules import TaskOff, lift_table, qualify, tail_items, unseen_before
 from recbole_sigma.instructions.samples import describe
 from recbole_sigma.instructions.tasks import chosen_tasks, load_tasks
 from recbole_sigma.settings.recipes import properties_dir
@@ -137,14 +139,22 @@ def test_a_repeated_event_is_no_target():
     [
         ({"category_field": None}, "Category", "no category_field"),
         ({"category_field": None}, "Discover", "no category_field"),
-        ({"task_lag_days": None}, "Season", "say nothing about when"),
-        ({"task_lag_days": None}, "Holiday", "say nothing about when"),
+        ({"task_lag_days": None}, "Season", "task_lag_days is unset"),
+        ({"task_lag_days": None}, "Holiday", "task_lag_days is unset"),
     ],
 )
 def test_a_task_without_its_fields_is_off_with_a_sentence(shop, changes, name, sentence):
     tasks, _ = shop(**changes)
     assert name not in tasks.rows and sentence in tasks.off[name] and "\n" not in tasks.off[name]
     assert f"{name} is off on shop" in tasks.off[name]
+
+
+def test_seasons_need_dates(shop):
+    tasks, _ = shop()
+    undated = replace(tasks.material, dated=False)
+    for name in ("Season", "Holiday"):
+        with pytest.raises(TaskOff, match="no dates"):
+            qualify(tasks.rows[name].task, undated)
 
 
 def test_support_and_years_below_the_minimum(shop_root, tmp_path):
