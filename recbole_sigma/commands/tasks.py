@@ -20,7 +20,11 @@ from recbole_sigma.commands.words import (
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
 
-PROMPTS = 10
+PROMPTS = 3
+LEGEND = """\
+train, valid, test: events the task may ask for; slot: what fills the blank of its wordings ("pseudo": a query
+made up from item texts), and how many values it has; share: its part of the instructions in training
+"""
 
 
 def add(verbs: Any) -> None:
@@ -94,6 +98,7 @@ def _show_tasks(options: argparse.Namespace, rest: list[str]) -> int:
     from recbole_sigma.instructions.samples import describe
 
     print(tabulate(describe(tasks), headers="keys"))
+    print(LEGEND)
     for sentence in tasks.off.values():
         print(sentence)
     for name in tasks.rows:
