@@ -76,7 +76,10 @@ def _dispatch(words: list[str]) -> int:
         return 0
     refuse_options_of_others(verb, rest, verbs)
     if vars(options).get("checkpoint") is not None:
-        options.checkpoint = checkpoint_named(options.checkpoint)
+        found = checkpoint_named(options.checkpoint)
+        if found != options.checkpoint and not options.quiet:
+            print(f"--checkpoint={options.checkpoint} is {found}", file=sys.stderr)
+        options.checkpoint = found
     return int(options.run(options, rest))
 
 

@@ -280,6 +280,16 @@ def test_latest_is_the_newest_model(scratch: Path) -> None:
     assert checkpoint_named("other.safetensors") == "other.safetensors"
 
 
+def test_latest_is_named_on_standard_error(scratch: Path, capsys) -> None:
+    (scratch / "saved").mkdir()
+    (scratch / "saved" / "A.safetensors").write_text("")
+    words = ["recommend", "--checkpoint=latest", "--history=a"]
+    assert main(words) == 2  # the file holds nothing
+    assert "--checkpoint=latest is saved/A.safetensors" in capsys.readouterr().err
+    assert main([*words, "--quiet"]) == 2
+    assert "latest is" not in capsys.readouterr().err
+
+
 def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
     def interrupted(options, rest):
         raise KeyboardInterrupt
