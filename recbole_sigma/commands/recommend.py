@@ -165,6 +165,8 @@ def _chat(recommender: Any, base: Any, k: int) -> int:
             print("> ", end="", flush=True)
             typed = sys.stdin.readline(LONGEST_LINE)
             line = typed.strip()
+            if typed and not sys.stdin.isatty():  # a terminal shows what is typed; a pipe does not
+                print(line, flush=True)
             if not typed or line.lower() in FAREWELLS:
                 print()
                 return 0

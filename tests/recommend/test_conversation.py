@@ -150,6 +150,7 @@ def test_the_terminal(chosen_run, monkeypatch, capsys) -> None:  # type: ignore[
     assert main(["recommend", *words]) == 0
     text = capsys.readouterr().out
     assert "the green thing" in text and "no category green" in text
+    assert "> not green\n" in text, "what came through a pipe is shown before its answer"
     assert "2000 characters" in text and "voted for by" in text
     for wrong in ("--users_file=u.txt", "--format=json"):
         assert main(["recommend", *words, wrong]) == 2
