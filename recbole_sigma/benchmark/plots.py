@@ -72,6 +72,15 @@ def _style(dark: bool) -> Iterator[None]:
         yield
 
 
+def _log_scale(axis: Any) -> None:
+    """A logarithmic x axis with plain numbers; those of matplotlib need mathtext, which is off here."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(LogFormatter())
+    axis.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+
+
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
     """A figure that no window system is asked about: drawn by Agg."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -138,7 +147,7 @@ def cost(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
             [x], [row["ndcg@10"]], yerr=row["ndcg@10 sd"], fmt=marker, color=colour, markersize=8,
             label=row["model"], linestyle="none",
         )  # fmt: skip
-    axis.set_xscale("log")
+    _log_scale(axis)
     axis.set_xlabel("CPU seconds: preparation, training, validation, test (log scale)")
     axis.set_ylabel("NDCG@10 on test")
     _legend(axis, len(rows))
@@ -187,7 +196,7 @@ def learning(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     longest = [points[-1][0] for _, points in curves]
     wide = max(longest) > 5 * min(longest)
     if wide:
-        axis.set_xscale("log")
+        _log_scale(axis)
     axis.set_xlabel(f"CPU seconds of preparation and training{' (log scale)' if wide else ''}")
     axis.set_ylabel("NDCG@10 on validation")
     levels = seconds_to_levels(record)

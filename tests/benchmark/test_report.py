@@ -263,3 +263,17 @@ def test_legends_stay_on_the_paper(name: str) -> None:
     assert len(figure.legends) == 1
     assert box.x0 >= 0 and box.x1 <= paper.width and box.y0 >= 0
     assert axis.get_window_extent().height > 0.5 * 4.8 * figure.dpi
+
+
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers() -> None:
+    """Also those that matplotlib makes while it draws, past the settings under which the figure was made."""
+    for seconds in ((2.0, 20.0), (3.0, 4.0), (0.1, 4000.0)):
+        with plots._style(dark=False):
+            figure, (axis,) = plots._figure(4, 3)
+            axis.plot(seconds, (0.1, 0.2))
+            plots._log_scale(axis)
+        figure.canvas.draw()
+        shown = [tick.get_text() for tick in axis.get_xticklabels(which="both") if tick.get_text()]
+        assert shown
+        for text in shown:
+            float(text.replace("\N{MINUS SIGN}", "-"))
