@@ -283,7 +283,11 @@ def report(result: Result) -> str:
         f"  {result.rows:,} rows in {result.seconds:.1f} s ({speed:,.0f} rows/s), peak memory "
         f"{peak_memory_mb():,.0f} MB"
     )
-    lines.append(f"use it: --dataset={card['name']} --data_path={result.folder.parent}")
+    model = "EASE" if card["protocol"] == "random" else "SIGMA"  # no order: no sequential model
+    lines.append(
+        f"train on it: python -m recbole_sigma --model={model} "
+        + shlex.join([f"--dataset={card['name']}", f"--data_path={result.folder.parent}"])
+    )
     return "\n".join(map(visible, lines)) + "\n"
 
 

@@ -251,7 +251,8 @@ def test_bring_your_own_data_set_as_the_page_says(tmp_path, monkeypatch, capsys)
     (tmp_path / "clicks.csv").write_text(f"{header}\n{rows}")
     monkeypatch.chdir(tmp_path)
     assert main(["convert", *command]) == 0
-    assert "use it: --dataset=clicks --data_path=dataset" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "train on it: python -m recbole_sigma --model=SIGMA --dataset=clicks --data_path=dataset" in told
     assert "--dataset=clicks --data_path=dataset" in steps
     assert (tmp_path / "dataset/clicks/clicks.card.md").is_file()
 
