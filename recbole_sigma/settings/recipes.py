@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -92,7 +93,10 @@ def recbole_folder() -> Path:
     """
     spec = importlib.util.find_spec("recbole")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("recbole is not installed: pip install recbole==1.2.1")
+        raise UserError(
+            f"recbole is not installed for {sys.executable}: use the Python of .venv (make setup, then "
+            "source .venv/bin/activate), or pip install recbole==1.2.1"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from recbole_sigma.run.config import RunConfig as Config
 from recbole_sigma.run.loaders import load_data
+from recbole_sigma.settings import recipes
 from recbole_sigma.settings.reading import parse_value
 from recbole_sigma.settings.recbole_values import INTERVAL_KEYS, interval_problem, value_problems
 from recbole_sigma.values import UserError
@@ -132,3 +136,9 @@ def test_what_recbole_refuses_is_no_fault_of_this_program(values: dict[str, Any]
 def test_what_a_library_would_refuse_late_is_refused_early(key: str, value: object) -> None:
     assert any(problem.startswith(f"{key} must be") for problem in value_problems({key: value}))
     assert not value_problems({"rm_dup_inter": "first", "clip_grad_norm": {"max_norm": 5, "norm_type": 2}})
+
+
+def test_the_wrong_python_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=f"{re.escape(sys.executable)}: use the Python of .venv"):
+        recipes.recbole_folder()
