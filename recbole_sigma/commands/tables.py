@@ -250,6 +250,9 @@ def tune(options: argparse.Namespace, rest: list[str]) -> int:
         for f in found
     ]
     print(tabulate(body, headers=head, disable_numparse=True))
+    print("shipped, best: the valid_metric on validation of the shipped settings, and of the best trial")
+    tuned = ",".join(f"{f['name']}:{f['file']}" for f in found)
+    print(f"judge the best on test: benchmark --models={tuned} --dataset={options.dataset}")
     return 0
 
 
