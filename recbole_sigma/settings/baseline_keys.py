@@ -103,9 +103,9 @@ class BsarecKeys:
 class TransformerKeys:
     """A transformer over item numbers."""
 
-    n_layers: int = key(2, "Transformer layers")
-    n_heads: int = key(2, "Attention heads")
-    hidden_size: int = key(64, "Width of the states")
-    inner_size: int = key(256, "Width of the feed-forward layers")
+    n_layers: int = key(2, "Transformer layers", 1, 1_000)
+    n_heads: int = key(2, "Attention heads", 1, 1_000)
+    hidden_size: int = key(64, "Width of the states", 1, 1 << 20)
+    inner_size: int = key(256, "Width of the feed-forward layers", 1, 1 << 20)
     hidden_dropout_prob: float = key(0.3, "Dropout of states and embeddings", 0.0, 1.0)
     attn_dropout_prob: float = key(0.3, "Dropout of attention", 0.0, 1.0)

@@ -340,12 +340,12 @@ class DecodeKeys(BeamKeys):
 class TigerKeys:
     """TIGER's network and rows."""
 
-    tiger_layers: int = key(4, "Encoder layers")
-    tiger_decoder_layers: int = key(4, "Decoder layers")
-    tiger_d_model: int = key(128, "Width of the states")
-    tiger_heads: int = key(6, "Attention heads")
-    tiger_d_kv: int = key(64, "Width of a head")
-    tiger_d_ff: int = key(1024, "Width of the feed-forward layers")
+    tiger_layers: int = key(4, "Encoder layers", 1, 1_000)
+    tiger_decoder_layers: int = key(4, "Decoder layers", 1, 1_000)
+    tiger_d_model: int = key(128, "Width of the states", 1, 1 << 20)
+    tiger_heads: int = key(6, "Attention heads", 1, 1_000)
+    tiger_d_kv: int = key(64, "Width of a head", 1, 1 << 20)
+    tiger_d_ff: int = key(1024, "Width of the feed-forward layers", 1, 1 << 20)
     tiger_dropout: float = key(0.1, "Dropout everywhere")
     tiger_user_tokens: int = key(0, "Hashed user tokens; 0 = none (the paper has 2,000)")
     tiger_samples: str = key(

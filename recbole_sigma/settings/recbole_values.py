@@ -131,7 +131,14 @@ def value_problems(values: Mapping[str, Any]) -> list[str]:
         if SIZES.fullmatch(key) and value is not None:
             if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers):
                 problems.append(f"{key} must be a positive integer (or a list of them), not {value!r}")
+            elif "batch" not in key and max(numbers, default=1) > (most := _most(key)):
+                problems.append(f"{key} must be at most {most:,}, not {value!r}: no machine holds more")
     return [problem for problem in problems if problem] or _heads_problem(values)
+
+
+def _most(key: str) -> int:
+    """The largest size that a network may ask for: an endless construction is no error message."""
+    return 1_000 if key in ("n_layers", "n_heads") else 1 << 20
 
 
 def _clip_problem(value: Any) -> str | None:

@@ -430,6 +430,8 @@ def test_a_key_that_stands_twice_is_refused(text: str, tmp_path: Path) -> None:
         ({"shuffle": "banana"}, "shuffle must be true or false"),
         ({"reproducibility": 5}, "reproducibility must be true or false"),
         ({"embedding_size": "x"}, "embedding_size must be a positive integer"),
+        ({"embedding_size": 10**9}, "embedding_size must be at most 1,048,576"),
+        ({"n_layers": 10**9}, "n_layers must (be at most 1,000|lie in)"),
         ({"weight_decay": float("nan")}, "weight_decay must lie in"),
         ({"reg_weight": float("nan")}, "reg_weight must be a number, not nan"),
         ({"worker": 1_000_000}, "worker must lie in"),
