@@ -28,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +100,29 @@ def _short(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def values_of(options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
+    """Settings of a run that writes to the scratch folder alone."""
+    values = {
+        "show_progress": False, "state": "ERROR", "seed": 2024, "filter_seen": True,
+        "checkpoint_dir": options.scratch, "artifact_dir": f"{options.scratch}/artifacts",
+        "log_dir": f"{options.scratch}/log", **changes,
+    }  # fmt: skip
+    return {**values, "data_path": options.data_path} if options.data_path else values
+
+
+def take_loss(model: Any, batch: Any) -> None:
+    """Forward and backward of one batch."""
+    losses = model.calculate_loss(batch)
+    (sum(losses) if isinstance(losses, tuple) else losses).backward()
+
+
 def build(name: str, options: argparse.Namespace, **changes: Any) -> tuple[Any, Any, Any, Any]:
     """(config, loaders, model, trainer) of a row on the device that RecBole finds, or on a CPU."""
     from recbole_sigma.quick_start import build_model, build_trainer
     from recbole_sigma.run.config import RunConfig
     from recbole_sigma.run.loaders import load_data
 
-    values = {
-        "show_progress": False, "state": "ERROR", "seed": 2024, "filter_seen": True,
-        "checkpoint_dir": options.scratch, "artifact_dir": f"{options.scratch}/artifacts",
-        "log_dir": f"{options.scratch}/log", **changes,
-    }  # fmt: skip
-    if options.data_path:
-        values["data_path"] = options.data_path
-    config = RunConfig(name.split(",")[0], options.dataset, None, values)
+    config = RunConfig(name.split(",")[0], options.dataset, None, values_of(options, **changes))
     data = load_data(config, config.model_class)
     torch.manual_seed(0)
     model = build_model(config, config.model_class, data.train)
@@ -133,10 +143,6 @@ def host_side(name: str, options: argparse.Namespace) -> dict[str, Any]:
     batch, rows = next(iter(data.train)), next(iter(data.valid))[0]
     sent = sum(column.nbytes for column in batch.interaction.values())
 
-    def step(there: Any) -> None:
-        losses = model.calculate_loss(there)
-        (sum(losses) if isinstance(losses, tuple) else losses).backward()
-
     def lists(there: Any) -> None:
         if contract(model).generative:
             model.rank(there, 20)
@@ -147,7 +153,7 @@ def host_side(name: str, options: argparse.Namespace) -> dict[str, Any]:
     with pretend():
         config.final_config_dict["device"] = model.device = DEVICE
         model.to(DEVICE)
-        for part, work, own in (("step", step, batch), ("judged_batch", lists, rows)):
+        for part, work, own in (("step", partial(take_loss, model), batch), ("judged_batch", lists, rows)):
             model.train(part == "step")
             there = contract(model).on_device(own, DEVICE)
             with reads() as waits, Count() as count:
@@ -220,13 +226,7 @@ def to_the_table(name: str, options: argparse.Namespace, rate: float, **more: An
     torch.cuda.reset_peak_memory_stats()
     with clocked() as seconds:
         build(name, options, **settings)
-    values = {
-        "show_progress": False, "state": "ERROR", "seed": 2024, "filter_seen": True,
-        "checkpoint_dir": options.scratch, "artifact_dir": f"{options.scratch}/artifacts",
-        "log_dir": f"{options.scratch}/log", **settings,
-    }  # fmt: skip
-    if options.data_path:
-        values["data_path"] = options.data_path
+    values = values_of(options, **settings)
     preparation = seconds()
     with clocked() as seconds:
         result = run(name.split(",")[0], options.dataset, config_dict=values, saved=False)
@@ -236,10 +236,9 @@ def to_the_table(name: str, options: argparse.Namespace, rate: float, **more: An
     predictions = data.train._dataset.packer.predictions
     batch = next(iter(data.train))
     there = model.on_device(batch, "cuda")
-    losses = model.train().calculate_loss(there)
+    model.train()
     with FlopCounterMode(display=False) as flops:
-        losses = model.calculate_loss(there)
-        (sum(losses) if isinstance(losses, tuple) else losses).backward()
+        take_loss(model, there)
     steps, epoch = len(data.train), sorted(train)[len(train) // 2]
     return {
         "preparation_seconds": preparation,
@@ -248,19 +247,13 @@ def to_the_table(name: str, options: argparse.Namespace, rate: float, **more: An
         "seconds_per_epoch": epoch,
         "seconds_per_validation": sorted(entry.get("valid_seconds") or 0 for entry in history)[-1],
         "predictions_per_second": predictions / epoch,
-        "kernels_per_step": kernels(lambda: trainer_step(model, there)),
+        "kernels_per_step": kernels(partial(take_loss, model, there)),
         # catalogue losses compute inside one autograd function, which the counter does not see twice
         "share_of_matrix_rate": flops.get_total_flops() * steps / epoch / 1e12 / rate,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
         "valid_ndcg@10": result["best_valid_result"]["ndcg@10"],
         "test_ndcg@10": result["test_result"]["ndcg@10"],
     }
-
-
-def trainer_step(model: Any, batch: Any) -> None:
-    """Forward and backward of one batch."""
-    losses = model.calculate_loss(batch)
-    (sum(losses) if isinstance(losses, tuple) else losses).backward()
 
 
 def kernels(work: Callable[[], None]) -> int:

@@ -211,6 +211,5 @@ def try_lock(path: Path) -> IO[str] | None:
 
 def _file_name(record: dict[str, Any]) -> str:
     words = f"{record['row']['name']}-{record['seed']}{'' if record['filter_seen'] else '-unfiltered'}"
-    return (
-        re.sub(r"[^\w.+-]+", "_", words).encode()[:100].decode(errors="ignore")
-    )  # file systems take 255 bytes
+    plain = re.sub(r"[^\w.+-]+", "_", words)
+    return plain.encode()[:100].decode(errors="ignore")  # file systems take 255 bytes

@@ -12,6 +12,19 @@ from recbole_sigma.data.events import Chronology, ExactTime
 from recbole_sigma.values import SeenPairs, UserError
 
 
+def first_judged(dataset: Any) -> Tensor:
+    """Of every user the number of the first event that an evaluation part judges: int64 [users].
+
+    A user whom it does not judge has a number beyond all events.
+
+    Args:
+        dataset: the part, with a `Chronology`.
+    """
+    rows = dataset.inter_feat
+    first = torch.full((dataset.user_num,), len(dataset.chronology), dtype=torch.int64)
+    return first.scatter_reduce_(0, rows[dataset.uid_field], rows[dataset.time_field].long(), "amin")
+
+
 class Histories:
     """Items that a row's user met before the judged event, beyond the model's window too.
 
@@ -35,10 +48,7 @@ class Histories:
         self.moment: Tensor | None = None
         if not loader.is_sequential:
             # one row per user with all its targets: what came before the first of them
-            self.moment = torch.full((dataset.user_num,), len(self.chronology), dtype=torch.int64)
-            self.moment.scatter_reduce_(
-                0, dataset.inter_feat[self.user_field], dataset.inter_feat[self.time_field], "amin"
-            )
+            self.moment = first_judged(dataset)
 
     def __call__(self, interaction: Interaction, history: SeenPairs | None) -> SeenPairs:
         """(row, item) pairs of a batch, rows ascending, items of a row in order of time where there is one.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from recbole.utils import ModelType
 
+from recbole_sigma.evaluation.histories import first_judged
 from recbole_sigma.instructions.fields import Material, gather
 from recbole_sigma.instructions.rules import TaskRows
 from recbole_sigma.instructions.samples import build_tasks
@@ -73,7 +74,7 @@ class Recommender:
         held_out: Any = None,
     ) -> None:
         self.paraphrase = paraphrase
-        self._moments = None if held_out is None else _first_events(held_out)
+        self._moments = None if held_out is None else first_judged(held_out._dataset).numpy()
         self.config, self.dataset, self.train = config, dataset, train
         self.maker = ListMaker(config, model, dataset, train, loader)
         self.labels = contract(model).task_labels
@@ -396,15 +397,3 @@ class Recommender:
 
         length = self.codes.prefix_length
         return "".join(code_token(level, int(self.codes.codes[item, level])) for level in range(length))
-
-
-def _first_events(loader: Any) -> np.ndarray:
-    """Of every user the number of the first event that an evaluation part judges: int64 [users].
-
-    A user whom it does not judge has a number beyond all events.
-    """
-    dataset = loader._dataset
-    first = np.full(dataset.user_num, len(dataset.chronology), dtype=np.int64)
-    rows = dataset.inter_feat
-    np.minimum.at(first, rows[dataset.uid_field].numpy(), rows[dataset.time_field].numpy().astype(np.int64))
-    return first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recbole_sigma.settings.keys import key
+from recbole_sigma.settings.keys import key, newest_key
 
 
 @dataclass(frozen=True)
@@ -13,13 +13,7 @@ class KnnKeys:
 
     knn_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
     knn_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
-    knn_last: int | str = key(
-        "auto",
-        "Newest events of the history that vote; auto = 20, or 3 where users have fewer than 20 train events",
-        1,
-        1_000_000,
-        words=("auto",),
-    )
+    knn_last: int | str = newest_key("of the history that vote")
     knn_decay: float = key(0.8, "Weight of a vote per step of age", 0.0, 1.0)
     knn_forward: float = key(
         0.5, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
@@ -38,13 +32,7 @@ class NextKeys:
     """Ridge regression from the newest items to the next."""
 
     next_ridge: float = key(100.0, "What keeps its weights small", 1e-6, 1e9)
-    next_last: int | str = key(
-        "auto",
-        "Newest events that tell the next; auto = 20, or 3 where users have fewer than 20 train events",
-        1,
-        1_000,
-        words=("auto",),
-    )
+    next_last: int | str = newest_key("that tell the next", 1_000)
     next_decay: float = key(0.8, "Weight of an event per step of age", 0.0, 1.0)
 
 
@@ -61,13 +49,7 @@ class TextKeys:
     """A linear map from text to collaborative vectors."""
 
     text_ridge: float = key(1.0, "What keeps the map small", 1e-9, 1e9)
-    text_last: int | str = key(
-        "auto",
-        "Newest events that make the query; auto = 20, or 3 where users have fewer than 20 train events",
-        1,
-        1_000_000,
-        words=("auto",),
-    )
+    text_last: int | str = newest_key("that make the query")
     text_decay: float = key(0.8, "Weight of an event per step of age", 0.0, 1.0)
 
 

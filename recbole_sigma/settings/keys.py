@@ -39,6 +39,12 @@ def key(
     return field(default=default, metadata=about)
 
 
+def newest_key(which: str, high: int = 1_000_000) -> Any:
+    """A field that says how many of the newest events count; ``auto`` follows the train histories."""
+    told = f"Newest events {which}; auto = 20, or 3 where users have fewer than 20 train events"
+    return key("auto", told, 1, high, words=("auto",))
+
+
 @dataclass(frozen=True)
 class ProtocolKeys:
     """What every model is judged by."""
@@ -61,13 +67,7 @@ class MemoryKeys:
     memory_weight: float = key(0.3, "The weight w where memory is fixed", 0.0, 1e6)
     memory_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
     memory_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
-    memory_last: int | str = key(
-        "auto",
-        "Newest events of the history that vote; auto = 20, or 3 where users have fewer than 20 train events",
-        1,
-        1_000_000,
-        words=("auto",),
-    )
+    memory_last: int | str = newest_key("of the history that vote")
     memory_decay: float = key(0.8, "Weight of a vote per step of age", 0.0, 1.0)
     memory_forward: float = key(
         0.65, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
