@@ -71,8 +71,8 @@ class Count(TorchDispatchMode):
 class Report:
     """Lines as they come, and all of them as one JSON file."""
 
-    def __init__(self, output: Path | None) -> None:
-        self.output, self.found = output, dict[str, Any]()
+    def __init__(self, output: Path | None, parts: str = "") -> None:
+        self.output, self.found, self.parts = output, dict[str, Any](), tuple(parts.split("|"))
 
     def add(self, name: str, **figures: Any) -> None:
         """Print one line and store everything so far."""
@@ -84,6 +84,8 @@ class Report:
 
     def part(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
         """Run one part; what stops it is its line."""
+        if not name.startswith(self.parts):
+            return
         started = time.perf_counter()
         try:
             figures = work()
@@ -216,44 +218,81 @@ def correct(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def to_the_table(name: str, options: argparse.Namespace, rate: float, **more: Any) -> dict[str, Any]:
-    """From the command to the judged test set, with early stopping, in a process of its own."""
-    from torch.utils.flop_counter import FlopCounterMode
+def to_the_table(name: str, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """A whole run in a process of its own, from the command to the judged test set, with early stopping."""
+    values = values_of(options, **MODELS[name], **more)
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, __file__, "--dataset", options.dataset, "--one", name, json.dumps(values)],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    whole = time.perf_counter() - begin
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
+    return {"whole_seconds": whole, **json.loads(done.stdout.strip().splitlines()[-1])}
 
+
+def one_run(name: str, dataset: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and metrics of one run, in this process."""
     from recbole_sigma.quick_start import run
 
-    settings = MODELS[name] | more
-    torch.cuda.reset_peak_memory_stats()
-    with clocked() as seconds:
-        build(name, options, **settings)
-    values = values_of(options, **settings)
-    preparation = seconds()
-    with clocked() as seconds:
-        result = run(name.split(",")[0], options.dataset, config_dict=values, saved=False)
-    history = result["history"]
-    train = [entry["train_seconds"] for entry in history[1:]] or [history[0]["train_seconds"]]
-    _, data, model, trainer = build(name, options, **settings)
-    predictions = data.train._dataset.packer.predictions
-    batch = next(iter(data.train))
-    there = model.on_device(batch, "cuda")
-    model.train()
-    with FlopCounterMode(display=False) as flops:
-        take_loss(model, there)
-    steps, epoch = len(data.train), sorted(train)[len(train) // 2]
+    result = run(name.split(",")[0], dataset, config_dict=values, saved=False)
+    history, seconds = result["history"], result["seconds"]
+    epochs = sorted(entry["train_seconds"] for entry in history)
+    predictions = result["loaders"].train._dataset.packer.predictions
     return {
-        "preparation_seconds": preparation,
-        "whole_seconds": seconds(),
+        "loading_seconds": seconds["data"],
+        "preparation_seconds": seconds["model"],
         "epochs": len(history),
-        "seconds_per_epoch": epoch,
+        "seconds_per_epoch": epochs[len(epochs) // 2],
+        "first_epoch_seconds": history[0]["train_seconds"],
         "seconds_per_validation": sorted(entry.get("valid_seconds") or 0 for entry in history)[-1],
-        "predictions_per_second": predictions / epoch,
-        "kernels_per_step": kernels(partial(take_loss, model, there)),
-        # catalogue losses compute inside one autograd function, which the counter does not see twice
-        "share_of_matrix_rate": flops.get_total_flops() * steps / epoch / 1e12 / rate,
+        "test_seconds": result["test"].seconds,
+        "predictions_per_second": predictions / epochs[len(epochs) // 2],
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "best_epoch": result["best_epoch"],
         "valid_ndcg@10": result["best_valid_result"]["ndcg@10"],
+        "test_hit@10": result["test_result"]["hit@10"],
         "test_ndcg@10": result["test_result"]["ndcg@10"],
     }
+
+
+def step_of(name: str, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """Kernels of one step, milliseconds taken one by one and replayed, and how busy the card is."""
+    from recbole_sigma.run.replay import Replay
+
+    _, data, model, trainer = build(name, options, **MODELS[name], **more)
+    torch.autograd.set_detect_anomaly(False)
+    model.train()
+    batch = model.on_device(next(iter(data.train)), "cuda")
+    losses_of = partial(trainer._losses, model.calculate_loss)
+
+    def plain() -> None:
+        losses = losses_of(batch)
+        (sum(losses) if isinstance(losses, tuple) else losses).backward()
+
+    replay = Replay(model, losses_of, enabled=True)
+    for _ in range(3):
+        plain()
+    replay(batch)
+    replayed = replay(batch) is not None
+    figures = {"kernels_per_step": kernels(plain), "busy_ms": busy_ms(plain), "replayed": replayed}
+    for key, work in (("ms_one_by_one", plain), ("ms_replayed", lambda: replay(batch))):
+        with clocked() as seconds:
+            for _ in range(20):
+                work()
+        figures[key] = seconds() / 20 * 1e3
+    return figures
+
+
+def busy_ms(work: Callable[[], None]) -> float:
+    """Milliseconds that the card computes in one call."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        work()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in found.key_averages()) / 1e3
 
 
 def kernels(work: Callable[[], None]) -> int:
@@ -269,42 +308,42 @@ def kernels(work: Callable[[], None]) -> int:
 
 def tiger(options: argparse.Namespace) -> dict[str, Any]:
     """The paper's network on all prefixes: training in bf16, and lists at beam 50."""
-    config, data, model, trainer = build("TIGER", options, train_precision="bf16", **TIGER_PAPER)
+    values = {"train_precision": "bf16", "decode_beam": 50, **TIGER_PAPER}
+    _, data, model, trainer = build("TIGER", options, **values)
     trainer._train_data = data.train
-    trainer._train_epoch(data.train, 0)
+    for epoch in range(2):  # shapes are met, then recorded
+        trainer._train_epoch(data.train, epoch)
     with clocked() as seconds:
-        trainer._train_epoch(data.train, 1)
+        trainer._train_epoch(data.train, 2)
     rows = len(data.train._dataset.inter_feat)
     trainer.judge.collector.data_collect(data.train)
     with clocked() as judging:
         trainer.judge.judge(model, data.test)
     users = len(data.test._dataset.inter_feat)
+    shapes = trainer._replay.found.values()
     return {
         "prefixes_per_second": rows / seconds(),
-        "seconds_for_200000_steps": seconds() / len(data.train) * 200_000,
-        "judged_users_per_second": users / judging(),
+        "minutes_for_200000_steps": seconds() / len(data.train) * 200_000 / 60,
+        "recordings": sum(found is not None for found in shapes),
+        "shapes": len(shapes),
+        "judged_users": users,
+        "judging_seconds": judging(),
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
     }
 
 
-def language_model(peak: float) -> dict[str, Any]:
+def language_model(peak: float, *more: str) -> dict[str, Any]:
     """LoRA on a shape of 0.6 billion weights, by the script that is there for it."""
     script = Path(__file__).parent / "lm_step.py"
     command = [
-        sys.executable,
-        str(script),
-        "--shape",
-        "qwen3-0.6b",
-        "--rows",
-        "16",
-        "--device",
-        "cuda",
-        "--bf16",
-    ]
-    command += ["--steps", "5", "--peak", f"{peak:.0f}"]
+        sys.executable, str(script), "--shape", "qwen3-0.6b", "--device", "cuda", "--bf16",
+        "--steps", "5", "--peak", f"{peak:.0f}", *more,
+    ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
-    return {"printed": " | ".join(done.stdout.strip().splitlines()[-12:])}
+    lines = (line.split() for line in done.stdout.strip().splitlines())
+    return {line[0]: float(line[-1].replace(",", "")) for line in lines}
 
 
 def decoding(items: int, beam: int) -> dict[str, Any]:
@@ -331,10 +370,15 @@ def main() -> None:
     parser.add_argument("--dataset", default="ml-100k", help="a set that RecBole finds")
     parser.add_argument("--data_path", help="folder of the set's folder")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--parts", default="", help="only parts whose name begins with one of these, by |")
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "JSON"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one_run(options.one[0], options.dataset, json.loads(options.one[1]))))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         options.scratch = scratch
-        report = Report(options.output)
+        report = Report(options.output, options.parts)
         gpu = torch.cuda.is_available()
         report.add(
             "machine",
@@ -351,14 +395,27 @@ def main() -> None:
         for name in MODELS:
             report.part(f"against the CPU, {name}", lambda name=name: correct(name, options))
         for name in ("PackedSASRec", "SIGMA"):
-            for more in ({}, {"train_precision": "bf16"}, {"train_precision": "bf16", "train_compile": "on"}):
-                label = ", ".join([name, *(str(value) for value in more.values())])
-                report.part(label, lambda name=name, more=more: to_the_table(name, options, rate, **more))
+            for half in ("fp32", "bf16"):
+                more = {"train_precision": half}
+                report.part(
+                    f"step, {name}, {half}", lambda name=name, more=more: step_of(name, options, **more)
+                )
+                report.part(
+                    f"to the table, {name}, {half}",
+                    lambda name=name, more=more: to_the_table(name, options, **more),
+                )
         report.part("TIGER, the paper's network", lambda: tiger(options))
         for items in (12_000, 100_000, 1_000_000):
             for beam in (20, 50):
                 report.part(f"lists, {items:,} items, beam {beam}", lambda i=items, b=beam: decoding(i, b))
-        report.part("language model with LoRA", lambda: language_model(rate))
+        report.part(
+            "language model with LoRA, 16 rows",
+            lambda: language_model(rate, "--compile", "--rows", "16", "--train-only"),
+        )
+        report.part(
+            "language model, lists of 64 users",
+            lambda: language_model(rate, "--compile", "--rows", "64", "--lists-only"),
+        )
 
 
 if __name__ == "__main__":

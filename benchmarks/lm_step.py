@@ -26,7 +26,7 @@ from recbole_sigma.decoding.beam import search_prefixes, states_of
 from recbole_sigma.decoding.causal import CausalDecoder
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.kv import Step
-from recbole_sigma.language.backbone import empty_cache, hidden_states, output_rows
+from recbole_sigma.language.backbone import compiled_parts, empty_cache, hidden_states, output_rows
 from recbole_sigma.language.grown import grow_pretrained
 from recbole_sigma.language.loading import recompute_activations
 from recbole_sigma.language.lora import LoraOptions
@@ -116,6 +116,16 @@ def list_maker(
     return lists
 
 
+def recorded(work: Callable[[], None]) -> Callable[[], None]:
+    """A pass as a CUDA graph, as `run.replay` records training steps."""
+    for _ in range(3):  # kernels are chosen and compiled
+        work()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Run the steps; see the module's text for what comes back."""
     device = torch.device(options.device)
@@ -153,10 +163,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten() - size)
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        if not torch.isfinite(loss):
-            raise RuntimeError("the loss is not finite")
+        kept[:] = [loss]
 
+    kept: list[torch.Tensor] = []  # the loss, read when all steps are taken
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
 
@@ -172,8 +181,29 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         return (clock() - begin) / steps
 
     model.train()
-    step = seconds(train, options.steps)
-    tokens, decoding = rows * length, {}
+    if options.compile:
+        for part in compiled_parts(model):
+            part.compile(dynamic=True)
+    tokens, training, decoding = rows * length, {}, {}
+    if not options.lists_only:
+        passes = recorded(train) if device.type == "cuda" and options.compile else train
+
+        def take_step() -> None:
+            passes()
+            optimizer.step()
+
+        step = seconds(take_step, options.steps)
+        if not torch.isfinite(kept[0]):
+            raise RuntimeError("the loss is not finite")
+        flops = (4 if options.rank else 6) * body * tokens / step
+        training = {
+            "train_step_s": step,
+            "train_tokens_per_s": tokens / step,
+            "train_items_per_s": tokens / 2 / step,
+            "train_tflops": flops / 1e12,
+        }
+        if options.peak:
+            training["train_mfu"] = flops / 1e12 / options.peak
     if not options.train_only:
         model.eval()
         lists = list_maker(model, options, size, device)
@@ -194,20 +224,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         peak = torch.cuda.max_memory_allocated() / 2**30
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    flops = (4 if options.rank else 6) * body * tokens / step
-    found = {
+    return {
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "trained": float(sum(p.numel() for p in trained)),
-        "train_step_s": step,
-        "train_tokens_per_s": tokens / step,
-        "train_items_per_s": tokens / 2 / step,
+        **training,
         **decoding,
         "peak_memory_gib": peak,
-        "train_tflops": flops / 1e12,
     }
-    if options.peak:
-        found["train_mfu"] = flops / 1e12 / options.peak
-    return found
 
 
 def main(arguments: list[str]) -> int:
@@ -225,7 +248,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="what train_compile: on does")
     parser.add_argument("--train-only", action="store_true", help="no prompts and no lists")
+    parser.add_argument("--lists-only", action="store_true", help="no training")
     parser.add_argument("--peak", type=float, default=0.0, help="TFLOP/s of the device in the type used")
     options = parser.parse_args(arguments)
     for name, value in measure(options).items():

@@ -95,7 +95,7 @@ def ground_items(
         options: see ``GroundingOptions``.
         show_progress: show bars.
         raw_file: where raw vectors of a language model are kept and memory-mapped; None keeps them in memory.
-        device: where a language model runs.
+        device: where a language model runs and the alignment trains.
 
     Returns:
         (text float32 [N, d_t], collaborative float32 [N, d_c], JSON report with item counts, pairs per view
@@ -182,13 +182,13 @@ def build_tower(
     how = options.alignment
     if options.train_encoder and kind == "tfidf-svd":
         terms = tfidf_terms(texts, options.text_dim, options.seed)
-        return TermTower(terms, how.hidden, how.dim, how.dropout)
+        return TermTower(terms, how.hidden, how.dim, how.dropout).to(device)
     if options.train_encoder and kind == "causal-lm":
         from recbole_sigma.grounding.causal import CausalTower
 
         return CausalTower(texts, name, how.dim, options.lora, options.max_tokens, device, device != "cpu")
     raw = raw_text_vectors(texts, options, raw_file, device, show_progress)
-    return FrozenTower(raw, how.hidden, how.dim, how.dropout)
+    return FrozenTower(raw, how.hidden, how.dim, how.dropout).to(device)
 
 
 def minable(view: str, sources: Sources) -> bool:

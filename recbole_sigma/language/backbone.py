@@ -88,6 +88,16 @@ def embedding_scale(model: Any) -> float:
     return float(table.weight[: min(table.first, 8192)].detach().float().square().mean().sqrt())
 
 
+def compiled_parts(model: nn.Module) -> list[nn.Module]:
+    """What torch.compile is given of a trunk: all of one from scratch, each layer of a pretrained one, which
+    are alike and are compiled once.
+    """
+    if isinstance(model, Transformer):
+        return [model]
+    stacks = [list(part) for part in model.modules() if isinstance(part, nn.ModuleList)]
+    return max(stacks, key=len) if stacks else [model]
+
+
 def empty_cache(model: Any) -> Any:
     """Where `hidden_states` keeps keys and values: `KeyValues`, or the same for transformers."""
     if isinstance(model, Transformer):

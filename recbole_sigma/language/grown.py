@@ -54,7 +54,7 @@ class GrownEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         new = ids >= self.first
-        own = self.rows[(ids - self.first).clamp(min=0)] if len(self.rows) else None
+        own = F.embedding((ids - self.first).clamp(min=0), self.rows) if len(self.rows) else None
         base = self.base(ids.masked_fill(new, 0))
         return base if own is None else torch.where(new[..., None], own.to(base.dtype), base)
 
@@ -76,7 +76,7 @@ class GrownHead(nn.Module):
         weight = self.base.weight
         assert isinstance(weight, Tensor)
         new = ids >= self.first
-        if bool(new.all()):  # semantic-ID tokens: the usual case
+        if ids.device.type == "cpu" and bool(new.all()):  # semantic-ID tokens: the usual case
             return self.rows[ids - self.first]
         old = weight[ids.masked_fill(new, 0)].to(self.rows.dtype)
         if not len(self.rows):

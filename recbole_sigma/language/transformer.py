@@ -80,6 +80,26 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     )
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scale: float) -> Tensor:
+    """Attention with dropout on its weights.
+
+    Args:
+        query: float [B, H, Q, d].
+        key: float [B, H, S, d].
+        value: float [B, H, S, d].
+        bias: float, added to the scores [B, H, Q, S].
+        dropout: share of the weights that are set to zero.
+        scale: factor on the products.
+
+    Returns:
+        float [B, H, Q, d].
+    """
+    if dropout and query.device.type == "cpu":  # torch's kernel does not fuse dropout here: see `Dropout`
+        weights = ((query * scale) @ key.transpose(2, 3) + bias).softmax(dim=-1)
+        return (weights * keep_mask(weights.shape, dropout, weights.dtype)) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
+
+
 class KeyValuePool:
     """Keys and values [B, H, P, d] of one layer in a buffer that grows in place.
 
@@ -245,11 +265,7 @@ class Attention(nn.Module):
         if pool is not None:
             key, value = pool.append(key, value)
         share = self.dropout if self.training else 0.0
-        if share and states.device.type == "cpu":  # torch's kernel does not fuse dropout here: see `Dropout`
-            weights = ((query * key.shape[-1] ** -0.5) @ key.transpose(2, 3) + bias).softmax(dim=-1)
-            mixed = (weights * keep_mask(weights.shape, share, weights.dtype)) @ value
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=share)
+        mixed = attend(query, key, value, bias, share, key.shape[-1] ** -0.5)
         return self.resid_dropout(self.c_proj(mixed.transpose(1, 2).flatten(2)))
 
 

@@ -8,6 +8,7 @@ our form for packed rows (``sasrec_low_pass`` of PackedSASRec).
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from recbole_sigma.data.dataset import PrefixDataset
 from recbole_sigma.models.contract import Contract
 from recbole_sigma.models.losses import catalogue_cross_entropy
 from recbole_sigma.models.low_pass import FilterBlock, slow_waves
-from recbole_sigma.models.packed import PackedModel, fuse_layers
+from recbole_sigma.models.packed import PackedBatch, PackedModel, fuse_layers
 from recbole_sigma.settings.baseline_keys import BsarecKeys
 from recbole_sigma.settings.reader import read
 
@@ -78,6 +79,14 @@ class BSARec(PackedModel, SequentialRecommender):
             queries, self.item_embedding.weight, interaction[self.POS_ITEM_ID], weights
         )
         return loss / len(queries)
+
+    def step_shapes(self, batch: Any) -> Hashable | None:
+        """Rows; they all have the width of the window."""
+        return len(batch) if isinstance(batch, PackedBatch) else None
+
+    def step_inputs(self, batch: Any) -> list[Tensor]:
+        """The columns."""
+        return list(batch.interaction.values())
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, float [B, N]."""

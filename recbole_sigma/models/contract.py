@@ -7,7 +7,7 @@ docs/your_model.md walks through one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.values import UserError
@@ -77,6 +77,22 @@ class Contract:
     def longest_row(self) -> int | None:
         """Positions of the longest training row, for the memory estimate; None where there is none."""
         return None
+
+    def step_shapes(self, batch: Any) -> Hashable | None:
+        """What fixes the shapes of every tensor of a training step on an accelerator, or None.
+
+        Steps with equal shapes are recorded once and then replayed (`run.replay`), so ``calculate_loss`` must
+        read no value on the host, and everything that differs between two such batches must be in
+        `step_inputs`.
+
+        Args:
+            batch: what `on_device` gave.
+        """
+        return None
+
+    def step_inputs(self, batch: Any) -> list[Tensor]:
+        """The tensors of a batch of `on_device` that ``calculate_loss`` reads, always in the same order."""
+        return list(batch.interaction.values())
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that ``train_compile`` hands to torch.compile: those that do the work of a step, and

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
+from recbole_sigma.models.packed import PackedBatch, sent
 from recbole_sigma.models.packed_sasrec import PackedSASRec, PackedSASRecDataset
 
 BUCKETS = 128
@@ -67,6 +69,10 @@ class HSTUBlock(nn.Module):
         return states + self.join(self.dropout(self.after(mixed) * gate))
 
 
+TIMES = "event_times"
+"""Column of a batch on its device: the time of every event, float64 [B, T]."""
+
+
 class HSTU(PackedSASRec):
     """See the module's docstring; the keys are those of PackedSASRec and of the transformer."""
 
@@ -83,18 +89,29 @@ class HSTU(PackedSASRec):
         )
         self.blocks.apply(self._init_weights)
 
+    def on_device(self, interaction: Any, device: Any) -> PackedBatch:
+        """See `Contract.on_device`; the events' times are looked up on the host."""
+        batch = super().on_device(interaction, device)
+        batch.update(Interaction({TIMES: sent(self._times(interaction), batch[self.ITEM_SEQ].device)}))
+        return batch
+
     def inputs(self, interaction: Any) -> tuple[Tensor, ...]:
         """The time of every event of the rows, float64 [B, T]."""
+        if TIMES in interaction:
+            return (interaction[TIMES],)
+        return (self._times(interaction).to(interaction[self.ITEM_SEQ].device),)
+
+    def _times(self, interaction: Any) -> Tensor:
+        """float64 [B, T] on the host, zeros where a row does not say when it ends."""
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         if self.time_field not in interaction:
-            return (torch.zeros(items.shape, dtype=torch.float64, device=items.device),)
+            return torch.zeros(items.shape, dtype=torch.float64)
         order, keys = self.chronology.by_user
         users, moment = interaction[self.user_field].cpu(), interaction[self.time_field].cpu()
         # a row is the run of its user's events that ends before its target
         target = torch.searchsorted(keys, users * self.chronology.stride + moment)
         place = (target - length.cpu())[:, None] + torch.arange(items.shape[1])
-        times = self.chronology.times[order[place.clamp(max=len(order) - 1)]]
-        return (times.to(items.device),)
+        return self.chronology.times[order[place.clamp(max=len(order) - 1)]]
 
     def states(self, item_seq: Tensor, *more: Tensor) -> Tensor:
         """States at every position: items int64 [B, T] and times float64 [B, T] -> float [B, T, d]."""

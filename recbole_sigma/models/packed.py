@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,15 @@ def fuse_layers(model: nn.Module) -> None:
             module.intermediate_act_fn = F.gelu
 
 
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host where the model is; the host does not wait until it has arrived."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)
+
+
 class PackedBatch(Interaction):
-    """A batch on its way to a device, with the lengths of its rows kept on the host.
+    """A batch on its way to a device, with what follows from the lengths of its rows worked out on the host.
 
     How many columns and predictions a batch has follows from them. Read back from an accelerator, they would
     make every step wait for it.
@@ -39,11 +47,24 @@ class PackedBatch(Interaction):
         batch: a batch on the host.
         device: where its columns go.
         field: name of the column with the lengths.
+
+    Attributes:
+        host_length: int64 [B], the lengths on the host.
+        labelled: whether the step takes labels; drawn on the host, as it decides the shapes of the step.
     """
 
     def __init__(self, batch: Interaction, device: Any, field: str) -> None:
-        super().__init__({name: column.to(device) for name, column in batch.interaction.items()})
+        device = torch.device(device)
+        super().__init__({name: sent(column, device) for name, column in batch.interaction.items()})
         self.host_length: Tensor = batch[field]
+        self.labelled = True
+        self._passes: Passes | None = None
+
+    def passes(self, columns: int) -> Passes:
+        """See `Passes.of`."""
+        if self._passes is None:
+            self._passes = Passes.of(self.host_length, columns, next(iter(self.interaction.values())).device)
+        return self._passes
 
 
 def host_length(batch: Interaction, field: str) -> Tensor:
@@ -71,17 +92,32 @@ class PackedModel(Contract):
 
     def packed_rows(self, interaction: Any) -> PackedRows:
         """The rows of a training batch: each history with its target behind it."""
-        known = host_length(interaction, self.ITEM_SEQ_LEN)
-        history = interaction[self.ITEM_SEQ][:, : int(known.max())]
+        passes = self.passes(interaction)
         length, target = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_ID]
+        history = interaction[self.ITEM_SEQ][:, : passes.width - 1]
         items = F.pad(history, (0, 1)).scatter(1, length[:, None], target[:, None])
-        users, first = interaction[self.USER_ID], interaction[FIRST_EVENT]
-        groups = length_groups(known + 1, items.device)
-        order = torch.cat(groups) if len(groups) > 1 else None
+        users, first, order = interaction[self.USER_ID], interaction[FIRST_EVENT], passes.order
         if order is not None:
             users, first, items, length = users[order], first[order], items[order], length[order]
-        parts = row_groups([known[rows] + 1 for rows in groups], items.device)
-        return PackedRows(users, items, length + 1, first, parts, int(known.sum()), order)
+        return PackedRows(users, items, length + 1, first, passes)
+
+    def passes(self, interaction: Any) -> Passes:
+        """How the rows of a batch share passes of the network."""
+        items = interaction[self.ITEM_SEQ]
+        if isinstance(interaction, PackedBatch):
+            return interaction.passes(items.shape[1])
+        return Passes.of(host_length(interaction, self.ITEM_SEQ_LEN), items.shape[1], items.device)
+
+    def step_shapes(self, batch: Any) -> Hashable | None:
+        """Rows, columns and predictions of the batch."""
+        if not isinstance(batch, PackedBatch):
+            return None
+        passes = self.passes(batch)
+        return (len(batch), passes.width, len(passes.counted))
+
+    def step_inputs(self, batch: Any) -> list[Tensor]:
+        """The columns, and the places of the predictions."""
+        return [*batch.interaction.values(), *self.passes(batch).tensors()]
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Decay matrices only: norms, biases, temperatures and gates are left free."""
@@ -115,6 +151,79 @@ class RowGroup:
     place: Tensor
     column: Tensor
 
+    def pick(self, states: Tensor) -> Tensor:
+        """What stands at the predictions' places: float [R, T, ...] -> [M, ...].
+
+        One index per place: the gradient of a pair of indices sorts them first.
+        """
+        return states.flatten(0, 1).index_select(0, self.place * states.shape[1] + self.column)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How the rows of a batch share passes of a network, worked out on the host from their lengths.
+
+    On an accelerator all rows share one pass, and its shapes are rounded up, so that few different shapes
+    occur and a step can be replayed (`run.replay`): empty columns, and predictions that count nothing.
+
+    Attributes:
+        groups: the passes, together all rows.
+        order: int64 [B], where each row stood in the batch; None where they stand as they did.
+        width: columns of the longest row, targets included.
+        counted: float [P], 1 for every prediction and 0 where the shape was rounded up.
+        targets: number of predictions that count; on an accelerator a tensor there.
+    """
+
+    groups: list[RowGroup]
+    order: Tensor | None
+    width: int
+    counted: Tensor
+    targets: Any
+
+    @classmethod
+    def of(cls, length: Tensor, columns: int, device: torch.device) -> Passes:
+        """The passes of rows.
+
+        Args:
+            length: int64 [B] on the host, history events of each row.
+            columns: history columns that the rows have.
+            device: where the rows are.
+        """
+        parts = length_groups(length + 1, device)
+        order = torch.cat(parts).to(device) if len(parts) > 1 else None
+        groups, targets, begin = [], int(length.sum()), 0
+        for rows in parts:
+            known = length[rows]
+            place = torch.repeat_interleave(torch.arange(len(rows)), known)
+            column = torch.arange(len(place)) - (known.cumsum(0) - known)[place]
+            groups.append(RowGroup(slice(begin, begin + len(rows)), int(known.max()) + 1, place, column))
+            begin += len(rows)
+        if device.type == "cpu":
+            width = max(group.width for group in groups)
+            return cls(groups, order, width, torch.ones(targets), targets)
+        (group,) = groups
+        width = min(max(_NARROWEST, 1 << (group.width - 2).bit_length()), columns) + 1
+        empty = rounded_up(targets) - targets
+        place, column = (F.pad(part, (0, empty)) for part in (group.place, group.column))
+        counted = (torch.arange(len(place)) < targets).float()
+        group = RowGroup(group.rows, width, sent(place, device), sent(column, device))
+        total = torch.tensor(float(targets))
+        return cls([group], None, width, sent(counted, device), sent(total, device))
+
+    def tensors(self) -> list[Tensor]:
+        """Everything of an accelerator's single pass that differs between batches of equal shapes."""
+        (group,) = self.groups
+        return [group.place, group.column, self.counted, self.targets]
+
+
+_NARROWEST = 8  # history columns; on an accelerator widths are rounded up to powers of two
+
+
+def rounded_up(count: int) -> int:
+    """The next of four sizes per octave, at least 64: at most a quarter more."""
+    step = max(16, 1 << max(count.bit_length() - 3, 0))
+    return max(64, -(-count // step) * step)
+
 
 @dataclass(frozen=True)
 class PackedRows:
@@ -125,50 +234,41 @@ class PackedRows:
         items: int64 [B, T], oldest first, targets included, right-padded with 0.
         length: int64 [B], items of each row.
         first: int64 [B], each row's first event (`data.windows.FIRST_EVENT`).
-        groups: the passes, together all rows.
-        targets: predictions of all rows.
-        order: int64 [B], where each row stood in the batch; None where they stand as they did.
+        passes: how they share passes.
     """
 
     users: Tensor
     items: Tensor
     length: Tensor
     first: Tensor
-    groups: list[RowGroup]
-    targets: int
-    order: Tensor | None
+    passes: Passes
+
+    @property
+    def groups(self) -> list[RowGroup]:
+        """The passes, together all rows."""
+        return self.passes.groups
 
     def in_order(self, column: Tensor) -> Tensor:
         """Another column of the batch, its rows as they stand here."""
-        return column if self.order is None else column[self.order]
+        return column if self.passes.order is None else column[self.passes.order]
+
+    def mean_weight(self, more: float = 0.0) -> Any:
+        """What each prediction weighs in a mean: 1 / (predictions + more), a number or a tensor []."""
+        return 1.0 / (self.passes.targets + more)
+
+    def weights(self, more: float = 0.0) -> Tensor:
+        """float [P], `mean_weight` at every prediction that counts and 0 elsewhere."""
+        return self.passes.counted * self.mean_weight(more)
 
     @property
     def row(self) -> Tensor:
-        """int64 [targets], the row of each prediction, group after group."""
+        """int64 [P], the row of each prediction, group after group."""
         return torch.cat([group.place + group.rows.start for group in self.groups])
 
     @property
     def column(self) -> Tensor:
-        """int64 [targets], the history column that each prediction stands behind."""
+        """int64 [P], the history column that each prediction stands behind."""
         return torch.cat([group.column for group in self.groups])
-
-
-def row_groups(length: list[Tensor], device: torch.device) -> list[RowGroup]:
-    """Passes over rows whose lengths are known on the host.
-
-    Args:
-        length: per pass, int64 [R] events of its rows, the last target included.
-        device: where the rows are.
-    """
-    groups, begin = [], 0
-    for each in length:
-        targets = each - 1
-        place = torch.repeat_interleave(torch.arange(len(each)), targets)
-        column = torch.arange(len(place)) - (targets.cumsum(0) - targets)[place]
-        rows = slice(begin, begin + len(each))
-        groups.append(RowGroup(rows, int(each.max()), place.to(device), column.to(device)))
-        begin = rows.stop
-    return groups
 
 
 def length_groups(length: Tensor, device: torch.device) -> list[Tensor]:

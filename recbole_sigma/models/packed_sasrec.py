@@ -7,7 +7,7 @@ for the same targets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -115,28 +115,34 @@ class PackedSASRec(PackedModel, SASRec):
         row, column = rows.row, rows.column
         targets = rows.items[row, column + 1]
         if self.binary:
-            return self._binary_loss(queries, targets, rows.items, row)
+            return self._binary_loss(queries, targets, rows.items, row, rows.weights())
         vectors = self.item_embedding.weight
         if self.cosine:
             queries, vectors = self.scale * F.normalize(queries, dim=-1), F.normalize(vectors, dim=-1)
-        weights = queries.new_full((rows.targets,), 1.0 / rows.targets)
         hidden = history_of(rows.items, row, column) if self.mask_seen else None
-        return catalogue_cross_entropy(queries, vectors, targets, weights, hidden)[0]
+        return catalogue_cross_entropy(queries, vectors, targets, rows.weights(), hidden)[0]
+
+    def step_shapes(self, batch: Any) -> Hashable | None:
+        """See `Contract.step_shapes`; negatives are drawn again until they fit, which no replay can do."""
+        return None if self.binary else super().step_shapes(batch)
 
     def _read(self, rows: PackedRows, group: RowGroup, more: list[Tensor]) -> Tensor:
         """States float [M, d] before each target of rows of similar length."""
         inputs = rows.items[group.rows, : group.width - 1]
         states = self.states(inputs, *(part[group.rows] for part in more))
-        return states[group.place, group.column]
+        return group.pick(states)
 
-    def _binary_loss(self, states: Tensor, targets: Tensor, items: Tensor, row: Tensor) -> Tensor:
-        """-log sigmoid(target) - log sigmoid(-negative), the mean over M positions.
+    def _binary_loss(
+        self, states: Tensor, targets: Tensor, items: Tensor, row: Tensor, weights: Tensor
+    ) -> Tensor:
+        """-log sigmoid(target) - log sigmoid(-negative), the weighted sum over M positions.
 
         Args:
             states: float [M, d].
             targets: int64 [M].
             items: int64 [B, T] items of the rows, right-padded with 0.
             row: int64 [M], the row of each position.
+            weights: float [M].
         """
         own = torch.zeros(len(items), self.n_items, dtype=torch.bool, device=items.device)
         own.scatter_(1, items, True)
@@ -153,7 +159,7 @@ class PackedSASRec(PackedModel, SASRec):
             scores = self.scale * (F.normalize(states, dim=-1) * F.normalize(both, dim=-1)).sum(-1)
         else:
             scores = (states * both).sum(-1)
-        return -(F.logsigmoid(scores[0]) + F.logsigmoid(-scores[1])).mean()
+        return -((F.logsigmoid(scores[0]) + F.logsigmoid(-scores[1])) * weights).sum()
 
     def _last(self, interaction: Any) -> Tensor:
         return self.forward(

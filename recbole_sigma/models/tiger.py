@@ -24,7 +24,9 @@ from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.exact import exact_top_k, prefix_survival, score_candidates
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.decoding.votes import Bonus, best_of, bonus_of, strongest
-from recbole_sigma.models.packed import PackedModel
+from recbole_sigma.language.t5 import PackedPrompts, code_logits
+from recbole_sigma.language.transformer import with_cheap_dropout
+from recbole_sigma.models.packed import PackedModel, RowGroup
 from recbole_sigma.preparation.codes import prepare_codes
 from recbole_sigma.settings.keys import BeamKeys, TigerKeys
 from recbole_sigma.settings.reader import read
@@ -33,7 +35,6 @@ from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens
 from recbole_sigma.values import ItemCodes, RankedItems, UserError
 
 PAD = 0
-_CHUNK = 64  # rows of similar length that share one forward pass in training
 
 
 class TIGERDataset(PrefixDataset):
@@ -106,6 +107,7 @@ class TIGER(PackedModel, SequentialRecommender):
                 eos_token_id=None,
             )
         )
+        with_cheap_dropout(self.t5)
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -116,27 +118,55 @@ class TIGER(PackedModel, SequentialRecommender):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Cross-entropy of the next item's tokens, the mean over rows and levels."""
-        ids, mask = self._prompt(interaction)
-        labels = self.item_tokens[interaction[self.ITEM_ID]]
-        # Rows of similar length share a pass: the same sum of losses with less padding.
-        order = mask.sum(dim=1).argsort(descending=True)
-        total = self.t5.shared.weight.new_zeros(())
-        for rows in order.split(_CHUNK):
-            width = int(mask[rows[0]].sum())
-            logits = self.t5(
-                input_ids=ids[rows, :width], attention_mask=mask[rows, :width], labels=labels[rows]
-            ).logits
-            total = total + F.cross_entropy(logits.flatten(0, 1), labels[rows].flatten(), reduction="sum")
+        items, users = interaction[self.ITEM_SEQ], interaction[self.USER_ID]
+        passes, labels = self.passes(interaction), self.item_tokens[interaction[self.ITEM_ID]]
+        if passes.order is not None:
+            items, users, labels = items[passes.order], users[passes.order], labels[passes.order]
+        total, begin = self.t5.shared.weight.new_zeros(()), 0
+        for group in passes.groups:  # rows of similar length share a pass
+            counted = passes.counted[begin : begin + len(group.place)]
+            begin += len(group.place)
+            prompts = self._packed_prompts(group, counted, items[group.rows], users[group.rows])
+            logits = code_logits(self.t5, prompts, labels[group.rows])
+            total = total + F.cross_entropy(
+                logits.flatten(0, 1).float(), labels[group.rows].flatten(), reduction="sum"
+            )
         return total / labels.numel()
+
+    def _packed_prompts(
+        self, group: RowGroup, counted: Tensor, items: Tensor, users: Tensor
+    ) -> PackedPrompts:
+        """The histories of R rows as tokens, one after the other: the users' tokens, then every item's.
+
+        Args:
+            group: where the P events of the rows stand.
+            counted: float [P], 0 for an event that only fills up the shape.
+            items: int64 [R, T].
+            users: int64 [R].
+        """
+        levels, first = self.item_tokens.shape[1], int(self.user_tokens > 0)
+        rows, width = len(items), first + (group.width - 1) * levels
+        ids = self.item_tokens[group.pick(items)]
+        level = torch.arange(levels, device=items.device)
+        slot = (group.place * width + first + group.column * levels)[:, None] + level
+        slot = torch.where(counted[:, None] > 0, slot, rows * width)
+        ids, slot = ids.flatten(), slot.flatten()
+        if first:
+            ids = torch.cat([self._user_ids(users), ids])
+            slot = torch.cat([torch.arange(rows, device=items.device) * width, slot])
+        return PackedPrompts(ids, slot, rows, width)
+
+    def _user_ids(self, users: Tensor) -> Tensor:
+        """The users' tokens, by a multiplicative hash (Knuth), so that neighbouring user ids do not share a
+        token by construction.
+        """
+        return 1 + (users * 2654435761 % 2**32) * self.user_tokens // 2**32
 
     def _prompt(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Token ids and mask [B, S] of the histories, right-padded: user token, then every item's tokens."""
         ids = self.item_tokens[interaction[self.ITEM_SEQ]].flatten(1)
         if self.user_tokens:
-            # A multiplicative hash (Knuth), so that neighbouring user ids do not share a token by
-            # construction.
-            hashed = (interaction[self.USER_ID] * 2654435761 % 2**32) * self.user_tokens // 2**32
-            ids = torch.cat([1 + hashed[:, None], ids], dim=1)
+            ids = torch.cat([self._user_ids(interaction[self.USER_ID])[:, None], ids], dim=1)
         return ids, (ids != PAD).long()
 
     # --- generation -----------------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ _RETIRED = "sigma_slot"  # a key of the first form of SIGMA, whose weights have 
 _PLAIN_NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 
 
+ROWS_ON_A_GPU = 8  # times the users of an evaluation batch on a CPU, where the batch size is not set
+
+
 class RunConfig(Config):
     """A RecBole Config that never reads ``sys.argv``, never evaluates text, and checks every key.
 
@@ -214,6 +217,8 @@ class RunConfig(Config):
                     f"{torch.cuda.device_count()}; name as many as nproc, or use the CPU with --gpu_id=''"
                 )
             final["device"] = torch.device(f"cuda:{world.local_rank}" if world.several else "cuda")
+            if "eval_batch_size" not in self.external_config_dict:
+                final["eval_batch_size"] *= ROWS_ON_A_GPU
         if not world.main:
             final["show_progress"] = False
 

@@ -48,18 +48,15 @@ def fast_products(half: torch.dtype | None) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def wants_compile(name: str, device: torch.device) -> bool:
-    """Whether ``train_compile`` means torch.compile on this device.
+def wants_compile(name: str) -> bool:
+    """Whether ``train_compile`` means torch.compile.
 
     Raises:
         UserError: asked for, and nothing that could compile is installed.
     """
-    if name == "off" or (name == "auto" and device.type == "cpu"):
-        return False
-    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if found is None and name == "on":
+    if name == "on" and not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):
         raise UserError("train_compile: torch.compile needs a C compiler (gcc); install one, or use off")
-    return found is not None
+    return name == "on"
 
 
 def pieces(interaction: Any, count: int, length_field: str | None) -> Iterator[tuple[Any, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import json
@@ -10,9 +9,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
-from functools import cache
-from types import SimpleNamespace
+from functools import cache, partial, reduce
 from typing import Any
 
 import recbole.trainer.trainer as stock
@@ -31,6 +28,7 @@ from recbole_sigma.machine.progress import Counted, Progress
 from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state
+from recbole_sigma.run.logs import no_tensorboard
 from recbole_sigma.run.precision import (
     fast_products,
     loss_weight,
@@ -39,6 +37,7 @@ from recbole_sigma.run.precision import (
     precision,
     wants_compile,
 )
+from recbole_sigma.run.replay import Replay
 from recbole_sigma.run.schedule import learning_rate_factor
 from recbole_sigma.run.state import StoredRun
 from recbole_sigma.settings.keys import MemoryKeys, TrainKeys
@@ -63,7 +62,7 @@ class RunTrainer(StoredRun):
 
     def __init__(self, config: Any, model: Any) -> None:
         self.keys = read(TrainKeys, config)
-        with _no_tensorboard(enabled=not self.keys.train_tensorboard):
+        with no_tensorboard(enabled=not self.keys.train_tensorboard):
             super().__init__(config, model)  # type: ignore[call-arg]
         if contract(model).training_free:
             self.epochs = 1
@@ -86,9 +85,12 @@ class RunTrainer(StoredRun):
                 "train_accumulation: several processes split a batch already; use train_accumulation: 1 with"
                 " --nproc"
             )
-        if wants_compile(self.keys.train_compile, self.device):
+        if wants_compile(self.keys.train_compile):
             for part in contract(model).compiled_parts():
                 part.compile(dynamic=True)  # rows differ in length from batch to batch
+        alone = self.exact and self.accumulation == 1 and not (self.world.several or self.enable_scaler)
+        replayed = alone and self.device.type == "cuda" and self.keys.train_compile != "off"
+        self._replay = Replay(model, partial(self._losses, model.calculate_loss), enabled=replayed)
         self._keep_nothing()
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._best_state: dict[str, Any] | None = None
@@ -247,14 +249,17 @@ class RunTrainer(StoredRun):
                 weight = distributed.share(whole)  # rows are of unequal length
             for piece, _ in pieces(interaction, self.accumulation, self.config["ITEM_LIST_LENGTH_FIELD"]):
                 share = weight * loss_weight(self.model, piece) / whole
-                cast = torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None)
-                with cast, fast_products(self.half):
-                    losses = loss_of(contract(self.model).on_device(piece, self.device))
-                parts = isinstance(losses, tuple)
-                every = losses if parts else (losses,)
-                loss = sum(every)
-                self._check_finite(loss, epoch, done)
-                self.scaler.scale(loss * share if share != 1.0 else loss).backward()
+                batch = contract(self.model).on_device(piece, self.device)
+                every = self._replay(batch) if share == 1.0 else None
+                if every is not None:  # its gradients are there too
+                    self._check_finite(reduce(torch.add, every), epoch, done)
+                else:
+                    losses = self._losses(loss_of, batch)
+                    parts = isinstance(losses, tuple)
+                    every = losses if parts else (losses,)
+                    loss = reduce(torch.add, every)
+                    self._check_finite(loss, epoch, done)
+                    self.scaler.scale(loss * share if share != 1.0 else loss).backward()
                 own = torch.stack([part.detach().double().reshape(()) for part in every]) * share
                 values = own if values is None else values + own
             if self.clip_grad_norm:
@@ -277,6 +282,12 @@ class RunTrainer(StoredRun):
             totals = distributed.mean(totals)
             distributed.same_everywhere(dict(self.model.named_buffers()))
         return tuple(totals) if parts else (totals[0] if totals else None)
+
+    def _losses(self, loss_of: Any, batch: Any) -> Any:
+        """What a loss function gives, under the precision of the training."""
+        cast = torch.autocast(self.device.type, self.half, self.enable_amp or self.half is not None)
+        with cast, fast_products(self.half):
+            return loss_of(batch)
 
     def _shared_loss(self) -> Any:
         """The model's loss; with several processes inside DistributedDataParallel, which joins gradients."""
@@ -413,23 +424,6 @@ class _Loss(nn.Module):
     def forward(self, interaction: Any) -> Any:
         """The model's ``calculate_loss``."""
         return self.model.calculate_loss(interaction)
-
-
-@contextlib.contextmanager
-def _no_tensorboard(enabled: bool = True) -> Iterator[None]:
-    """Give RecBole's trainers a writer that writes nothing: they always open an event file."""
-    original = stock.get_tensorboard
-    if enabled:
-        nothing = SimpleNamespace(add_scalar=_ignore, add_hparams=_ignore)
-        stock.get_tensorboard = lambda logger: nothing
-    try:
-        yield
-    finally:
-        stock.get_tensorboard = original
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Take anything, do nothing."""
 
 
 @cache

@@ -94,9 +94,10 @@ class TrainKeys:
         choices=("fp32", "bf16", "auto"),
     )
     train_compile: str = key(
-        "off",
-        "torch.compile of the network: the first step takes a minute, the others less; auto = on a GPU",
-        choices=("off", "on", "auto"),
+        "auto",
+        "auto: on a GPU, steps of equal shapes are recorded once and replayed (CUDA graphs); "
+        "on: torch.compile as well, on any device; the first step then takes a minute",
+        choices=("auto", "on", "off"),
     )
     train_accumulation: int = key(
         1, "Pieces a batch is computed in (gradient accumulation): same steps, less memory", 1, 1 << 20

@@ -50,7 +50,7 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
     if changes.get("backbone"):
         base = save_model(tmp_path / "base", "gpt2", tie_word_embeddings=False)
         changes = {"backbone": f"pretrained:{base}"}
-    small = {"grounding_steps": 2, "MAX_ITEM_LIST_LENGTH": 8, "filter_seen": True}
+    small = {"grounding_steps": 2, "MAX_ITEM_LIST_LENGTH": 8, "filter_seen": True, "use_gpu": False}
     settings = cycle_config(root, tmp_path, **{**small, "tokenizer_prefix_length": 2, **changes})
     config, data, model = build("SIGMA", "cycle", settings)
     train, test = next(iter(data.train)), one_batch(data.test)
@@ -62,7 +62,9 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
         model.on_epoch_start(0, data.train)
         model.eval()
         torch.manual_seed(3)
-        losses = model.calculate_loss(train.to(device))
+        batch = contract(model).on_device(train, torch.device(device))  # shapes are rounded up there
+        batch.labelled = True
+        losses = model.calculate_loss(batch)
         sum(losses).backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         away = tuple(part.to(device) for part in seen)
@@ -101,7 +103,7 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
 )
 def test_an_epoch_and_its_evaluation_elsewhere(root, tmp_path, name, changes):
     settings = cycle_config(root, tmp_path, grounding_steps=2, filter_seen=True, memory="fixed", **changes)
-    settings["learner"] = "adam"  # a fused step knows real devices only
+    settings |= {"learner": "adam", "use_gpu": False}  # a fused step knows real devices only
     if name == "TIGER":
         settings = tiny("TIGER", **settings)
     config, data, model = build(name, "cycle", settings)
@@ -130,7 +132,7 @@ def test_an_epoch_and_its_evaluation_elsewhere(root, tmp_path, name, changes):
 def test_a_step_waits_for_nothing_and_a_judged_batch_once(root, tmp_path, name, changes):
     """Each value that the host reads would make an accelerator stop between two launches."""
     settings = cycle_config(root, tmp_path, grounding_steps=2, filter_seen=True, learner="adam", **changes)
-    settings |= {"MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 4, "eval_batch_size": 6}
+    settings |= {"MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 4, "eval_batch_size": 6, "use_gpu": False}
     config, data, model = build(name, "cycle", settings)
     with pretend():
         config.final_config_dict["device"] = model.device = DEVICE
@@ -152,3 +154,44 @@ def test_a_step_waits_for_nothing_and_a_judged_batch_once(root, tmp_path, name, 
         assert [name for name in found if name != "tolist"] == [
             "_to_copy"
         ] * 4  # the lists, after the last batch
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("PackedSASRec", {}), ("HSTU", {}), ("BSARec", {}), ("TIGER", {}), ("SIGMA", {"tasks": "all"})],
+)
+def test_equal_shapes_read_nothing_else(root, tmp_path, name, changes):
+    """A replayed step sees what `step_inputs` names: with another batch's, it gives that one's loss."""
+    settings = cycle_config(root, tmp_path, grounding_steps=2, filter_seen=True, **changes)
+    settings |= {"MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 8, "use_gpu": False}
+    if name == "TIGER":
+        settings = tiny("TIGER", **settings)
+    config, data, model = build(name, "cycle", settings)
+    model.eval()
+    with pretend():
+        config.final_config_dict["device"] = model.device = DEVICE
+        model.to(DEVICE)
+        model.on_epoch_start(0, data.train)
+        batches: dict = {}
+        for batch in data.train:
+            there = contract(model).on_device(batch, DEVICE)
+            batches.setdefault(contract(model).step_shapes(there), []).append(there)
+        first, other = max(batches.values(), key=len)[:2]
+        assert None not in batches
+
+        def loss_of(batch):
+            torch.manual_seed(1)
+            with reads() as found, torch.no_grad():
+                losses = model.calculate_loss(batch)
+            assert not found
+            losses = losses if isinstance(losses, tuple) else (losses,)
+            return torch.stack(
+                [part.reshape(()).cpu() for part in (losses if isinstance(losses, tuple) else [losses])]
+            )
+
+        wanted = loss_of(other)
+        for own, new in zip(
+            contract(model).step_inputs(first), contract(model).step_inputs(other), strict=True
+        ):
+            own.copy_(new)
+        torch.testing.assert_close(loss_of(first), wanted)

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from recbole_sigma.quick_start import build_model, run
+from recbole_sigma.quick_start import build_model, build_trainer, run
+from recbole_sigma.recommend.recommender import Recommender
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
+from recbole_sigma.run.trainer import RunTrainer
+from tests.language_models import save_model
 from tests.planted import cycle_config, one_batch, tiny, write_cycle
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -52,15 +55,100 @@ def test_scores_are_those_of_a_cpu(root, tmp_path, name, changes):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("name", "changes"), ROWS)
-def test_a_whole_run_learns_the_cycle_and_goes_on(root, tmp_path, name, changes, precision):
+def test_a_whole_run_learns_the_cycle(root, tmp_path, name, changes, precision):
     """Training, evaluation with the memory, and a checkpoint."""
     settings = settings_of(root, tmp_path, name, changes)
-    settings |= {"train_precision": precision, "memory": "fixed", "use_gpu": True}
+    settings |= {"train_precision": precision, "memory": "fixed", "use_gpu": True, "filter_seen": False}
     result = run(name, "cycle", config_dict=settings)
     assert all(torch.isfinite(torch.tensor(entry["train_loss"])).all() for entry in result["history"])
     if name == "SIGMA" and changes.get("sigma_objective") != "paper":
         assert result["test_result"]["hit@10"] >= 0.9
     assert 0 <= result["test_result"]["ndcg@10"] <= 1
+
+
+def losses_of(root, tmp_path, name, changes, **more):
+    """(losses of every epoch, the trainer) of a training on the GPU, dropout included."""
+    settings = {**cycle_config(root, tmp_path, filter_seen=True), **changes, "epochs": 4, "eval_step": 4}
+    settings = tiny("TIGER", **settings) if name == "TIGER" else settings
+    settings = {**settings, "use_gpu": True, "epochs": 4, "train_batch_size": 8, **more}
+    config = RunConfig(name, "cycle", config_dict=settings)
+    data = load_data(config, config.model_class)
+    torch.manual_seed(0)
+    trainer = build_trainer(config, build_model(config, config.model_class, data.train))
+    trainer.fit(data.train, data.valid, saved=False)
+    return torch.tensor([entry["train_loss"] for entry in trainer.history]), trainer
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("PackedSASRec", {}),
+        ("HSTU", {}),
+        ("BSARec", {}),
+        ("SIGMA", {}),
+        ("SIGMA", {"tasks": "all", "sigma_history": "long"}),
+        ("SIGMA", {"train_precision": "bf16", "train_clip_norm": 1.0}),
+        ("TIGER", {}),
+    ],
+)
+def test_replayed_steps_are_those_taken_one_by_one(root, tmp_path, name, changes):
+    """Four epochs with dropout: random numbers come in the same order, only that of sums may differ."""
+    replayed, trainer = losses_of(root, tmp_path, name, changes)
+    assert sum(found is not None for found in trainer._replay.found.values()) >= 1
+    one_by_one, other = losses_of(root, tmp_path, name, changes, train_compile="off")
+    assert not other._replay.found
+    torch.testing.assert_close(replayed, one_by_one, rtol=2e-3, atol=1e-4)
+
+
+def test_a_pretrained_trunk_is_replayed_too(root, tmp_path):
+    base = save_model(tmp_path / "base", "gpt2", tie_word_embeddings=False)
+    changes = {"backbone": f"pretrained:{base}", "lora_rank": 4, "train_precision": "bf16"}
+    replayed, trainer = losses_of(root, tmp_path, "SIGMA", changes)
+    assert sum(found is not None for found in trainer._replay.found.values()) >= 1
+    one_by_one, _ = losses_of(root, tmp_path, "SIGMA", changes, train_compile="off")
+    torch.testing.assert_close(replayed, one_by_one, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"train_accumulation": 2}, {"backbone_checkpointing": True}])
+def test_other_ways_to_take_a_step(root, tmp_path, changes):
+    """They give the losses of the plain step, up to dropout's draws."""
+    plain, _ = losses_of(root, tmp_path, "SIGMA", {"backbone_dropout": 0.0})
+    found, _ = losses_of(root, tmp_path, "SIGMA", {"backbone_dropout": 0.0, **changes})
+    torch.testing.assert_close(found[:, 0], plain[:, 0], rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["SIGMA", "TIGER"])
+def test_a_resumed_run_goes_on_with_the_same_losses(root, tmp_path, name, monkeypatch):
+    settings = {**cycle_config(root, tmp_path), "use_gpu": True, "epochs": 4, "train_batch_size": 8}
+    settings = {**tiny("TIGER", **settings), "epochs": 4} if name == "TIGER" else settings
+    whole = run(name, "cycle", config_dict={**settings, "checkpoint_dir": str(tmp_path / "whole")})
+    cut = {**settings, "checkpoint_dir": str(tmp_path / "cut")}
+    real = RunTrainer._valid_epoch
+
+    def stop(self, *args, **kwargs):
+        if len(self.history) == 3:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr(RunTrainer, "_valid_epoch", stop)
+        run(name, "cycle", config_dict=cut)
+    again = run(name, "cycle", config_dict={**cut, "resume": True})
+    found, wanted = (
+        torch.tensor([entry["train_loss"] for entry in result["history"]]) for result in (again, whole)
+    )
+    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=1e-4)
+
+
+def test_recommend_gives_the_lists_of_a_cpu(root, tmp_path):
+    settings = {**cycle_config(root, tmp_path), "use_gpu": True, "epochs": 2}
+    file = run("SIGMA", "cycle", config_dict=settings)["checkpoint"]
+    there, here = (Recommender.load(file, {"use_gpu": gpu}) for gpu in (True, False))
+    for number in (1, 2, 3):
+        user = str(there.dataset.id2token(there.dataset.uid_field, number))
+        assert [row.item for row in there.recommend(user=user)] == [
+            row.item for row in here.recommend(user=user)
+        ]
 
 
 @pytest.mark.parametrize("name", ["SIGMA", "PackedSASRec"])
@@ -71,9 +159,10 @@ def test_a_step_makes_the_host_wait_for_nothing(root, tmp_path, name):
     data = load_data(config, config.model_class)
     model = build_model(config, config.model_class, data.train).train()
     batches = [model.on_device(batch, "cuda") for _, batch in zip(range(2), data.train, strict=False)]
-    for batch in batches[:1]:  # kernels are chosen in the first pass
-        losses = model.calculate_loss(batch)
-        (sum(losses) if isinstance(losses, tuple) else losses).backward()
+    losses = model.calculate_loss(batches[0])  # kernels are chosen in the first pass
+    (sum(losses) if isinstance(losses, tuple) else losses).backward()
+    for batch in batches:
+        model.step_inputs(batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
         losses = model.calculate_loss(batches[-1])

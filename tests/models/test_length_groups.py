@@ -71,4 +71,4 @@ def test_rows_end_in_their_target_and_know_their_predictions(tmp_path):
     assert sorted(found) == sorted(wanted)
     pairs = {(int(r), int(c)) for r, c in zip(rows.row, rows.column, strict=True)}
     assert pairs == {(r, c) for r, row in enumerate(found) for c in range(len(row) - 1)}
-    assert len(rows.row) == rows.targets == len(pairs)
+    assert len(rows.row) == rows.passes.targets == len(pairs)

@@ -9,6 +9,7 @@ import torch
 from recbole_sigma.data.windows import PrefixPacker
 from recbole_sigma.decoding.exact import score_items
 from recbole_sigma.evaluation.judge import Judge
+from recbole_sigma.models import packed
 from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.settings.reading import load_yaml
@@ -90,22 +91,26 @@ def test_scores_of_given_candidates_are_those_of_the_lists(tiger_settings):
     got += 1.0  # an ordinary tensor: callers may write to it
 
 
-def test_loss_does_not_depend_on_how_rows_are_grouped(tiger_settings, monkeypatch):
-    _, data, model = build(tiger_settings)
+@pytest.mark.parametrize("users", [0, 7])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_loss_and_gradients_are_those_of_transformers(tiger_settings, monkeypatch, users, grouped):
+    """However rows share passes: packed tokens give what padded rows give."""
+    _, data, model = build(tiger_settings, tiger_user_tokens=users)
+    model.eval()
     batch = next(iter(data.train))
-    monkeypatch.setattr("recbole_sigma.models.tiger._CHUNK", 7)
-    grouped = model.calculate_loss(batch)
-    grouped.backward()
-    gradient = model.t5.shared.weight.grad.clone()
+    assert len(model.passes(batch).groups) > 1  # rows of several length classes
+    if not grouped:
+        monkeypatch.setattr(packed, "length_groups", lambda length, device: [torch.arange(len(length))])
+    loss = model.calculate_loss(batch)
+    loss.backward()
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
-    monkeypatch.setattr("recbole_sigma.models.tiger._CHUNK", 10_000)
-    whole = model.calculate_loss(batch)
-    whole.backward()
-    assert torch.allclose(grouped, whole, atol=1e-5)
-    assert torch.allclose(gradient, model.t5.shared.weight.grad, atol=1e-5)
     ids, mask = model._prompt(batch)
     plain = model.t5(input_ids=ids, attention_mask=mask, labels=model.item_tokens[batch[model.ITEM_ID]]).loss
-    assert torch.allclose(plain, whole, atol=1e-5)
+    plain.backward()
+    torch.testing.assert_close(loss, plain, atol=1e-5, rtol=0)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(gradients[name], weight.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
 def test_user_tokens_stay_in_their_range_and_differ(tiger_settings):

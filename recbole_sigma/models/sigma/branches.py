@@ -76,20 +76,17 @@ class InstructionBranches(nn.Module):
 
     # --- training -------------------------------------------------------------------------------------------
 
-    def draw(self, first: Tensor, length: Tensor) -> LabelDraw | None:
+    def take_part(self) -> bool:
+        """Whether a batch carries labels: a draw, on the host."""
+        return self.per_row > 0 and (self.share >= 1.0 or float(torch.rand(())) < self.share)
+
+    def draw(self, first: Tensor, length: Tensor) -> LabelDraw:
         """Where labels are attached and what their instructions say: by task, or JustForYou anywhere.
 
         Args:
             first: int64 [B], each row's first event (`data.windows.FIRST_EVENT`).
             length: int64 [B], events of each row, its last target included.
-
-        Returns:
-            None where the batch carries no labels.
         """
-        if not self.per_row:
-            return None
-        if self.share < 1.0 and float(torch.rand(())) >= self.share:
-            return None
         if self.tasks is not None:
             return self.tasks.draw(first, length, self.per_row)
         share = torch.rand(len(length), self.per_row, device=length.device)
@@ -128,7 +125,7 @@ class InstructionBranches(nn.Module):
         found: LabelStates,
         items: Tensor,
         table: ItemTable,
-        weight: float,
+        weight: Any,
         mask_seen: bool,
     ) -> Tensor:
         """Loss of the labels of a batch, weighted.
@@ -141,7 +138,7 @@ class InstructionBranches(nn.Module):
             found: their states.
             items: int64 [B, T], the rows, targets included.
             table: the catalogue.
-            weight: how much one label counts.
+            weight: how much one label counts, a number or a tensor [].
             mask_seen: items of the history are no negatives.
         """
         base, path = found.base.flatten(0, 1), found.path.flatten(0, 1)
@@ -165,7 +162,7 @@ class InstructionBranches(nn.Module):
             base + added,
             path,
             items[row, column + 1],
-            base.new_full((len(row),), weight),
+            base.new_ones(len(row)) * weight,
             history_of(items, row, column) if mask_seen else None,
             words,
         )

@@ -15,6 +15,15 @@ PLAIN_STD = 0.02  # without the layer norm everything starts as small as a word 
 TAU = 0.07  # of the cosine, where training starts
 
 
+def rows_of(table: Tensor, items: Tensor) -> Tensor:
+    """What a table [N, d] holds for items [...]: float [..., d].
+
+    Empty slots (item 0) are read and have no gradient. Nothing that counts depends on them, and on an
+    accelerator the many writes to one row would be the longest part of a step.
+    """
+    return F.embedding(items, table, padding_idx=0)
+
+
 class ItemFusion(nn.Module):
     """Fuse(W_id v_id; W_txt v_txt; W_img v_img) for every item of the catalogue.
 

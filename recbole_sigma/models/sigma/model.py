@@ -7,7 +7,7 @@ and where we differ. From top to bottom this file builds the model, takes its lo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,16 @@ from torch import Tensor, nn
 from recbole_sigma.decoding.exact import prefix_survival
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
 from recbole_sigma.decoding.votes import Bonus, add_bonus
+from recbole_sigma.language.backbone import compiled_parts
 from recbole_sigma.models.losses import history_of
-from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, host_length, length_groups
+from recbole_sigma.models.packed import (
+    PackedBatch,
+    PackedModel,
+    PackedRows,
+    RowGroup,
+    host_length,
+    length_groups,
+)
 from recbole_sigma.models.sigma.branches import LABEL_WEIGHT, InstructionBranches, LabelStates
 from recbole_sigma.models.sigma.build import build_item_tokens, build_language, build_objective, build_trunk
 from recbole_sigma.models.sigma.labels import INSTRUCTION, LabelDraw, build_task_labels
@@ -104,9 +112,9 @@ class SIGMA(PackedModel, SequentialRecommender):
         """
         self._table = None  # a step will follow, and fused optimizers do not count up a weight's version
         rows = self.packed_rows(interaction)
-        draw = self.branches.draw(rows.first, rows.length)
-        labels = 0 if draw is None else draw.after.numel()
-        weight = 1.0 / (rows.targets + LABEL_WEIGHT * labels)
+        labelled = interaction.labelled if isinstance(interaction, PackedBatch) else self.branches.take_part()
+        draw = self.branches.draw(rows.first, rows.length) if labelled else None
+        labels = 0.0 if draw is None else LABEL_WEIGHT * draw.after.numel()
         table = self.item_table()  # once per step
         found = [self._read(rows, group, table, draw) for group in rows.groups]
         context, path = (torch.cat(parts) for parts in list(zip(*found, strict=True))[:2])
@@ -115,15 +123,16 @@ class SIGMA(PackedModel, SequentialRecommender):
             context=context,
             path=path,
             targets=rows.items[row, column + 1],
-            weights=context.new_full((rows.targets,), weight),
+            weights=rows.weights(labels),
             hidden=history_of(rows.items, row, column) if self.options.mask_seen else None,
         )
         parts, _ = self.objective.losses(dense, table)
         if draw is None:
             return (*parts, context.new_zeros(()))
         asked = LabelStates.of_groups([labels for _, _, labels in found])
+        weight = LABEL_WEIGHT * rows.mean_weight(labels)
         label = self.branches.loss(
-            self.objective, draw, asked, rows.items, table, LABEL_WEIGHT * weight, self.options.mask_seen
+            self.objective, draw, asked, rows.items, table, weight, self.options.mask_seen
         )
         return (*parts, label)
 
@@ -147,18 +156,34 @@ class SIGMA(PackedModel, SequentialRecommender):
         # the state at a slot's end predicts what follows its item; the paths read the items directly
         states = slots[:, :, -1] + self.paths(items, table.tokens, table.vectors)  # [R, T, d]
         # teacher forcing: the states behind the prefix tokens of the item that did follow
-        path = slots[group.place, group.column + 1, : self.trunk.layout.prefix]
+        path = group.pick(slots[:, 1:, : self.trunk.layout.prefix])
         asked = None if labels is None else self.branches.states(labels, states, branches, start)
-        return states[group.place, group.column], path, asked
+        return group.pick(states), path, asked
 
     def prediction_count(self, interaction: Any) -> float:
         """One prediction per history item, plus the weighted labels."""
         labels = self.options.labels_per_row * LABEL_WEIGHT * len(interaction)
         return super().prediction_count(interaction) + labels
 
+    def on_device(self, interaction: Any, device: Any) -> PackedBatch:
+        """See `Contract.on_device`; whether the step takes labels is drawn here, on the host."""
+        batch = super().on_device(interaction, device)
+        batch.labelled = self.training and self.branches.take_part()
+        return batch
+
+    def step_shapes(self, batch: Any) -> Hashable | None:
+        """See `Contract.step_shapes`; a loss per prefix has shapes of its own in every batch."""
+        shapes = super().step_shapes(batch)
+        return (shapes, batch.labelled) if shapes and self.objective.fixed_shapes else None
+
+    def train(self, mode: bool = True) -> SIGMA:
+        """Forget the catalogue that lists are made from: steps change it."""
+        self._table = None
+        return super().train(mode)
+
     def compiled_parts(self) -> list[nn.Module]:
         """The language model."""
-        return [self.trunk.backbone]
+        return compiled_parts(self.trunk.backbone)
 
     def longest_row(self) -> int:
         """Columns of the longest training row, its branches included."""

@@ -73,6 +73,7 @@ class Objective(nn.Module, ABC):
     """
 
     names: tuple[str, ...]
+    fixed_shapes: bool = True  # what a loss computes has the same shapes for all predictions of equal shapes
 
     def __init__(self, catalogue: Catalogue, similarity: Similarity) -> None:
         super().__init__()

@@ -103,6 +103,7 @@ class PaperObjective(Objective):
     """
 
     names = ("prefix", "item")
+    fixed_shapes = False  # a product per prefix that the batch touches
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.language.transformer import Dropout
+from recbole_sigma.models.sigma.item_tokens import rows_of
 
 NEWEST = 20  # items that the recency path reads
 DECAY = 0.8  # initial weight per step of age, that of the training-free WindowItemKNN
@@ -51,9 +52,9 @@ class StraightPaths(nn.Module):
         """
         added = tokens.new_zeros((*items.shape, tokens.shape[1]))
         if self.recency is not None:
-            added = added + self.recency(F.normalize(tokens[items], dim=-1))
+            added = added + self.recency(F.normalize(rows_of(tokens, items), dim=-1))
         if self.interest is not None:
-            added = added + self.interest(vectors[items])
+            added = added + self.interest(rows_of(vectors, items))
         return added
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_sigma.language.backbone import empty_cache, hidden_states, output_rows
+from recbole_sigma.models.sigma.item_tokens import rows_of
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class PackedTrunk(nn.Module):
     def _item_slots(self, items: Tensor, tokens: Tensor) -> Tensor:
         """Input embeddings of items [B, T]: float [B, T * S, d]."""
         layout = self.layout
-        own = self.item_scale * self.read(tokens[items])
+        own = self.item_scale * self.read(rows_of(tokens, items))
         if not self.prefix_tokens.shape[1]:
             return own
         prefix = self.embed(self.prefix_tokens[items])  # [B, T, l, d]
