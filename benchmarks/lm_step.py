@@ -116,10 +116,11 @@ def list_maker(
     return lists
 
 
-def recorded(work: Callable[[], None]) -> Callable[[], None]:
+def recorded(work: Callable[[], None], forget: Callable[[], None]) -> Callable[[], None]:
     """A pass as a CUDA graph, as `run.replay` records training steps."""
     for _ in range(3):  # kernels are chosen and compiled
         work()
+    forget()  # nothing of the graphs before may be alive
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
@@ -163,7 +164,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten() - size)
         optimizer.zero_grad()
         loss.backward()
-        kept[:] = [loss]
+        kept[:] = [loss.detach()]
 
     kept: list[torch.Tensor] = []  # the loss, read when all steps are taken
     alone = device.type == "cpu" and torch.get_num_threads() == 1
@@ -183,10 +184,10 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     model.train()
     if options.compile:
         for part in compiled_parts(model):
-            part.compile(dynamic=True)
+            part.compile()
     tokens, training, decoding = rows * length, {}, {}
     if not options.lists_only:
-        passes = recorded(train) if device.type == "cuda" and options.compile else train
+        passes = recorded(train, kept.clear) if device.type == "cuda" and options.compile else train
 
         def take_step() -> None:
             passes()

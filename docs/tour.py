@@ -83,7 +83,7 @@ def tour(dataset: str, values: dict[str, Any]) -> None:
     parts = model.calculate_loss(batch)
     losses = zip(model.loss_names, parts, strict=True)
     print("  " + ", ".join(f"{name} {part.item():.3f}" for name, part in losses))
-    print(f"  {packed.targets} predictions in the histories of this batch")
+    print(f"  {packed.passes.targets} predictions in the histories of this batch")
 
     section("6. A list in three steps, after one epoch")
     trainer = build_trainer(config, model)

@@ -40,7 +40,7 @@ def hide(logits: Tensor, seen: SeenPairs | None = None) -> Tensor:
     closed = torch.zeros_like(logits, dtype=torch.bool)
     closed[:, 0] = True
     if seen is not None:
-        closed[seen] = True
+        closed[seen] = closed.new_ones(())  # a value of the host would be copied over
     return logits.masked_fill(closed, float("-inf"))
 
 

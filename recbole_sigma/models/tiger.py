@@ -149,7 +149,7 @@ class TIGER(PackedModel, SequentialRecommender):
         ids = self.item_tokens[group.pick(items)]
         level = torch.arange(levels, device=items.device)
         slot = (group.place * width + first + group.column * levels)[:, None] + level
-        slot = torch.where(counted[:, None] > 0, slot, rows * width)
+        slot = slot.masked_fill(counted[:, None] == 0, rows * width)
         ids, slot = ids.flatten(), slot.flatten()
         if first:
             ids = torch.cat([self._user_ids(users), ids])

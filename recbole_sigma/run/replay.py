@@ -29,12 +29,14 @@ class Recording:
         graph: forward and backward pass.
         inputs: the tensors that it reads, to be overwritten before a replay.
         losses: the tensors [] that it writes.
+        several: whether the model gives its losses as parts.
         trained: the weights that it gives a gradient.
     """
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     losses: tuple[Tensor, ...]
+    several: bool
     trained: list[nn.Parameter]
 
 
@@ -56,11 +58,14 @@ class Replay:
         self.pool: Any = None  # recordings are replayed one at a time and share their memory
         self.gradients: dict[nn.Parameter, Tensor] = {}  # where all recordings leave theirs
 
-    def __call__(self, batch: Any) -> tuple[Tensor, ...] | None:
-        """Losses of a batch, its gradients in place of the weights' old ones; None: the caller computes it.
+    def __call__(self, batch: Any) -> tuple[tuple[Tensor, ...], bool] | None:
+        """Losses [] of a batch and whether they are parts, its gradients in place of the weights' old ones.
 
         Args:
             batch: what the model's ``on_device`` gave.
+
+        Returns:
+            None where the caller has to compute it.
         """
         shapes = contract(self.model).step_shapes(batch) if self.enabled else None
         if shapes is None:
@@ -76,7 +81,7 @@ class Replay:
         recording.graph.replay()
         for weight in recording.trained:
             weight.grad = self.gradients[weight]
-        return tuple(loss.clone() for loss in recording.losses)
+        return tuple(loss.clone() for loss in recording.losses), recording.several
 
     def _record(self, shapes: Hashable, batch: Any) -> Recording | None:
         """Record a step on the batch's own tensors, without taking it; None where the model resists."""
@@ -94,6 +99,8 @@ class Replay:
                     torch._foreach_copy_(kept, [weight.grad for weight in known])
         except RuntimeError as error:
             self.enabled = False
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())  # the old one still waits for the end
             self.found.clear()
             self.model.zero_grad(set_to_none=True)
             logging.getLogger().info(
@@ -107,5 +114,6 @@ class Replay:
         self.model.zero_grad(set_to_none=True)
         inputs = contract(self.model).step_inputs(batch)
         ends = tuple(loss.detach().reshape(()) for loss in losses)
-        self.found[shapes] = recording = Recording(graph, inputs, ends, trained)
+        several = isinstance(found, tuple)
+        self.found[shapes] = recording = Recording(graph, inputs, ends, several, trained)
         return recording

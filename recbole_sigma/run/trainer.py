@@ -87,7 +87,8 @@ class RunTrainer(StoredRun):
             )
         if wants_compile(self.keys.train_compile):
             for part in contract(model).compiled_parts():
-                part.compile(dynamic=True)  # rows differ in length from batch to batch
+                # rows differ in length from batch to batch, on an accelerator in a few steps
+                part.compile(dynamic=True if self.device.type == "cpu" else None)
         alone = self.exact and self.accumulation == 1 and not (self.world.several or self.enable_scaler)
         replayed = alone and self.device.type == "cuda" and self.keys.train_compile != "off"
         self._replay = Replay(model, partial(self._losses, model.calculate_loss), enabled=replayed)
@@ -250,17 +251,13 @@ class RunTrainer(StoredRun):
             for piece, _ in pieces(interaction, self.accumulation, self.config["ITEM_LIST_LENGTH_FIELD"]):
                 share = weight * loss_weight(self.model, piece) / whole
                 batch = contract(self.model).on_device(piece, self.device)
-                every = self._replay(batch) if share == 1.0 else None
-                if every is not None:  # its gradients are there too
-                    self._check_finite(reduce(torch.add, every), epoch, done)
-                else:
-                    losses = self._losses(loss_of, batch)
-                    parts = isinstance(losses, tuple)
-                    every = losses if parts else (losses,)
-                    loss = reduce(torch.add, every)
-                    self._check_finite(loss, epoch, done)
-                    self.scaler.scale(loss * share if share != 1.0 else loss).backward()
-                own = torch.stack([part.detach().double().reshape(()) for part in every]) * share
+                found = self._replay(batch) if share == 1.0 else None
+                if found is None:
+                    found = self._take_back(loss_of, batch, share, epoch, done)
+                else:  # its gradients are there too
+                    self._check_finite(reduce(torch.add, found[0]), epoch, done)
+                every, parts = found
+                own = torch.stack([part.double() for part in every]) * share
                 values = own if values is None else values + own
             if self.clip_grad_norm:
                 self.scaler.unscale_(self.optimizer)
@@ -282,6 +279,19 @@ class RunTrainer(StoredRun):
             totals = distributed.mean(totals)
             distributed.same_everywhere(dict(self.model.named_buffers()))
         return tuple(totals) if parts else (totals[0] if totals else None)
+
+    def _take_back(
+        self, loss_of: Any, batch: Any, share: float, epoch: int, done: int
+    ) -> tuple[tuple[Tensor, ...], bool]:
+        """Forward and backward pass: the losses [] without their graph, which no recording may meet alive,
+        and whether the model gives several.
+        """
+        losses = self._losses(loss_of, batch)
+        every = losses if isinstance(losses, tuple) else (losses,)
+        loss = reduce(torch.add, every)
+        self._check_finite(loss, epoch, done)
+        self.scaler.scale(loss * share if share != 1.0 else loss).backward()
+        return tuple(part.detach().reshape(()) for part in every), isinstance(losses, tuple)
 
     def _losses(self, loss_of: Any, batch: Any) -> Any:
         """What a loss function gives, under the precision of the training."""

@@ -96,7 +96,7 @@ class RecencyPath(nn.Module):
         step = torch.arange(items.shape[1], device=items.device)
         age = step[:, None] - step  # [T, T]: position t reads item s with the weight of age t - s
         counts = (age >= 0) & (age < len(self.weights))
-        by_age = torch.where(counts, self.weights[age.clamp(0, len(self.weights) - 1)], 0.0)
+        by_age = self.weights[age.clamp(0, len(self.weights) - 1)].masked_fill(~counts, 0.0)
         total = (by_age / self.weights.abs().sum()) @ items
         return self.share * self.project(total)
 

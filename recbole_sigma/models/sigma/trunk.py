@@ -252,9 +252,8 @@ def history_allowed(profile: Tensor, length: Tensor, items: int, layout: RowLayo
     real = column[None, :] < (layout.profile + length * layout.slot)[:, None]
     real[:, : layout.profile] = profile
     causal = column[:, None] >= column[None, :]
-    allowed = causal[None] & real[:, None, :]
-    allowed[:, column, column] = True
-    return allowed
+    itself = column[:, None] == column[None, :]
+    return causal[None] & real[:, None, :] | itself
 
 
 def branch_allowed(
@@ -286,9 +285,8 @@ def branch_allowed(
     inside = torch.ones(block, block, dtype=torch.bool, device=history.device).tril()
     real = torch.ones(batch, branches, block, dtype=torch.bool, device=history.device)
     real[:, :, : layout.instruction] = instruction
-    own = inside[None, None] & real[:, :, None, :]
-    step = torch.arange(block, device=history.device)
-    own[:, :, step, step] = True
+    itself = torch.eye(block, dtype=torch.bool, device=history.device)
+    own = inside[None, None] & real[:, :, None, :] | itself
     # the branches' own blocks lie on the diagonal of the last M * (I + tail) rows and columns
     view = allowed[:, width:, width:].view(batch, branches, block, branches, block)
     index = torch.arange(branches, device=history.device)
