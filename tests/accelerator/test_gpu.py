@@ -125,6 +125,7 @@ def test_other_ways_to_take_a_step(root, tmp_path, changes):
 CUT = """
 import json, os, sys
 from recbole_sigma.quick_start import run
+from recbole_sigma.run.trainer import RunTrainer
 name, values, last = json.loads(sys.argv[1])
 real = RunTrainer._valid_epoch
 def stop(self, *args, **kwargs):
