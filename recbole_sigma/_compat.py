@@ -50,7 +50,7 @@ class _RayTuneStandIn(types.ModuleType):
             raise AttributeError(name)
         raise ImportError(
             f"ray.tune.{name} was asked for, but ray cannot be imported here: install ray<=2.6.3 and "
-            "setuptools<82 to use it"
+            "setuptools<82 on Python 3.11 to use it"
         )
 
 

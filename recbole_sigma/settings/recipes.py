@@ -93,9 +93,11 @@ def recbole_folder() -> Path:
     """
     spec = importlib.util.find_spec("recbole")
     if spec is None or not spec.submodule_search_locations:
+        # from 3.12 on RecBole's own requirements cannot be met: its ray has no build there
+        bare = "--no-deps " if sys.version_info >= (3, 12) else ""
         raise UserError(
             f"recbole is not installed for {sys.executable}: use the Python of .venv (make setup, then "
-            "source .venv/bin/activate), or pip install recbole==1.2.1"
+            f"source .venv/bin/activate), or run {sys.executable} -m pip install {bare}recbole==1.2.1"
         )
     return Path(next(iter(spec.submodule_search_locations)))
 

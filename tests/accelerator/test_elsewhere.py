@@ -5,6 +5,7 @@ import torch
 
 from recbole_sigma.models.contract import contract
 from recbole_sigma.quick_start import build_trainer
+from tests.arithmetic import STATES
 from tests.elsewhere import DEVICE, Elsewhere, pretend, reads
 from tests.language_models import save_model
 from tests.planted import build, cycle_config, one_batch, tiny, write_cycle
@@ -86,7 +87,7 @@ def test_training_and_lists_elsewhere_equal_those_here(root, tmp_path, changes):
         found, away = run(DEVICE)
     assert torch.equal(away, items) and len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one, other, **STATES)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from recbole_sigma.decoding.beam import SeenItems, beam_search, search_prefixes, top_with_ties, verify
 from recbole_sigma.decoding.kv import Step
 from recbole_sigma.tokenization.trie import build_trie, contiguous_tokens
-from recbole_sigma.values import UserError
+from recbole_sigma.values import RankedItems, UserError
+from tests.arithmetic import STATES, same_list
 
 
 def ranked_by_score(scores, k):
@@ -18,27 +19,12 @@ def ranked_by_score(scores, k):
     return torch.where(value > -torch.inf, item, 0), value
 
 
-def assert_same_up_to_ties(got, items, scores, tolerance=3e-4):
-    """Equal scores rank by rank, and equal items wherever the score is not nearly shared with a neighbour."""
-    finite = scores > -torch.inf
-    assert torch.equal(got.scores > -torch.inf, finite)
-    assert torch.allclose(got.scores[finite], scores[finite], atol=tolerance, rtol=0)
-    gap = torch.full_like(scores, torch.inf)
-    step = (scores[:, :-1] - scores[:, 1:]).abs()
-    gap[:, 1:] = torch.minimum(gap[:, 1:], step)
-    gap[:, :-1] = torch.minimum(gap[:, :-1], step)
-    clear = finite & (gap > 2 * tolerance)
-    clear[:, -1] &= False
-    assert torch.equal(got.items[clear], items[clear])
-
-
 @pytest.mark.parametrize("left", [True, False])
 def test_lists_and_scores_equal_generate_with_a_prefix_function(shop, model, left):
     ids, mask = shop.prompts(left=left)
     items, scores = shop.generate(model, ids, mask, 10, 20)
     got = shop.search(model, ids, mask, 10, 20)
-    assert torch.equal(got.items, items)
-    assert torch.allclose(got.scores, scores, atol=3e-4)
+    same_list(got, RankedItems(items, scores))
 
 
 def test_seen_items_are_left_out_as_if_the_catalogue_lacked_them(shop, model):
@@ -46,8 +32,7 @@ def test_seen_items_are_left_out_as_if_the_catalogue_lacked_them(shop, model):
     seen = shop.seen(number=300)
     items, scores = shop.generate(model, ids, mask, 10, 20, seen)
     got = shop.search(model, ids, mask, 10, 20, seen=seen)
-    assert torch.equal(got.items, items)
-    assert torch.allclose(got.scores, scores, atol=3e-4)
+    same_list(got, RankedItems(items, scores))
 
 
 @pytest.mark.parametrize("score", ["vocab", "level"])
@@ -59,7 +44,7 @@ def test_a_beam_as_wide_as_the_catalogue_ranks_every_item(shop, model, score):
         scores = shop.brute_force(model, ids, mask)
         scores[seen] = -torch.inf
         items, scores = ranked_by_score(scores, 300)
-        assert_same_up_to_ties(got, items, scores)
+        same_list(got, RankedItems(items, scores))
     for row in range(4):
         expected = set(range(1, 301)) - set(seen[1][seen[0] == row].tolist())
         assert set(got.items[row].tolist()) - {0} == expected
@@ -86,8 +71,7 @@ def test_a_padded_batch_equals_single_users(shop, model):
         alone = shop.search(
             model, ids[row, real][None], mask[row, real][None], 10, 20, seen=(torch.zeros_like(own), own)
         )
-        assert torch.equal(together.items[row], alone.items[0])
-        assert torch.allclose(together.scores[row], alone.scores[0], atol=1e-5)
+        same_list(alone, RankedItems(together.items[row : row + 1], together.scores[row : row + 1]))
 
 
 @pytest.mark.parametrize("lengths", [(12, 12, 12, 12), (12, 6, 4, 3)])
@@ -141,11 +125,11 @@ def test_prefix_search_stops_at_a_depth_and_can_go_on(shop, model):
     codes = shop.trie.codes_of(2, beams.nodes)
     tokens = torch.stack([shop.tokens[0][codes[..., 0]], shop.tokens[1][codes[..., 1]]], dim=-1)
     forced = decoder.force(tokens)
-    assert torch.allclose(step.hidden, forced.hidden[:, :, -1], atol=1e-5)
+    assert torch.allclose(step.hidden, forced.hidden[:, :, -1], **STATES)
     # Nothing was kept, so a part of the beams can be run again, in any grouping (the certificate of the
     # hybrid path).
     part = decoder.advance(beams.tokens[:, 3:7], beams.parents[:, 3:7], keep=False)
-    assert torch.allclose(part.hidden, step.hidden[:, 3:7], atol=1e-5)
+    assert torch.allclose(part.hidden, step.hidden[:, 3:7], **STATES)
     assert torch.equal(beams.tokens, tokens[..., 1])
     # ... and the search resumed by hand ends in the same lists as in one go.
     step = decoder.advance(beams.tokens, beams.parents)

@@ -14,6 +14,7 @@ from recbole_sigma.decoding.exact import exact_prefixes
 from recbole_sigma.decoding.kv import Step
 from recbole_sigma.language.backbone import empty_cache, hidden_states
 from recbole_sigma.language.transformer import Transformer, TransformerShape
+from tests.arithmetic import SCORES, STATES
 from tests.language_models import random_model
 
 FAMILIES = ("gpt2", "llama")
@@ -76,10 +77,10 @@ def test_exhaustive_prefix_search_equals_brute_force(shop, models, family, depth
         place = {int(node): at for at, node in enumerate(beams.nodes[row].tolist())}
         assert len(place) == len(paths) == shop.trie.n_nodes(depth)
         at = torch.tensor([place[node_of(shop, path)] for path in paths.tolist()])
-        assert torch.allclose(beams.scores[row, at], total, atol=3e-4)
-        assert torch.allclose(states[row, at], hidden, atol=3e-4)
+        assert torch.allclose(beams.scores[row, at], total, **SCORES)
+        assert torch.allclose(states[row, at], hidden, **SCORES)
         assert sorted(nodes[row].tolist()) == sorted(place)
-        assert torch.allclose(scores[row].sort().values, total.sort().values, atol=3e-4)
+        assert torch.allclose(scores[row].sort().values, total.sort().values, **SCORES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -96,7 +97,7 @@ def test_chunks_give_the_same_states_and_the_cache_does_not_grow(shop, models, f
     for columns in torch.arange(width).split(3):
         parts.append(states_of(decoder, beams, columns))
         assert decoder.cached == cached
-    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
+    assert torch.allclose(torch.cat(parts, dim=1), whole, **STATES)
     # the prompt went in once, each step fed only its beams, and nothing was fed per beam and prompt
     assert decoder.forwarded == ([8] if depth == 2 else []) + [width] + [
         len(c) for c in torch.arange(width).split(3)
@@ -115,7 +116,7 @@ def test_any_first_codes_can_be_asked_for_at_the_root(shop, models):
                 alone = torch.cat([ids[row][mask[row].bool()], token[None]])[None]
                 with torch.no_grad():
                     want = models["gpt2"].base_model(alone).last_hidden_state[0, -1]
-                assert torch.allclose(got[row, place], want, atol=3e-4)
+                assert torch.allclose(got[row, place], want, **SCORES)
 
 
 def test_a_copied_cache_is_left_alone(shop, models):
@@ -203,4 +204,4 @@ def test_a_model_with_a_sliding_window_reads_what_the_mask_allows(shop):
             hidden_states(model, rows[:, a:b], places[:, a:b], causal[:, a:b, :b], cache)
             for a, b in ((0, 5), (5, 9))
         ]
-    torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, **STATES)

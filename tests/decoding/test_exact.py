@@ -5,6 +5,7 @@ import torch
 
 from recbole_sigma.decoding.exact import exact_top_k, prefix_survival, score_items
 from recbole_sigma.values import RankedItems
+from tests.arithmetic import SCORES
 
 
 def test_teacher_forcing_equals_plain_forward_passes(shop, model):
@@ -12,7 +13,7 @@ def test_teacher_forcing_equals_plain_forward_passes(shop, model):
     got = score_items(shop.decoder(model, ids, mask), shop.trie, shop.tokens, chunk=37)
     expected = shop.brute_force(model, ids, mask)
     assert torch.equal(got > -torch.inf, expected > -torch.inf)
-    assert torch.allclose(got[:, 1:], expected[:, 1:], atol=3e-4)
+    assert torch.allclose(got[:, 1:], expected[:, 1:], **SCORES)
 
 
 @pytest.mark.parametrize("score", ["vocab", "level"])
@@ -26,7 +27,7 @@ def test_certified_search_finds_the_true_best(shop, model, score):
     exact = exact_top_k(
         shop.decoder(model, ids, mask), shop.trie, shop.tokens, 15, beam.scores[:, -1], seen, score, chunk=16
     )
-    assert torch.allclose(exact.scores, value[:, :15], atol=3e-4)
+    assert torch.allclose(exact.scores, value[:, :15], **SCORES)
     assert torch.equal(exact.items, item[:, :15])
     free = exact_top_k(
         shop.decoder(model, ids, mask), shop.trie, shop.tokens, 15, torch.full((4,), -torch.inf), seen, score

@@ -16,6 +16,7 @@ from recbole_sigma.decoding.fusion import (
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.tokenization.catalogue import group_by_prefix
+from tests.arithmetic import SHARES, STATES
 
 N, C, D, B = 30, 6, 4, 5
 
@@ -106,9 +107,7 @@ def test_scores_equal_the_formulas(mode, width):
     prefix, items, buckets, log_probs, query_of, table = case()
     fused = fused_beam(log_probs, buckets, mode, width)
     got = fused_scores(query_of(fused[0]) / 0.3, fused, items[buckets.order], buckets)
-    torch.testing.assert_close(
-        got, brute_force(prefix, items, log_probs, table, mode, width, 0.3), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(got, brute_force(prefix, items, log_probs, table, mode, width, 0.3), **STATES)
 
 
 @pytest.mark.parametrize("mode", ["apf", "fixed_temp"])
@@ -117,7 +116,7 @@ def test_probabilities_sum_to_one(mode, width):
     _, items, buckets, log_probs, query_of, _ = case(1)
     fused = fused_beam(log_probs, buckets, mode, width)
     total = fused_scores(query_of(fused[0]) / 0.2, fused, items[buckets.order], buckets).exp().sum(1)
-    torch.testing.assert_close(total, torch.ones(B), atol=1e-5, rtol=0)
+    torch.testing.assert_close(total, torch.ones(B), **SHARES)
 
 
 @pytest.mark.parametrize("k", [1, 7, 29, 40])
@@ -136,9 +135,7 @@ def test_list_equals_the_sorted_distribution_over_unseen_items(k, mode, path):
         order = [i for i in order if torch.isfinite(expected[b, i])]
         assert [int(i) for i in ranked.items[b] if i] == order[:k]
         assert int(ranked.short[b]) == max(0, k - len(order))
-        torch.testing.assert_close(
-            ranked.scores[b, : len(order[:k])], expected[b, order[:k]], atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(ranked.scores[b, : len(order[:k])], expected[b, order[:k]], **STATES)
     assert int(ranked.short[2]) == k and torch.isinf(ranked.scores[ranked.items == 0]).all()
 
 
@@ -164,7 +161,7 @@ def test_one_softmax_read_in_three_steps_equals_the_formulas(mode, width):
         for c, weight in zip(order, np.exp(phi) / np.exp(phi).sum()):
             mine = [i for i in left if prefix[i] == c]
             expected[mine] = (logits[b, mine] * sigma).log_softmax(0) + float(np.log(weight))
-        torch.testing.assert_close(got[b], expected, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(got[b], expected, **STATES)
 
 
 def test_a_prefix_far_below_the_best_item_keeps_its_probability():

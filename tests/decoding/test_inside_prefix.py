@@ -13,6 +13,7 @@ from recbole_sigma.decoding.beam import SeenItems, search_prefixes
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.tokenization.catalogue import group_by_prefix, leaves_by_prefix
 from recbole_sigma.values import UserError
+from tests.arithmetic import SCORES, STATES
 
 
 def catalogue(prefix, vectors):
@@ -81,7 +82,7 @@ def test_lists_equal_brute_force_whatever_the_rounds(case, k, chunk, keep_mass):
     kept = min(k, truth.shape[1])
     real = value[:, :kept] > -torch.inf
     assert torch.equal(got.items[:, :kept] > 0, real)
-    assert torch.allclose(got.scores[:, :kept][real].double(), value[:, :kept][real], atol=1e-5)
+    assert torch.allclose(got.scores[:, :kept][real].double(), value[:, :kept][real], **STATES)
     assert used <= codes
     for row in range(batch):
         listed = got.items[row][got.items[row] > 0].tolist()
@@ -110,7 +111,7 @@ def test_the_certificate_stops_early_and_changes_nothing():
     assert all_used == 60 and used < 40
     assert sum(calls) == 60 + used
     assert torch.equal(whole.items, early.items)
-    assert torch.allclose(whole.scores, early.scores, atol=1e-5)
+    assert torch.allclose(whole.scores, early.scores, **STATES)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -143,7 +144,7 @@ def test_prefixes_of_any_length_end_in_the_exact_distribution(shop, models, dept
             truth[row, members] = (vectors[members] @ query).log_softmax(0) + weight
     truth[seen] = -torch.inf
     value, item = truth.sort(dim=1, descending=True, stable=True)
-    assert torch.allclose(got.scores, value[:, :20], atol=3e-4)
+    assert torch.allclose(got.scores, value[:, :20], **SCORES)
     clear = (value[:, :20] - value[:, 1:21]).abs() > 1e-3
     clear[:, 1:] &= clear[:, :-1]
     assert torch.equal(got.items[clear], item[:, :20][clear])
@@ -176,7 +177,7 @@ def test_blocks_of_any_size_give_the_same_lists(monkeypatch):
     monkeypatch.setattr(local, "_CELLS", 1)
     small = run()
     assert torch.equal(usual.items, small.items)
-    assert torch.allclose(usual.scores, small.scores, atol=1e-5)
+    assert torch.allclose(usual.scores, small.scores, **STATES)
     usual.scores[:, 0] = 0.0  # an ordinary tensor: callers may write to it
 
 

@@ -18,6 +18,7 @@ from recbole_sigma.grounding.tower import FrozenTower
 from recbole_sigma.grounding.views import shared_value_view
 from recbole_sigma.language.lora import LoraOptions
 from recbole_sigma.values import UserError
+from tests.arithmetic import STATES
 from tests.language_models import save_model
 
 WORDS = ["apple", "stone", "river", "cloud", "horse", "metal", "paper", "light"]
@@ -113,7 +114,7 @@ def test_chunks_give_the_gradients_of_one_pass(kind, chunk, saved):
     torch.testing.assert_close(found[0][0], found[1][0])
     assert found[0][1] and found[0][1].keys() == found[1][1].keys()
     for name, value in found[0][1].items():
-        torch.testing.assert_close(found[1][1][name], value, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(found[1][1][name], value, **STATES)
 
 
 def test_dropout_draws_the_same_masks_in_both_passes():

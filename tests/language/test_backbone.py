@@ -20,6 +20,7 @@ from recbole_sigma.language.vocabulary import (
     pretrained_tokenizer,
 )
 from recbole_sigma.values import UserError
+from tests.arithmetic import SCORES, STATES
 from tests.language_models import save_model
 
 SHAPES = ("qwen3", "llama", "gpt2")
@@ -61,7 +62,7 @@ def test_untrained_adapter_is_the_base_model(saved, shape):
         model, _ = grown(folder)
         embed = model.get_input_embeddings()
         torch.testing.assert_close(embed(ids), base.get_input_embeddings()(ids), rtol=0, atol=0)
-        torch.testing.assert_close(run(model, embed(ids)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run(model, embed(ids)), expected, **STATES)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -96,11 +97,11 @@ def test_merged_export_equals_the_adapter_and_loads_as_a_plain_model(saved, shap
         expected = model.get_output_embeddings()(states)
         assert expected.shape[-1] == total
         rows = output_rows(model, torch.arange(first, total))
-        torch.testing.assert_close(states @ rows.T, expected[..., first:total], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(states @ rows.T, expected[..., first:total], **STATES)
         target = tmp_path / "merged"
         export_merged(model, tokenizer, target)
         plain = load_causal_model(str(target), "backbone").eval()
-        torch.testing.assert_close(plain(ids).logits[..., :total], expected, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(plain(ids).logits[..., :total], expected, **SCORES)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     again = pretrained_tokenizer(str(target), SIZES)
     assert again.get_vocab() == tokenizer.get_vocab()
@@ -170,9 +171,9 @@ def test_padding_side_and_batch_order_change_nothing(saved, shape):
         states = run(model, embed(rows), allowed, positions)
         order = torch.tensor([2, 0, 1])
         shuffled = run(model, embed(rows[order]), allowed[order], positions[order])
-    torch.testing.assert_close(states[0, 3:], alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(states[1, :5], alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(shuffled, states[order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(states[0, 3:], alone, **STATES)
+    torch.testing.assert_close(states[1, :5], alone, **STATES)
+    torch.testing.assert_close(shuffled, states[order], **STATES)
 
 
 def test_checkpointing_gives_the_same_gradients(saved):

@@ -14,6 +14,7 @@ from recbole_sigma.language.vocabulary import pretrained_tokenizer
 from recbole_sigma.preparation import items as preparation
 from recbole_sigma.quick_start import run
 from recbole_sigma.values import UserError
+from tests.arithmetic import SCORES
 from tests.language_models import save_model
 from tests.planted import cycle_config, write_cycle
 
@@ -56,7 +57,7 @@ def test_the_exported_folder_is_the_trained_model(trained, shape, tmp_path, caps
         expected = model.get_output_embeddings()(states)
         found = plain(ids).logits[..., :total]
         before = old(ids.clamp(max=300)).logits
-    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(found, expected, **SCORES)
     known = min(before.shape[-1], total, 290)
     assert not torch.allclose(before[:, :2, :known], found[:, :2, :known], atol=1e-3)
     assert pretrained_tokenizer(str(target), [4]).get_vocab() == tokenizer.get_vocab()

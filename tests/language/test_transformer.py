@@ -13,6 +13,7 @@ from recbole_sigma.language.transformer import (
     keep_mask,
     with_cheap_dropout,
 )
+from tests.arithmetic import SCORES, STATES
 
 SHAPE = TransformerShape(40, 30, 16, 3, 2, 0.2)
 
@@ -49,10 +50,10 @@ def test_states_and_gradients_equal_transformers(pair):
         inputs_embeds=other, position_ids=positions, attention_mask=additive(allowed, other.dtype)[:, None]
     ).last_hidden_state
     found = ours(one, positions, allowed)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, **STATES)
     for states in (found, expected):
         states.square().sum().backward()
-    torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(one.grad, other.grad, **SCORES)
 
 
 def test_both_ways_of_attention_are_one_without_dropout(pair):
@@ -66,7 +67,7 @@ def test_both_ways_of_attention_are_one_without_dropout(pair):
             module.p = 0.0
     for block in ours.transformer["h"]:
         block.attn.dropout = 1 / 1024
-    torch.testing.assert_close(ours(embeddings, positions, allowed), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(embeddings, positions, allowed), expected, **STATES)
 
 
 def test_behind_a_cache_equals_in_one_pass(pair):
@@ -78,10 +79,10 @@ def test_behind_a_cache_equals_in_one_pass(pair):
     parts = [
         ours(embeddings[:, a:b], positions[:, a:b], causal[:, a:b, :b], cache) for a, b in ((0, 4), (4, 9))
     ]
-    torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, **STATES)
     cache.rewind(4)
     again = ours(embeddings[:, 4:], positions[:, 4:], causal[:, 4:], cache)
-    torch.testing.assert_close(again, expected[:, 4:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(again, expected[:, 4:], **STATES)
 
 
 def test_recomputed_activations_give_the_same_gradients(pair):

@@ -9,6 +9,7 @@ from recbole_sigma.models.bsarec import left_padded
 from recbole_sigma.models.low_pass import causal_low_pass, slow_waves
 from recbole_sigma.quick_start import run
 from tests import planted as scenes
+from tests.arithmetic import STATES
 
 
 def fourier(states: torch.Tensor, cutoff: int) -> torch.Tensor:
@@ -43,9 +44,9 @@ def test_a_prefix_is_scored_as_the_published_network_scores_it(planted) -> None:
         filtered = block.norm(low + block.beta**2 * (hidden - low) + hidden)
         hidden = block.feed_forward(0.7 * filtered + 0.3 * block.attention(hidden, mask))
     want = hidden[:, -1] @ model.item_embedding.weight.T
-    torch.testing.assert_close(model.full_sort_predict(batch), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.full_sort_predict(batch), want, **STATES)
     torch.testing.assert_close(
-        model.predict(batch), want[torch.arange(len(want)), batch["item_id"]], atol=1e-5, rtol=1e-5
+        model.predict(batch), want[torch.arange(len(want)), batch["item_id"]], **STATES
     )
 
 
@@ -66,7 +67,7 @@ def test_a_training_row_is_one_prefix_and_its_loss_the_cross_entropy(planted) ->
         logits = model.full_sort_predict(rows[torch.tensor([row])])
         expected.append(torch.nn.functional.cross_entropy(logits[:, 1:], rows["item_id"][[row]] - 1))
     loss = model.calculate_loss(rows[torch.arange(0, len(rows), 37)])
-    torch.testing.assert_close(loss, torch.stack(expected).mean(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), **STATES)
 
 
 def later_moves(model: torch.nn.Module, items: torch.Tensor, place: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from recbole_sigma.models.hstu import HSTUBlock
 from recbole_sigma.quick_start import run
 from tests import planted as scenes
+from tests.arithmetic import STATES
 
 
 def silu(x: float) -> float:
@@ -36,7 +37,7 @@ def test_a_block_by_hand() -> None:
             mixed = [m + weight * x for m, x in zip(mixed, v, strict=True)]
         gated = torch.tensor([m * x for m, x in zip(mixed, u, strict=True)])
         want = states[0, i] + block.join.weight @ gated + block.join.bias
-        torch.testing.assert_close(out[0, i], want, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(out[0, i], want, **STATES)
 
 
 def test_the_times_are_those_of_the_rows_events(write_dataset) -> None:

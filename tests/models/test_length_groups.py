@@ -3,6 +3,7 @@ import torch
 
 from recbole_sigma.models import packed as packed_model
 from recbole_sigma.models.packed import SMALLEST_GROUP, length_groups
+from tests.arithmetic import STATES
 from tests.planted import build, cycle_config, write_cycle
 
 CPU = torch.device("cpu")
@@ -46,9 +47,9 @@ def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch,
         loss = sum(loss) if isinstance(loss, tuple) else loss
         loss.backward()
         found.append((loss.detach(), [p.grad.clone() for p in network.parameters() if p.grad is not None]))
-    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[0][0], found[1][0], **STATES)
     for one, other in zip(found[0][1], found[1][1], strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(one, other, **STATES)
 
 
 def test_an_accelerator_takes_the_batch_in_one_pass():

@@ -11,6 +11,7 @@ from recbole_sigma.models.losses import (
 from recbole_sigma.models.sigma.item_tokens import ItemFusion
 from recbole_sigma.models.sigma.paper import same_prefix_loss
 from recbole_sigma.tokenization.catalogue import group_by_prefix
+from tests.arithmetic import STATES
 
 
 def catalogue_loss(queries, targets, items, scale, seen=None):
@@ -130,4 +131,4 @@ def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeyp
     assert not each.requires_grad
     torch.testing.assert_close(total, (expected * weights).sum())
     for mine, true in zip(got, torch.autograd.grad(3.0 * (expected * weights).sum(), [queries, items])):
-        torch.testing.assert_close(mine, true, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mine, true, **STATES)

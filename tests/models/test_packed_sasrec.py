@@ -5,6 +5,7 @@ import torch
 
 from recbole_sigma.quick_start import run
 from tests import planted as scenes
+from tests.arithmetic import STATES
 
 
 def build(planted, **values):
@@ -20,14 +21,12 @@ def test_it_is_recboles_network(planted) -> None:
     torch.testing.assert_close(
         model.full_sort_predict(interaction),
         SASRec.full_sort_predict(model, interaction),
-        atol=1e-5,
-        rtol=1e-5,
+        **STATES,
     )
     torch.testing.assert_close(
         model.forward(interaction["item_id_list"], interaction["item_length"]),
         SASRec.forward(model, interaction["item_id_list"], interaction["item_length"]),
-        atol=1e-5,
-        rtol=1e-5,
+        **STATES,
     )
 
 
@@ -43,7 +42,7 @@ def test_the_packed_loss_is_the_mean_of_the_prefix_losses(score, planted) -> Non
             history = torch.tensor([items[:end] + [0] * (50 - end)])
             logits = model._logits(model.forward(history, torch.tensor([end])), model.item_embedding.weight)
             losses.append(torch.nn.functional.cross_entropy(logits[:, 1:], torch.tensor([items[end] - 1])))
-    torch.testing.assert_close(model.calculate_loss(packed), torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.calculate_loss(packed), torch.stack(losses).mean(), **STATES)
 
 
 def test_the_binary_loss_is_the_papers(planted, monkeypatch) -> None:
@@ -72,7 +71,7 @@ def test_the_binary_loss_is_the_papers(planted, monkeypatch) -> None:
             up, down = (state @ model.item_embedding.weight[[target, negative]].T)[0]
             expected.append(-torch.nn.functional.logsigmoid(up) - torch.nn.functional.logsigmoid(-down))
     assert position == pairs.shape[1]
-    torch.testing.assert_close(loss, torch.stack(expected).mean(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), **STATES)
 
 
 def test_predict_agrees_with_full_sort(planted) -> None:
@@ -115,4 +114,4 @@ def test_items_of_the_history_are_no_negatives(planted) -> None:
             allowed = [i for i in range(1, model.n_items) if i == items[end] or i not in items[:end]]
             place = torch.tensor(allowed.index(items[end]))
             losses.append(torch.nn.functional.cross_entropy(logits[allowed], place))
-    torch.testing.assert_close(model.calculate_loss(packed), torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.calculate_loss(packed), torch.stack(losses).mean(), **STATES)

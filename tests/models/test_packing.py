@@ -8,6 +8,7 @@ import torch
 from recbole_sigma.language.backbone import build_backbone, hidden_states
 from recbole_sigma.models.sigma.trunk import RowLayout, branch_allowed, branch_positions, history_allowed
 from recbole_sigma.values import UserError
+from tests.arithmetic import STATES
 
 PAD = 0
 
@@ -85,7 +86,7 @@ def test_states_of_a_branch_equal_those_of_a_prompt_that_stops_there():
             dim=1,
         )
         alone = hidden_states(model, prompt, place, single)[0, -3:]
-        torch.testing.assert_close(packed[m, -1], alone[-1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(packed[m, -1], alone[-1], **STATES)
 
 
 def test_unknown_backbone_is_refused():

@@ -9,6 +9,7 @@ import torch
 from recbole_sigma.models.sigma import paper
 from recbole_sigma.models.sigma.paper import rows_of_width, search_widths, warn_of_width
 from recbole_sigma.tokenization.catalogue import build_catalogue
+from tests.arithmetic import STATES, same_list
 from tests.planted import build, one_batch
 
 PAPER = {"sigma_objective": "paper", "decode_mode": "fixed_temp"}
@@ -61,9 +62,8 @@ def test_lists_do_not_depend_on_the_rows_per_pass(cycle_settings, monkeypatch, l
     monkeypatch.setattr(paper, "_CELLS", 1)
     assert rows_of_width(2, 2) == 1
     parts = model.rank(batch, 5, seen)
-    assert torch.equal(parts.items, whole.items)
-    torch.testing.assert_close(parts.scores, whole.scores, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(model.score_all(batch, seen), dense, atol=1e-5, rtol=1e-4)
+    same_list(parts, whole)
+    torch.testing.assert_close(model.score_all(batch, seen), dense, **STATES)
 
 
 def test_a_narrowed_level_keeps_no_more_prefixes(cycle_settings, monkeypatch):

@@ -15,8 +15,9 @@ from recbole_sigma.models.sigma.trunk import Branches, Histories
 from recbole_sigma.preparation.items import Prepared
 from recbole_sigma.quick_start import load_data_and_model, run
 from recbole_sigma.run.config import rebuild_config
-from recbole_sigma.values import UserError
+from recbole_sigma.values import RankedItems, UserError
 from tests import planted as scenes
+from tests.arithmetic import SCORES, SHARES, STATES, same_list
 from tests.planted import cycle_config, one_batch, write_cycle
 
 OBJECTIVES = ("joint", "paper")
@@ -45,7 +46,7 @@ def test_probabilities_over_the_catalogue_sum_to_one(cycle_settings, objective, 
     total = scores.double().exp().sum(1)
     if mode == "top1_prefix" and prefix:
         assert (scores > -torch.inf).sum(1).max() < model.n_items - 1
-    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+    torch.testing.assert_close(total, torch.ones_like(total), **SHARES)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -56,8 +57,7 @@ def test_list_equals_the_sorted_distribution(cycle_settings, objective, mode):
     batch = one_batch(data.test)
     ranked = model.rank(batch, 10)
     expected = top_k(model.full_sort_predict(batch), 10)
-    assert torch.equal(ranked.items, expected.items)
-    torch.testing.assert_close(ranked.scores, expected.scores)
+    same_list(ranked, expected)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -74,7 +74,7 @@ def test_seen_items_leave_the_list_and_the_distribution(cycle_settings, objectiv
     if mode != "top1_prefix":
         assert listed[0] == set(range(1, model.n_items)) - {1, 2}
     if mode != "top1_prefix":
-        torch.testing.assert_close(ranked.scores.exp().sum(1), torch.ones(len(batch)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(ranked.scores.exp().sum(1), torch.ones(len(batch)), **SHARES)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -85,8 +85,7 @@ def test_one_user_alone_gets_the_list_of_the_batch(cycle_settings, objective):
     whole = model.rank(batch, 5)
     for row in (0, 7):
         alone = model.rank(batch[row : row + 1], 5)
-        assert torch.equal(alone.items[0], whole.items[row])
-        torch.testing.assert_close(alone.scores[0], whole.scores[row], atol=1e-5, rtol=1e-4)
+        same_list(alone, RankedItems(whole.items[row : row + 1], whole.scores[row : row + 1]))
 
 
 def label_states(model, batch, label):
@@ -128,9 +127,9 @@ def test_cached_prefix_states_equal_a_full_pass(cycle_settings, length, paths):
         for node in range(catalogue.n_prefixes):
             label = int(catalogue.order[catalogue.start[node]])
             context, path = label_states(model, batch, label)
-            torch.testing.assert_close(context, prompt.context, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(context, prompt.context, **SCORES)
             place = (beams.nodes == node).int().argmax(1)
-            torch.testing.assert_close(path[:, -1], fast[torch.arange(4), place], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(path[:, -1], fast[torch.arange(4), place], **SCORES)
 
 
 def brute_force(model, batch, seen):
@@ -188,10 +187,9 @@ def test_lists_of_any_prefix_length_equal_brute_force(cycle_settings, length):
         model.objective.similarity.log_scale.add_(0.5)
         expected = brute_force(model, batch, seen)
     got = model.score_all(batch, seen)
-    torch.testing.assert_close(got, expected, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(got, expected, **SCORES)
     ranked = model.rank(batch, 10, seen)
-    torch.testing.assert_close(ranked.scores, top_k(expected, 10).scores, atol=2e-4, rtol=1e-4)
-    assert torch.equal(ranked.items, top_k(got, 10, seen).items)
+    same_list(ranked, top_k(expected, 10, seen))
 
 
 @pytest.mark.parametrize(
@@ -214,14 +212,12 @@ def test_joint_distribution_is_one_softmax_read_in_three_steps(cycle_settings, m
     seen = (torch.tensor([0, 0, 3]), torch.tensor([1, 2, 5]))
     scores = model.score_all(batch, seen).double()
     assert torch.isinf(scores[0, [0, 1, 2]]).all() and torch.isinf(scores[3, 5])
-    torch.testing.assert_close(
-        scores.exp().sum(1), torch.ones(len(batch), dtype=torch.float64), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(len(batch), dtype=torch.float64), **SHARES)
     if mode == "fixed_temp" or not length:
         prompt, table = prompt_of(model, batch)
         plain = (model.objective.queries(prompt.context) @ table.scored.T).double()
         plain[:, 0] = plain[seen] = -torch.inf
-        torch.testing.assert_close(scores, plain.log_softmax(1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(scores, plain.log_softmax(1), **STATES)
 
 
 def test_history_settles_what_the_user_left_open(cycle_settings, caplog):
@@ -415,4 +411,6 @@ def test_a_user_who_may_be_recommended_nothing_gets_an_empty_list(cycle_settings
     assert not ranked.items[1].any() and torch.isneginf(ranked.scores[1]).all()
     assert torch.isneginf(scores[1]).all() and not torch.isnan(scores).any()
     plain = model.rank(batch, 5)
-    assert torch.equal(ranked.items[[0, 2]], plain.items[[0, 2]])
+    same_list(
+        *(RankedItems(found.items[[0, 2]], found.scores[[0, 2]]) for found in (ranked, plain)),
+    )

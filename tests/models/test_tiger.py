@@ -17,6 +17,7 @@ from recbole_sigma.settings.recipes import properties_dir, shipped_defaults
 from recbole_sigma.tokenization.published_ids import write_codes
 from recbole_sigma.values import UserError
 from tests import planted as scenes
+from tests.arithmetic import SCORES, STATES
 from tests.planted import one_batch, tiny
 
 SMALL = tiny(
@@ -54,7 +55,7 @@ def test_lists_equal_teacher_forced_scores_of_every_item(tiger_settings):
     value, item = truth.sort(dim=1, descending=True, stable=True)
     real = value[:, :24] > -torch.inf
     assert torch.equal(ranked.items > 0, real)
-    assert torch.allclose(ranked.scores[real], value[:, :24][real], atol=3e-4)
+    assert torch.allclose(ranked.scores[real], value[:, :24][real], **SCORES)
     assert ranked.short.tolist() == [2, 1, 0, 0, 0, 0]
     clear = real & ((value[:, :24] - value[:, 1:25]).abs() > 1e-3)
     clear[:, 1:] &= clear[:, :-1]
@@ -67,13 +68,13 @@ def test_predict_is_the_score_of_the_target(tiger_settings):
     truth = score_items(model._decoder(batch), model._catalogue(), model._level_tokens())
     with torch.no_grad():
         got = model.predict(batch)
-    assert torch.allclose(got, truth.gather(1, batch[model.ITEM_ID][:, None])[:, 0], atol=3e-4)
+    assert torch.allclose(got, truth.gather(1, batch[model.ITEM_ID][:, None])[:, 0], **SCORES)
     dense = model.full_sort_predict(batch)
     assert dense.shape == (6, model.n_items)
     assert bool((dense[:, 0] == -torch.inf).all())
     assert int((dense > -torch.inf).sum()) == 6 * 12
     listed = dense > -torch.inf
-    assert torch.allclose(dense[listed], truth[listed], atol=3e-4)
+    assert torch.allclose(dense[listed], truth[listed], **SCORES)
 
 
 def test_scores_of_given_candidates_are_those_of_the_lists(tiger_settings):
@@ -86,7 +87,7 @@ def test_scores_of_given_candidates_are_those_of_the_lists(tiger_settings):
     got = model.score_candidates(batch, items)
     assert got.shape == (6, 70) and bool((got[:, 3] == -torch.inf).all())
     real = items > 0
-    assert torch.allclose(got[real], dense.gather(1, items)[real], atol=3e-4)
+    assert torch.allclose(got[real], dense.gather(1, items)[real], **SCORES)
     assert bool((got[~real] == -torch.inf).all())
     got += 1.0  # an ordinary tensor: callers may write to it
 

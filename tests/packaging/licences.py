@@ -7,6 +7,9 @@ import re
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "licences.md"
 HEAD = """# Licences of the direct dependencies
@@ -32,12 +35,13 @@ def direct_dependencies() -> list[str]:
 
 def pinned(name: str) -> bool:
     """Whether the version of constraints.txt is the installed one; a local build of it counts."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line[0] != "#")
+    wanted = {canonicalize_name(pin): Version(text) for pin, text in pins.items()}
     try:
-        installed = version(name).partition("+")[0]
+        return wanted[canonicalize_name(name)] == Version(Version(version(name)).public)
     except PackageNotFoundError:
         return False
-    wanted = re.compile(rf"^{re.escape(name)}=={re.escape(installed)}$", re.IGNORECASE | re.MULTILINE)
-    return bool(wanted.search((ROOT / "constraints.txt").read_text().replace("_", "-")))
 
 
 def licence(name: str) -> str:

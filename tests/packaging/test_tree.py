@@ -5,10 +5,12 @@ from __future__ import annotations
 import configparser
 import re
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("recbole_sigma", "dataset_adapters", "properties", "tests", "benchmarks", "docs")
@@ -97,7 +99,6 @@ def test_the_oldest_versions_are_the_lower_bounds(setup_cfg: configparser.Config
     """constraints-oldest.txt pins what setup.cfg promises, so that `make test-oldest` tests the promise."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
-    from packaging.version import Version
 
     lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
@@ -109,8 +110,32 @@ def test_the_oldest_versions_are_the_lower_bounds(setup_cfg: configparser.Config
         name = canonicalize_name(requirement.name)
         if name in ("recbole-sigma", "torch"):  # an older torch was not tried
             continue
+        if requirement.marker and not requirement.marker.evaluate({"python_version": "3.11"}):
+            continue
         lower = [part.version for part in requirement.specifier if part.operator in (">=", "==")]
         assert [Version(version) for version in lower] == [pins[name]], line
+
+
+def test_a_later_python_gets_what_recbole_requires_but_for_ray(setup_cfg: configparser.ConfigParser) -> None:
+    """RecBole is installed without its requirements there, so setup.cfg names them, within its bounds."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = filter(None, setup_cfg["options"]["install_requires"].splitlines())
+    ours = {
+        canonicalize_name(found.name): found
+        for found in map(Requirement, lines)
+        if found.marker is None or found.marker.evaluate({"python_version": "3.14"})
+    }
+    theirs = [Requirement(line) for line in requires("recbole") or [] if "extra" not in line]
+    assert len(theirs) > 10 and "recbole" not in ours
+    assert {canonicalize_name(found.name) for found in theirs} - ours.keys() == {"ray"}
+    for found in theirs:
+        if found.name != "ray":
+            allowed = ours[canonicalize_name(found.name)].specifier
+            (lower,) = (part.version for part in allowed if part.operator == ">=")
+            least = [part.version for part in found.specifier if part.operator in (">=", "==")]
+            assert all(Version(lower) >= Version(version) for version in least), found
 
 
 def test_one_version(setup_cfg: configparser.ConfigParser) -> None:
