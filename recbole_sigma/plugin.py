@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from typing import Any
@@ -20,7 +22,10 @@ from typing import Any
 from recbole_sigma import _compat
 from recbole_sigma.models import stock
 from recbole_sigma.models.registry import MODELS, adopt, available_models, dataset_class, find_model, ours
-from recbole_sigma.settings.recipes import merge_internal
+from recbole_sigma.settings.reader import keys_of
+from recbole_sigma.settings.recipes import UNDECLARED, merge_internal, settings_of, unknown_keys
+from recbole_sigma.settings.stages import KEYS_OF_EVERY_MODEL
+from recbole_sigma.values import UserError
 
 
 def register() -> None:
@@ -94,21 +99,64 @@ def _hook_trainer(module: types.ModuleType) -> None:
 def _hook_config(module: types.ModuleType) -> None:
     config_class = module.Config
     load_internal, find = config_class._load_internal_config_dict, config_class._get_model_and_dataset
+    load_files = config_class._load_config_files
 
     def _load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
         if ours(model_class):
             merge_internal(self, load_internal, model_class, dataset)
         else:
             load_internal(self, model, model_class, dataset)
+        for sentence in unread_settings(self, model_class):
+            warnings.warn(sentence, stacklevel=2)
+
+    def _load_config_files(self: Any, file_list: Any) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for file in file_list or ():
+            values, self._variant_of = settings_of(file)
+            if self._variant_of is None and os.path.exists(file):
+                values = load_files(self, [file])  # as RecBole reads it
+            merged.update(values)
+        return merged
 
     def _get_model_and_dataset(self: Any, model: Any, dataset: Any) -> tuple[str, type, str]:
         if isinstance(model, type):
             adopt(model)
-        return find(self, model, dataset)
+        base = vars(self).pop("_variant_of", None)
+        found = find(self, model if model is not None else base, dataset)
+        if base is not None and base != found[0]:
+            raise UserError(f"the config file is a variant of {base}, not of {found[0]}: name model={base!r}")
+        return found
 
     config_class._load_internal_config_dict = _load_internal_config_dict
     config_class._load_internal_config_dict.stock = load_internal
     config_class._get_model_and_dataset = _get_model_and_dataset
+    config_class._load_config_files = _load_config_files
+
+
+def unread_settings(config: Any, model_class: type) -> list[str]:
+    """Sentences about settings of a stock run that nothing reads, so that no run is silently another one.
+
+    Args:
+        config: RecBole's, with its external settings read.
+        model_class: a model of RecBole or of ours; nobody knows what a class of the user's own reads.
+    """
+    known = ours(model_class)
+    if not known and not model_class.__module__.startswith("recbole."):
+        return []
+    given = config.external_config_dict
+    found = unknown_keys(given, "the settings", config.internal_config_dict)
+    found = [f"{sentence}: it has no effect" for sentence in found]
+    if not known:
+        name, mine = (
+            model_class.__name__,
+            {field for stage in KEYS_OF_EVERY_MODEL for field in keys_of(stage)},
+        )
+        found += [
+            f"{key} has no effect on {name} under RecBole's own runner: use recbole_sigma.quick_start.run"
+            for key in given
+            if key in mine - UNDECLARED and key not in config.internal_config_dict
+        ]
+    return found
 
 
 # --- metrics: RecBole scans one module at import; its four tables are shared objects ---

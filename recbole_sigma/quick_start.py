@@ -101,6 +101,8 @@ def run(
         best_result = trainer.judge.judge(trainer.model, data.valid).metrics
         best_score = best_result[stock.valid_metric.lower()]
     trainer.finish()
+    if trainer.tracker is not None:
+        trainer.tracker.close({f"test/{name}": value for name, value in test.metrics.items()})
     if folder is not None:
         folder.close()
     logger.info(f"best valid: {dict(best_result or {})}")

@@ -10,7 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.commands.words import FILES_AND_DATA, add_verb, check_words, protocol_line, shared_options
+from recbole_sigma.commands.words import (
+    FILES_AND_DATA,
+    add_verb,
+    check_words,
+    protocol_line,
+    say_smoke,
+    shared_options,
+)
 from recbole_sigma.machine.terminal import visible
 from recbole_sigma.values import UserError
 
@@ -147,6 +154,7 @@ def _table(
     for label in outcome["failed"]:
         print(visible(f"failed: {label}"), file=sys.stderr)
     print(f"results: {folder / 'results.json'}; open {folder / 'report.html'} in a browser")
+    say_smoke(options)
     _tell_corrected(record)
     return 1 if outcome["failed"] else 0
 
@@ -156,7 +164,8 @@ def demo(options: argparse.Namespace, rest: list[str]) -> int:
     models = options.models.split(",") if options.models else DEMO_MODELS
     dataset = options.dataset or "ml-100k"
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(options.output or "saved/results") / f"demo-{dataset}-{stamp}"
+    where = "saved/smoke" if options.smoke else "saved/results"
+    folder = Path(options.output or where) / f"demo-{dataset}-{stamp}"
     _seeds(options)  # a mistake is told before anything is printed
     told = not options.models and not options.json and not options.quiet
     if told:
@@ -177,7 +186,8 @@ def benchmark(options: argparse.Namespace, rest: list[str]) -> int:
         return 0
     if not options.models or not options.dataset:
         raise UserError("benchmark needs --models=A,B,C and --dataset=NAME")
-    folder = Path(options.output or f"saved/benchmark/{options.dataset}")
+    kind = "smoke" if options.smoke else "benchmark"
+    folder = Path(options.output or f"saved/{kind}/{options.dataset}")
     return _table(options, rest, options.models.split(","), options.dataset, folder)
 
 
@@ -216,7 +226,7 @@ def tune(options: argparse.Namespace, rest: list[str]) -> int:
     models = options.models or options.model
     if not models or not options.dataset or (options.models and options.model):
         raise UserError("tune needs --model=NAME or --models=A,B and --dataset=NAME")
-    trials = int(_number(options.trials, "trials", 20))
+    trials = int(_number(options.trials, "trials", 2 if options.smoke else 20))
     budget, seed = _number(options.budget, "budget", None), _seeds(options)[0]
     shared = shared_options(options, rest, "saved/tune")
     from recbole_sigma.benchmark.variants import rows_of
@@ -253,6 +263,7 @@ def tune(options: argparse.Namespace, rest: list[str]) -> int:
     print("shipped, best: the valid_metric on validation of the shipped settings, and of the best trial")
     tuned = ",".join(f"{f['name']}:{f['file']}" for f in found)
     print(f"judge the best on test: benchmark --models={tuned} --dataset={options.dataset}")
+    say_smoke(options)
     return 0
 
 

@@ -16,6 +16,7 @@ from recbole_sigma.commands.words import (
     moved_places,
     refuse_rest,
     whole_number,
+    words_of,
 )
 from recbole_sigma.settings.reading import nearest
 from recbole_sigma.values import UserError
@@ -85,7 +86,7 @@ def _built(options: argparse.Namespace, rest: list[str]) -> tuple[Any, Any, Any]
         options.dataset,
         files,
         {"state": "WARNING", "show_progress": False, **asked},
-        rest,
+        words_of(options, rest),
     )
     train = load_data(config, config.model_class).train._dataset
     return config, train, build_tasks(train, config)
@@ -185,7 +186,7 @@ def _converse(options: argparse.Namespace) -> int:
     from recbole_sigma.recommend.recommender import Recommender
     from recbole_sigma.run import checkpoint as files
 
-    count = whole_number(options.rows or "200", "rows", 1)
+    count = whole_number(options.rows or ("20" if options.smoke else "200"), "rows", 1)
     files.read(options.checkpoint, dataset=options.dataset)
     recommender = Recommender.load(options.checkpoint, moved_places(options))
     persons = drawn_people(recommender, count)
@@ -252,7 +253,7 @@ def _judge_checkpoint(options: argparse.Namespace) -> int:
     for mode in modes:
         if mode not in MODES:
             raise UserError(f"--modes: '{mode}' is unknown{nearest(mode, MODES)}; use all or some of {MODES}")
-    limit = whole_number(options.rows or "0", "rows", 0)
+    limit = whole_number(options.rows or ("20" if options.smoke else "0"), "rows", 0)
     files.read(path, dataset=options.dataset)
     moved = {"show_progress": False, "state": "WARNING", **moved_places(options)}
     config, model, _, train, _, test = load_data_and_model(path, moved)

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.benchmark.variants import Row, rows_of
-from recbole_sigma.commands.words import FILES_AND_DATA, add_verb, check_words, protocol_line, shared_options
+from recbole_sigma.commands.words import (
+    FILES_AND_DATA,
+    add_verb,
+    check_words,
+    protocol_line,
+    say_smoke,
+    shared_options,
+)
 from recbole_sigma.models import registry
 from recbole_sigma.values import UserError
 
@@ -98,4 +105,5 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
         print(unreachable_sentence(result["test"]))
     print(format_table(rows))
     print(f"checkpoint: {result['checkpoint']}\nresults: {path}")
+    say_smoke(options)
     return 0

@@ -82,6 +82,12 @@ def add_verb(
         *short, long = names.split()
         metavar, _, text = text.partition("  ")
         parser.add_argument(*short, f"--{long}", action=Once, metavar=metavar, help=text)
+    if "config_files" in options:
+        parser.add_argument(
+            "--smoke",
+            action="store_true",
+            help=f"only see that the command works: {SMOKE['limit']} users, {SMOKE['epochs']} epoch",
+        )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     parser.add_argument("-h", "--help", action="store_true", help="show this text")
@@ -133,6 +139,27 @@ def files_of(options: argparse.Namespace) -> list[str]:
     return (options.config_files or "").strip("\"'").split()
 
 
+SMOKE = {"limit": 200, "epochs": 1}
+"""What ``--smoke`` sets where the command line does not."""
+
+
+def words_of(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """The words of keys, those of ``--smoke`` among them; what the user names himself stays."""
+    if not options.smoke:
+        return list(rest)
+    named = {word.removeprefix("--").partition("=")[0] for word in rest}
+    return [*(f"--{key}={value}" for key, value in SMOKE.items() if key not in named), *rest]
+
+
+def say_smoke(options: argparse.Namespace) -> None:
+    """End a command of ``--smoke`` with what it is worth."""
+    if options.smoke and not options.json:
+        print(
+            f"--smoke: the command works. With {SMOKE['limit']} users and {SMOKE['epochs']} epoch the figures"
+            " say nothing: run it again without --smoke"
+        )
+
+
 def shared_options(options: argparse.Namespace, rest: Sequence[str], output: str) -> dict[str, Any]:
     """Keyword arguments that every verb that trains hands on.
 
@@ -147,8 +174,8 @@ def shared_options(options: argparse.Namespace, rest: Sequence[str], output: str
     return {
         "config_file_list": files,
         "config_dict": let_files_win(values, files),
-        "output": options.output or output,
-        "arguments": list(rest),
+        "output": options.output or (f"{Path('saved') / 'smoke'}" if options.smoke else output),
+        "arguments": words_of(options, rest),
     }
 
 
@@ -237,5 +264,6 @@ def protocol_line(protocol: dict[str, Any]) -> str:
     """The protocol in one line, for the head of a table."""
     args = protocol["eval_args"]
     policy = "seen items filtered" if protocol["filter_seen"] else "seen items kept"
+    few = f", only the first {protocol['limit']} users" if protocol.get("limit") else ""
     split = f"split {args['split']}, order {args['order']}"
-    return f"{split}, full catalogue, {policy}, history {protocol['history']}"
+    return f"{split}, full catalogue, {policy}, history {protocol['history']}{few}"

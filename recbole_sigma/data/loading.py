@@ -13,6 +13,8 @@ from recbole.utils import FeatureType
 
 from recbole_sigma.data.atomic import format_of, load_frame
 from recbole_sigma.data.published import events_of_rows
+from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.reader import read
 
 
 class AtomicFiles:
@@ -108,6 +110,14 @@ class AtomicFiles:
             f"{key} {self.config[key]}" for key in ("user_inter_num_interval", "item_inter_num_interval")
         ]
         self._counted(" and ".join(bounds), super()._filter_by_inter_num)  # type: ignore[misc]
+        limit = read(ProtocolKeys, self.config).limit
+        if limit:  # behind the filters: what they ask of items holds for the whole data set
+            self._counted(f"limit {limit}", lambda: self._keep_first_users(limit))
+
+    def _keep_first_users(self, limit: int) -> None:
+        """Keep the events of the users that come first in the file."""
+        users = self.inter_feat[self.uid_field]
+        self.inter_feat = self.inter_feat[users.isin(users.unique()[:limit])]
 
     def _filter_inter_by_user_or_item(self) -> None:
         cause = "filter_inter_by_user_or_item, since their user or item has no row in its file"

@@ -18,6 +18,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry, stock
 from recbole_sigma.models.contract import contract_class, without_beam
+from recbole_sigma.run import tracking
 from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings import reading, recipes
 from recbole_sigma.settings.keys import ProtocolKeys
@@ -234,6 +235,8 @@ class RunConfig(Config):
             final["metrics"] = [final["metrics"]]
         if isinstance(final.get("selected_features"), str):
             final["selected_features"] = [final["selected_features"]]
+        if final.get("log_wandb") is True:  # RecBole's name for one of the places of log_to
+            final["log_to"], final["log_wandb"] = "wandb", False
         if isinstance(final["learner"], str):
             final["learner"] = final["learner"].lower()
         if final.get("loss_type") == "CE" and "train_neg_sample_args" not in self.external_config_dict:
@@ -304,6 +307,10 @@ class RunConfig(Config):
                 f"valid_metric {final['valid_metric']!r} is not computed: metrics are {', '.join(metrics)} "
                 f"at topk {', '.join(map(str, whole))}"
             )
+        if final.get("limit") and final.get("benchmark_filename") is not None:
+            say("limit cannot shorten a published split (benchmark_filename): leave it out")
+        if problem := tracking.missing(final.get("log_to")):
+            say(problem)
         args = final["eval_args"]
         if not isinstance(args, dict):
             say(f"eval_args must be a mapping, not {args!r}")
@@ -359,9 +366,11 @@ class RunConfig(Config):
 
     def protocol(self) -> dict[str, Any]:
         """The evaluation protocol as plain values: what a result must carry to be comparable."""
+        keys = read(ProtocolKeys, self)
         return {
             "eval_args": self["eval_args"],
-            "filter_seen": read(ProtocolKeys, self).filter_seen,
+            "filter_seen": keys.filter_seen,
+            **({"limit": keys.limit} if keys.limit else {}),
             "metrics": list(self["metrics"]),
             "topk": list(self["topk"]),
             "history": self["MAX_ITEM_LIST_LENGTH"],

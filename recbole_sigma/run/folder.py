@@ -15,7 +15,7 @@ from recbole_sigma.values import UserError
 # They change how a run is shown or where its other files go, not what it computes.
 NOT_PART_OF_A_RUN = frozenset(
     "resume checkpoint_dir checkpoint_steps artifact_dir log_dir log_wandb wandb_project state show_progress "
-    "verbose save_dataset save_dataloaders dataset_save_path dataloaders_save_path train_tensorboard "
+    "verbose save_dataset save_dataloaders dataset_save_path dataloaders_save_path log_to "
     "ip port nproc world_size group_offset offset gpu_id use_gpu config_files".split()
 )
 

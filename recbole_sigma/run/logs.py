@@ -7,11 +7,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from logging import getLogger
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.machine.terminal import visible
@@ -136,22 +134,3 @@ def unreachable_sentence(judgement: Judgement) -> str:
         f"{judgement.unreachable} of {total} test targets ({judgement.unreachable / max(1, total):.1%}) "
         f"repeat an item the user had met before, so filter_seen makes them unreachable for every model"
     )
-
-
-@contextlib.contextmanager
-def no_tensorboard(enabled: bool = True) -> Iterator[None]:
-    """Give RecBole's trainers a writer that writes nothing: they always open an event file."""
-    import recbole.trainer.trainer as stock  # here: it loads torch, which the command line must not
-
-    original = stock.get_tensorboard
-    if enabled:
-        nothing = SimpleNamespace(add_scalar=_ignore, add_hparams=_ignore)
-        stock.get_tensorboard = lambda logger: nothing
-    try:
-        yield
-    finally:
-        stock.get_tensorboard = original
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Take anything, do nothing."""

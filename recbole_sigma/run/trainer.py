@@ -8,15 +8,13 @@ import json
 import math
 import os
 import time
-import warnings
 from functools import cache, partial, reduce
 from typing import Any
 
 import recbole.trainer.trainer as stock
 import torch
 from recbole.utils import calculate_valid_score, set_color
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_sigma.data.shares import epoch_batches, epoch_length
@@ -27,8 +25,8 @@ from recbole_sigma.machine.files import reading
 from recbole_sigma.machine.progress import Counted, Progress
 from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
-from recbole_sigma.run import state
-from recbole_sigma.run.logs import no_tensorboard
+from recbole_sigma.run import state, tracking
+from recbole_sigma.run.joined import joined
 from recbole_sigma.run.precision import (
     fast_products,
     loss_weight,
@@ -62,7 +60,7 @@ class RunTrainer(StoredRun):
 
     def __init__(self, config: Any, model: Any) -> None:
         self.keys = read(TrainKeys, config)
-        with no_tensorboard(enabled=not self.keys.train_tensorboard):
+        with tracking.no_event_file():
             super().__init__(config, model)  # type: ignore[call-arg]
         if contract(model).training_free:
             self.epochs = 1
@@ -92,6 +90,7 @@ class RunTrainer(StoredRun):
         alone = self.exact and self.accumulation == 1 and not (self.world.several or self.enable_scaler)
         replayed = alone and self.device.type == "cuda" and self.keys.train_compile != "off"
         self._replay = Replay(model, partial(self._losses, model.calculate_loss), enabled=replayed)
+        self.tracker: tracking.Tracker | None = None
         self._keep_nothing()
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._best_state: dict[str, Any] | None = None
@@ -148,6 +147,9 @@ class RunTrainer(StoredRun):
         if longest is not None:
             rows = -(-read(RecBoleKeys, self.config).train_batch_size // self.accumulation)
             self.logger.info(memory_sentence(self.model, rows * longest, self.half is not None))
+        if self.world.main and self.keys.log_to != "none":
+            name = os.path.splitext(os.path.basename(self.saved_model_file))[0]
+            self.tracker = tracking.open_tracker(self.keys.log_to, self.config, name)
         try:
             result = super().fit(train_data, valid_data, *args, saved=saved, **kwargs)  # type: ignore[misc]
         finally:
@@ -219,6 +221,8 @@ class RunTrainer(StoredRun):
                 "train_cpu_seconds": time.process_time() - cpu,
             }
         )
+        if self.tracker is not None:
+            self.tracker.log(epoch_idx, {"train/loss": sum(self.history[-1]["train_loss"])})
         return loss
 
     def _train_batches(self, train_data: Any, epoch: int, place: dict[str, Any], loss_of: Any) -> Any:
@@ -305,14 +309,7 @@ class RunTrainer(StoredRun):
         if not self.world.several or not learns:
             return self.model.calculate_loss
         if self._distributed is None:
-            with warnings.catch_warnings():  # torch 2.13 renames it, older ones know this name only
-                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-                self._distributed = DistributedDataParallel(
-                    _Loss(self.model),
-                    device_ids=[self.world.local_rank] if self.device.type == "cuda" else None,
-                    broadcast_buffers=False,  # frozen item vectors are large; see `same_everywhere`
-                    find_unused_parameters=True,  # negatives, adapters and branches use what the batch needs
-                )
+            self._distributed = joined(self.model, self.world.local_rank, self.device)
         return self._distributed
 
     def _check_finite(self, loss: Tensor, epoch: int, batch: int) -> None:
@@ -389,6 +386,8 @@ class RunTrainer(StoredRun):
             self.history[-1]["valid"] = dict(result)
             self.history[-1]["valid_seconds"] = self.judgement.seconds if self.judgement else None
             self.history[-1]["valid_cpu_seconds"] = time.process_time() - cpu
+            if self.tracker is not None:
+                self.tracker.log(self.history[-1]["epoch"], {f"valid/{k}": v for k, v in result.items()})
         if self._progress is not None:
             best = score if better else self.best_valid_score
             epoch = self.history[-1]["epoch"] + 1
@@ -422,18 +421,6 @@ class RunTrainer(StoredRun):
         judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
         self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
         return self.judgement.metrics
-
-
-class _Loss(nn.Module):
-    """The model's loss as a forward pass, which is where DistributedDataParallel joins gradients."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, interaction: Any) -> Any:
-        """The model's ``calculate_loss``."""
-        return self.model.calculate_loss(interaction)
 
 
 @cache

@@ -50,6 +50,9 @@ class ProtocolKeys:
     """What every model is judged by."""
 
     filter_seen: bool = key(True, "Never recommend what the user met before the judged event")
+    limit: int = key(
+        0, "Keep the first so many users of the data set, for a quick look; 0 = all", 0, 1_000_000_000
+    )
     prefix_survival_users: int = key(
         100, "Rows, drawn by seed, that the metric prefix_survival is measured on; 0 = all", 0, 1 << 40
     )
@@ -102,7 +105,11 @@ class TrainKeys:
     train_accumulation: int = key(
         1, "Pieces a batch is computed in (gradient accumulation): same steps, less memory", 1, 1 << 20
     )
-    train_tensorboard: bool = key(False, "Write log_tensorboard/ as RecBole does")
+    log_to: str = key(
+        "none",
+        "Where losses and metrics of every epoch go besides the log: log_tensorboard/, W&B or MLflow",
+        choices=("none", "tensorboard", "wandb", "mlflow"),
+    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from recbole_sigma.settings.recipes import properties_dir, shipped_defaults
 from recbole_sigma.tokenization.published_ids import write_codes
 from recbole_sigma.values import UserError
 from tests import planted as scenes
-from tests.arithmetic import SCORES, STATES
+from tests.arithmetic import SCORES
 from tests.planted import one_batch, tiny
 
 SMALL = tiny(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from recbole_sigma.values import UserError
 from tests.planted import tiny
 
 
@@ -129,3 +131,32 @@ def test_recboles_search_draws_with_todays_hyperopt(algorithm, planted, scratch:
     )
     search.run()
     assert search.best_params["learning_rate"] in (0.01, 0.001)
+
+
+def test_a_key_that_nothing_reads_is_told(planted) -> None:
+    """RecBole takes any key in silence and trains the default."""
+    with pytest.warns(UserWarning, match="no effect") as caught:
+        stock("BPR", planted, **tiny("BPR"), lerning_rate=0.5, memory="validation")
+    told = [str(found.message) for found in caught if "no effect" in str(found.message)]
+    assert len(told) == 2 and "learning_rate" in told[0]
+    assert told[1].startswith("memory has no effect on BPR under RecBole's own runner")
+
+
+def test_declared_keys_are_told_nothing(planted) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*no effect")
+        stock("PackedSASRec", planted, **tiny("PackedSASRec"), limit=0, train_clip_norm=1.0)
+
+
+def test_a_row_of_a_table_as_config_file_is_applied_or_refused(planted, scratch: Path) -> None:
+    from recbole.config import Config
+
+    row = {"name": "Short", "base": "SASRec", "why": "a test", "values": {"n_layers": 1, "hidden_size": 24}}
+    (scratch / "short.yaml").write_text(yaml.safe_dump(row))
+    (scratch / "plain.yaml").write_text("inner_size: 17\n")
+    files = ["plain.yaml", "short.yaml"]
+    values = {**planted, "train_neg_sample_args": None}
+    config = Config("SASRec", "planted", config_file_list=files, config_dict=values)
+    assert (config["n_layers"], config["hidden_size"], config["inner_size"]) == (1, 24, 17)
+    with pytest.raises(UserError, match="variant of SASRec, not of BPR"):
+        Config("BPR", "planted", config_file_list=files, config_dict=planted)

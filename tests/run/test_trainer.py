@@ -103,11 +103,6 @@ def test_no_stray_files(planted, scratch: Path) -> None:
     assert (folder / "last.safetensors").stat().st_size < 10_000  # a finished run leaves a note
 
 
-def test_tensorboard_on_request(planted, scratch: Path) -> None:
-    run("BPR", "planted", config_dict={**planted, **tiny("BPR"), "train_tensorboard": True}, saved=False)
-    assert (scratch / "log_tensorboard").is_dir()
-
-
 def test_training_free_models_run_one_epoch(planted) -> None:
     for model in ("WindowItemKNN", "Pop"):
         result = run(model, "planted", config_dict={**planted, "epochs": 300}, saved=False)

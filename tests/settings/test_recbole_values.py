@@ -114,7 +114,6 @@ def test_a_number_that_python_cannot_show_stays_text(text: str) -> None:
         {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},
         {"repeatable": False},
         {"seed": None},
-        {"log_wandb": True},
     ],
 )
 def test_what_recbole_refuses_is_no_fault_of_this_program(values: dict[str, Any], write_dataset) -> None:
