@@ -123,7 +123,8 @@ def checkpoint_named(word: str) -> str:
         UserError: latest, and nothing was trained here.
     """
     if word != LATEST:
-        return word
+        inside = Path(word) / "model.safetensors"  # a folder of save_pretrained
+        return str(inside) if inside.is_file() else word
     saved = Path("saved")
     # trained alone, or a row of a benchmark (the file beside the weights that says how the row decodes them)
     found = [*saved.glob("*.safetensors"), *saved.glob("*/*/checkpoints/*.json")]

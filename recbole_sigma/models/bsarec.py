@@ -88,6 +88,10 @@ class BSARec(PackedModel, SequentialRecommender):
         """The columns."""
         return list(batch.interaction.values())
 
+    def item_vectors(self) -> Tensor:
+        """The item embedding, float [N, d]."""
+        return self.item_embedding.weight
+
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, float [B, N]."""
         queries = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])

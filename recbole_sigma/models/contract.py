@@ -106,6 +106,29 @@ class Contract:
         """Text and tensors that travel with the weights."""
         return {}
 
+    # --- items, for export ----------------------------------------------------------------------------------
+
+    def item_vectors(self) -> Tensor | None:
+        """What states are compared with: float [N, d], row 0 padding; None where scores are no products."""
+        return None
+
+    def semantic_ids(self) -> ItemCodes | None:
+        """The items' codes, a digit that tells equal ones apart included; None for a model without."""
+        return self.item_codes
+
+    def code_sources(self, dataset: Any) -> Tensor | None:
+        """What residual k-means made the codes from: float [N, e], row 0 padding; None where it did not.
+
+        Args:
+            dataset: the train part.
+        """
+        return None
+
+    def quantized_levels(self) -> int:
+        """Levels of `semantic_ids` that come from the quantizer."""
+        codes = self.semantic_ids()
+        return 0 if codes is None else codes.codes.shape[1]
+
     # --- lists ----------------------------------------------------------------------------------------------
 
     def rank(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> RankedItems:

@@ -101,6 +101,10 @@ class PackedSASRec(PackedModel, SASRec):
         """State at the last position, float [B, d]."""
         return self.gather_indexes(self.states(item_seq, *more), item_seq_len - 1)
 
+    def item_vectors(self) -> Tensor:
+        """The item embedding, float [N, d]."""
+        return self.item_embedding.weight
+
     def _logits(self, states: Tensor, items: Tensor) -> Tensor:
         """Scores of states [M, d] against item vectors [n, d]."""
         if self.cosine:

@@ -27,8 +27,8 @@ from recbole_sigma.decoding.votes import Bonus, best_of, bonus_of, strongest
 from recbole_sigma.language.t5 import PackedPrompts, code_logits
 from recbole_sigma.language.transformer import with_cheap_dropout
 from recbole_sigma.models.packed import PackedModel, RowGroup
-from recbole_sigma.preparation.codes import prepare_codes
-from recbole_sigma.settings.keys import BeamKeys, TigerKeys
+from recbole_sigma.preparation.codes import code_vectors, prepare_codes
+from recbole_sigma.settings.keys import BeamKeys, CodeKeys, TigerKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.tokenization.published_ids import items_fingerprint
 from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens
@@ -265,6 +265,21 @@ class TIGER(PackedModel, SequentialRecommender):
         return [tokens.to(self.item_tokens.device) for tokens in self.level_tokens]
 
     # --- checkpoints ----------------------------------------------------------------------------------------
+
+    def semantic_ids(self) -> ItemCodes:
+        """The codes with their digit."""
+        return self.codes
+
+    def code_sources(self, dataset: Any) -> Tensor | None:
+        """The quantized vectors; None for codes from a file or from an RQ-VAE."""
+        if not read(CodeKeys, dataset.config).tokenizer_quantizer.startswith("rq-kmeans"):
+            return None
+        vectors = torch.from_numpy(code_vectors(dataset, dataset.config))
+        return torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
+
+    def quantized_levels(self) -> int:
+        """All levels but the digit."""
+        return self.codes.codes.shape[1] - 1
 
     def checkpoint_extra(self) -> dict[str, Any]:
         """The semantic IDs travel with the weights."""

@@ -64,7 +64,7 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
         raise UserError(
             f"tokenizer_levels and tokenizer_codebook_size must be at least 1, not {levels} and {size}"
         )
-    vectors = _item_vectors(dataset, config)
+    vectors = code_vectors(dataset, config)
     options = RQVAEOptions(
         latent=own.rqvae_latent,
         hidden=own.rqvae_hidden,
@@ -117,7 +117,7 @@ def _say_collapse(codes: Tensor, vectors: np.ndarray | None) -> None:
         logging.getLogger().warning(sentence)
 
 
-def _item_vectors(dataset: Any, config: Any) -> np.ndarray:
+def code_vectors(dataset: Any, config: Any) -> np.ndarray:
     """Vectors to quantize [N - 1, d]: item text (the paper's), train co-occurrence, or both."""
     parts = []
     keys, seed = read(VectorKeys, config), read(RecBoleKeys, config).seed

@@ -41,7 +41,7 @@ def test_the_exported_folder_is_the_trained_model(trained, shape, tmp_path, caps
     """Trained by the command's own path: merged = adapter, and the base is another model by now."""
     checkpoint, base = trained(shape)
     target = tmp_path / "merged"
-    assert main(["export", f"--checkpoint={checkpoint}", f"--output={target}"]) == 0
+    assert main(["export", "--what=language", f"--checkpoint={checkpoint}", f"--output={target}"]) == 0
     assert "adapters merged" in capsys.readouterr().out
     model, tokenizer = trained_backbone(checkpoint)
     total = tokenizer.get_vocab_size()
@@ -65,7 +65,7 @@ def test_the_exported_folder_is_the_trained_model(trained, shape, tmp_path, caps
 
 def test_half_the_size_in_bf16_and_nothing_is_overwritten(trained, tmp_path, capsys):
     checkpoint, _ = trained("qwen3")
-    words = ["export", f"--checkpoint={checkpoint}", "--quiet"]
+    words = ["export", "--what=language", f"--checkpoint={checkpoint}", "--quiet"]
     for dtype in ("fp32", "bf16"):
         assert main([*words, f"--dtype={dtype}", f"--output={tmp_path / dtype}"]) == 0
     size = {d: (tmp_path / d / "model.safetensors").stat().st_size for d in ("fp32", "bf16")}
@@ -82,7 +82,7 @@ def test_one_sentence_for_what_cannot_be_exported(trained, tmp_path, capsys, sav
     file.write_text("")
 
     def refuse(match, *words):
-        assert main(["export", *words]) == 2
+        assert main(["export", "--what=language", *words]) == 2
         sentence = capsys.readouterr().err.strip()
         assert match in sentence and "\n" not in sentence, sentence
 

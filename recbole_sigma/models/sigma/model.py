@@ -36,7 +36,7 @@ from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Prediction
 from recbole_sigma.models.sigma.options import SigmaOptions
 from recbole_sigma.models.sigma.paths import StraightPaths
 from recbole_sigma.models.sigma.trunk import Histories, Prompt
-from recbole_sigma.preparation.items import Prepared, prepare
+from recbole_sigma.preparation.items import PreparationOptions, Prepared, prepare, quantized
 from recbole_sigma.values import RankedItems, SeenPairs
 
 
@@ -320,6 +320,19 @@ class SIGMA(PackedModel, SequentialRecommender):
         return self.score_all(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
 
     # --- checkpoints ----------------------------------------------------------------------------------------
+
+    def item_vectors(self) -> Tensor:
+        """What states are compared with, before the codes' own share: float [N, d]."""
+        with torch.no_grad():
+            return self._kept_table().vectors
+
+    def code_sources(self, dataset: Any) -> Tensor | None:
+        """The quantized vectors; None for codes from an RQ-VAE."""
+        options = PreparationOptions.from_config(dataset.config)
+        if not options.quantizer.startswith("rq-kmeans"):
+            return None
+        vectors = torch.from_numpy(quantized(self.prepared.vectors, options))
+        return torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
 
     def checkpoint_extra(self) -> dict[str, Any]:
         """Item preparation travels with the weights: vectors, codes, prompt tokens, tokenizer."""
