@@ -1,4 +1,4 @@
-"""``python -m dataset_adapters list | describe NAME | convert NAME ...``."""
+"""``python -m dataset_adapters list | describe NAME | fetch NAME | convert NAME ...``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from typing import Any, NoReturn
 
 from dataset_adapters.convert import Result, convert, peak_memory_mb
 from dataset_adapters.errors import AdapterError, nearest
+from dataset_adapters.fetch import fetch
 from dataset_adapters.filters import DUPLICATES
 from dataset_adapters.job import PROTOCOLS, Adapter, Job, resolve_inputs
 from dataset_adapters.registry import ADAPTERS
 from dataset_adapters.rows import ENCODINGS, RowReader
+from dataset_adapters.sources import SOURCES
 from dataset_adapters.values import TextCleaner, visible
 
 
@@ -99,12 +101,18 @@ def _run(given: list[str]) -> int:
     verbs.add_parser(
         "convert", help="convert raw files into a RecBole data set", add_help=False
     ).add_argument("rest", nargs=argparse.REMAINDER)
+    verbs.add_parser("fetch", help="download a set from its publisher and convert it", add_help=False)
     if given[:1] == ["convert"]:  # the options depend on the adapter
         return _convert(given[1:])
+    if given[:1] == ["fetch"]:
+        return fetch(given[1:], _Parser, _convert)
     options = parser.parse_args(given)
     if options.verb == "list":
-        width = max(map(len, ADAPTERS))
-        sys.stdout.writelines(f"{a.name:<{width}}  {a.summary}\n" for a in ADAPTERS.values())
+        width = max(map(len, (*ADAPTERS, *SOURCES)))
+        sys.stdout.write("convert NAME: adapters of raw files\n")
+        sys.stdout.writelines(f"  {a.name:<{width}}  {a.summary}\n" for a in ADAPTERS.values())
+        sys.stdout.write("fetch NAME: sets that their publisher lets you download\n")
+        sys.stdout.writelines(f"  {s.name:<{width}}  {s.about}\n" for s in SOURCES.values())
     else:
         sys.stdout.write(describe(find_adapter(options.name)))
     return 0

@@ -28,8 +28,8 @@ def add(verbs: Any) -> None:
         verbs,
         "data",
         data,
-        "raw public files to RecBole's files: data list | describe NAME | convert NAME ...",
-        ("data list", "data convert movielens --input ml-100k/ --output dataset/"),
+        "raw public files to RecBole's files: data list | describe NAME | fetch NAME | convert NAME ...",
+        ("data fetch ml-1m", "data convert movielens --input ml-100k/ --output dataset/"),
         {},
     )
 
@@ -86,9 +86,11 @@ def _recipes() -> list[tuple[str, str]]:
 
 def _sets() -> list[tuple[str, str]]:
     from dataset_adapters.registry import ADAPTERS
+    from dataset_adapters.sources import SOURCES
 
     inside = recbole_properties().parent / "dataset_example"
     found = [(path.name, "inside RecBole") for path in sorted(inside.iterdir()) if path.is_dir()]
+    found += [(name, f"from its publisher: data fetch {name}") for name in SOURCES if name != "ml-100k"]
     found += [(name, f"converted by: data convert {name} ...") for name in ADAPTERS]
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset_adapters.sources import SOURCES
 from recbole_sigma.data.atomic import (
     PADDING,
     Column,
@@ -43,6 +44,10 @@ def check_files(config: Any, needs_text: bool) -> None:
         if folder.parent.is_dir():
             known += [p.name for p in folder.parent.iterdir() if (p / f"{p.name}.inter").is_file()]
         near = nearest(name, known) or f"; there are: {', '.join(sorted(known))}"
+        if name in SOURCES:
+            near = f"; get it with: data fetch {name} --output {folder.parent}"
+        elif not nearest(name, known):
+            near += "; `data list` names sets to fetch or convert"
         raise_all(
             [
                 f"the dataset folder {folder} does not exist{near}; data_path names the folder that holds "

@@ -11,6 +11,7 @@ import yaml
 from dataset_adapters.cli import convert_parser, main
 from dataset_adapters.job import PROTOCOLS, resolve_inputs
 from dataset_adapters.registry import ADAPTERS
+from dataset_adapters.sources import SOURCES
 
 PROPERTIES = Path(__file__).resolve().parents[2] / "properties" / "dataset"
 SHIPPED = (
@@ -19,10 +20,10 @@ SHIPPED = (
 )
 
 
-def test_list_names_every_adapter(capsys):
+def test_list_names_every_adapter_and_what_fetch_knows(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines()] == list(ADAPTERS)
+    assert [line.split()[0] for line in printed.splitlines() if line[0] == " "] == [*ADAPTERS, *SOURCES]
     wanted = "movielens amazon2014 amazon2018 amazon2023 s3rec minionerec yelp lastfm-hetrec bestbuy table"
     assert set(wanted.split()) == set(ADAPTERS)
 
