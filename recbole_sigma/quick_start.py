@@ -14,6 +14,7 @@ from recbole.utils import get_trainer, init_seed
 from recbole_sigma._compat import repaired_model
 from recbole_sigma.data import checks as preflight
 from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.labels import LabelJudgement, judge_of
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.machine import resources
@@ -52,8 +53,9 @@ def run(
 
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
-        ``test_result``) plus ``valid`` and ``test`` `Judgement`s, ``history``, ``best_epoch``, ``seconds``,
-        ``protocol``, ``config``, ``parameters``, ``peak_memory``, ``machine``, ``checkpoint``, ``loaders``.
+        ``test_result``) plus ``test`` (a `Judgement` or a `LabelJudgement`), ``history``, ``best_epoch``,
+        ``seconds``, ``protocol``, ``config``, ``parameters``, ``peak_memory``, ``machine``, ``checkpoint``,
+        ``loaders``.
         Of several processes, seconds and memory are those of process 0. None on a machine without process 0.
 
     Raises:
@@ -210,7 +212,7 @@ def evaluate_checkpoint(
     overrides: dict[str, Any] | None = None,
     filter_seen: bool | None = None,
     phase: str = "test",
-) -> Judgement:
+) -> Judgement | LabelJudgement:
     """Judge a saved model again, with other metrics or policy if wanted.
 
     Args:
@@ -220,7 +222,7 @@ def evaluate_checkpoint(
         phase: ``test`` or ``valid``.
     """
     config, model, _, train, valid, test = load_data_and_model(model_file, overrides)
-    judge = Judge(config, filter_seen)
+    judge = judge_of(config) if config["judged_by"] == "labels" else Judge(config, filter_seen)
     judge.collector.data_collect(train)
     return judge.judge(model, test if phase == "test" else valid)
 

@@ -14,7 +14,8 @@ from recbole_sigma.benchmark.folder import RunFolder
 from recbole_sigma.benchmark.plan import MEMORY, Cell, Plan, Training
 from recbole_sigma.benchmark.records import FORMAT
 from recbole_sigma.evaluation.diversity import intra_list_distance
-from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.judge import Judgement
+from recbole_sigma.evaluation.labels import LabelJudgement, judge_of
 from recbole_sigma.grounding.cooccurrence import transitions
 
 _TRAINED = (
@@ -81,7 +82,7 @@ class Judged:
 
     def __init__(
         self,
-        judgement: Judgement,
+        judgement: Judgement | LabelJudgement,
         protocol: dict[str, Any],
         train: Any,
         memory_weight: float | None,
@@ -90,14 +91,30 @@ class Judged:
     ) -> None:
         self.judgement, self.protocol, self.valid, self.seconds = judgement, protocol, valid, seconds
         self.memory_weight = memory_weight
+        self.places: dict[str, Any] = {}
+        self.diversity: float | None = None
+        if isinstance(judgement, LabelJudgement):
+            self.places["rows"] = judgement.rows()
+        else:
+            self._look_up(judgement, train)
+
+    def _look_up(self, judgement: Judgement, train: Any) -> None:
+        """How often train holds the targets of ranked lists, and the steps to them."""
         events = train._dataset.train_events()
         count = np.bincount(events.items.numpy(), minlength=train._dataset.item_num)
-        self.target_counts = count[judgement.targets]
         users, items = events.sequences()
         moves = transitions(users, items, train._dataset.item_num)
         # copies, since scipy wants to write into the arrays that it indexes by
         pairs = moves[judgement.last.copy(), judgement.targets.copy()]
-        self.pair_counts = np.asarray(pairs).ravel().astype(np.int64)
+        self.places["places"] = {
+            "users": judgement.users.tolist(),
+            "targets": judgement.targets.tolist(),
+            "places": judgement.places.tolist(),
+            "lists": len(judgement.lists),
+            "train_counts": count[judgement.targets].tolist(),
+            "lengths": judgement.lengths.tolist(),
+            "pair_counts": np.asarray(pairs).ravel().astype(np.int64).tolist(),
+        }
         self.diversity = intra_list_distance(judgement.lists[:, :10], events, train._dataset.item_num)
 
 
@@ -119,7 +136,7 @@ def judge_again(
     config, model, _, train_data, valid_data, test_data = load_data_and_model(
         str(folder.checkpoint_path(training.key)), {**places, **differing, **memory}
     )
-    judge = Judge(config)
+    judge = judge_of(config)
     judge.collector.data_collect(train_data)
     if config["memory"] == "validation":
         judge.choose_memory_weight(model, valid_data)
@@ -156,15 +173,7 @@ def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged:
         "intra_list_distance@10": judged.diversity,
         "memory_weight": judged.memory_weight,
         "unreachable_targets": test.unreachable,
-        "places": {
-            "users": test.users.tolist(),
-            "targets": test.targets.tolist(),
-            "places": test.places.tolist(),
-            "lists": len(test.lists),
-            "train_counts": judged.target_counts.tolist(),
-            "lengths": test.lengths.tolist(),
-            "pair_counts": judged.pair_counts.tolist(),
-        },
+        **judged.places,
         **{
             key: trained[key]
             for key in ("history", "best_epoch", "parameters", "versions", "seconds", "peak_memory")

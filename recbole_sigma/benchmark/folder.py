@@ -169,11 +169,12 @@ def property_file(record: dict[str, Any]) -> str:
     """A cell's settings as a property file that runs the cell again."""
     known = declared_keys() - {"model", "dataset"}
     values = {key: value for key, value in record["config"].items() if key in known}
+    shown = [(k, v) for k, v in record["test_result"].items() if "@10" in k or "rows" in record]
     head = [
         f"{record['row']['name']} on {record['dataset']}, seed {record['seed']}: all settings of one cell",
         f"Command: python run_recbole_sigma.py --model={record['model']} --dataset={record['dataset']} "
         "--config_files=<this file>",
-        f"Result: {', '.join(f'{k} {v:.4f}' for k, v in record['test_result'].items() if '@10' in k)}",
+        f"Result: {', '.join(f'{k} {v:.4f}' for k, v in shown)}",
         f"Seconds: {record['seconds']['cpu']:.0f} CPU; recbole-sigma "
         f"{record['versions'].get('recbole-sigma', '')}",
     ]

@@ -148,7 +148,7 @@ def make_plan(
     limited = "MAX_ITEM_LIST_LENGTH" in {*asked, *in_files, *given}
     made: dict[str, tuple[Training, list[Cell]]] = {}
     data: str | None = None
-    protocols: dict[str, str] = {}
+    protocols: dict[str, dict[str, str]] = {}
     for row in with_words(rows, asked):
         whole = contract_class(registry.find_model(row.base) or object).whole_history
         given = dict(values or {})
@@ -159,6 +159,8 @@ def make_plan(
         preflight.check_files(base, answers.needs_item_text)
         data = data or data_fingerprint(base)
         wanted = tuple(policies) if policies else (bool(base["filter_seen"]),)
+        if base.by_labels:  # labelled rows are scored, whatever their user met before
+            wanted = wanted[:1]
         path = registry.file_of(row.base)  # a model of the user's own: its code is part of what was trained
         code = {"code": hashlib.sha256(path.read_bytes()).hexdigest()} if path else {}
         weights = without(row.values, MEMORY | answers.decoding_keys)
@@ -169,7 +171,7 @@ def make_plan(
             if read(ProtocolKeys, cell_config).filter_seen != policy:
                 raise UserError("--filter_seen and --filter name the same thing: leave one of the two out")
             protocol = cell_config.protocol()
-            protocols.setdefault(
+            protocols.setdefault(protocol["judged_by"], {}).setdefault(
                 str([protocol["eval_args"], protocol["candidates"], protocol["ties"]]), row.name
             )
             selected = policy if answers.follows_filter(cell_config) else max(wanted)
@@ -187,8 +189,8 @@ def make_plan(
                 )
                 training = Training(row.base, seed, {**train_values, "seed": seed}, trained, key, ())
                 made.setdefault(key, (training, []))[1].append(cell)
-    if len(protocols) > 1:
-        names = " and ".join(protocols.values())
+    for different in (kind for kind in protocols.values() if len(kind) > 1):
+        names = " and ".join(different.values())
         raise UserError(
             f"{names} would be judged on different splits: set eval_args in a config file for all rows"
         )
@@ -198,6 +200,8 @@ def make_plan(
     lengths: set[int] = set()
     unlimited: list[str] = []
     for cell in (cell for training in trainings for cell in training.cells):
+        if cell.config["judged_by"] == "labels":
+            continue
         if contract_class(registry.find_model(cell.row.base) or object).whole_history:
             unlimited.append(cell.row.name)
         else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.benchmark import svg, tables
+from recbole_sigma.benchmark.report import tables_markdown
 from recbole_sigma.benchmark.results import metric_columns
 from recbole_sigma.machine.files import fingerprint, write_atomically
 from recbole_sigma.values import UserError
@@ -35,16 +36,20 @@ def publish(record: dict[str, Any], folder: Path | str, command: Iterable[str] =
     Raises:
         UserError: when the record has no finished cell.
     """
-    if not record["cells"]:
+    labels = record.get("labels")
+    every = [*record["cells"], *(labels["cells"] if labels else ())]
+    if not every:
         raise UserError("nothing to publish: the benchmark has no finished cell")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    policy = tables.policies(record)[0]
-    drawn = {stem: made for stem, draw in PICTURES.items() if (made := draw(record, policy)) is not None}
+    drawn = {}
+    if record["cells"]:
+        policy = tables.policies(record)[0]
+        drawn = {stem: made for stem, draw in PICTURES.items() if (made := draw(record, policy)) is not None}
     texts = {
         "table.md": _table(record, drawn),
         "cells.csv": cells_csv(record),
-        "commands.sh": commands_sh([*record["commands"], *filter(None, [list(command)])], record["cells"]),
+        "commands.sh": commands_sh([*record["commands"], *filter(None, [list(command)])], every),
         **{f"{stem}.svg": picture for stem, (_, picture) in drawn.items()},
     }
     for name, text in texts.items():
@@ -56,7 +61,7 @@ def _table(record: dict[str, Any], drawn: dict[str, tuple[str, str]]) -> str:
     """The Markdown table, with the pictures and the notes below it."""
     shown = [f"![{caption}]({stem}.svg)\n\n{caption}.\n" for stem, (caption, _) in drawn.items()]
     notes = [f"- {note[0].upper()}{note[1:]}.\n" for note in record["notes"]]
-    parts = [tables.markdown(record), tables.slices_markdown(record)]
+    parts = [tables_markdown(record), tables.slices_markdown(record)]
     parts += [
         *map(_comparison, record["significance"]),
         tables.levels_markdown(record),
@@ -83,7 +88,16 @@ def _comparison(test: dict[str, Any]) -> str:
 
 
 def cells_csv(record: dict[str, Any]) -> str:
-    """One line per finished cell: row, seed, policy, metrics, cost, device, commit, settings."""
+    """One line per finished cell: row, seed, policy, metrics, cost, device, commit, settings.
+
+    Cells judged by labels follow below a head of their own.
+    """
+    labels = record.get("labels")
+    parts = [record, *([labels] if labels else ())]
+    return "\n".join(_cells_csv(part) for part in parts if part["cells"])
+
+
+def _cells_csv(record: dict[str, Any]) -> str:
     columns = metric_columns(record["table"])
     head = ["row", "seed", "seen_items", *columns, "wall_seconds", "cpu_seconds", "peak_memory_mb", "device"]
     stream = io.StringIO()
@@ -95,7 +109,7 @@ def cells_csv(record: dict[str, Any]) -> str:
             [
                 cell["row"]["name"],
                 cell["seed"],
-                "filtered" if cell["filter_seen"] else "kept",
+                "labelled" if "rows" in cell else "filtered" if cell["filter_seen"] else "kept",
                 *(f"{cell['test_result'][column]:.6g}" for column in columns),
                 f"{cell['seconds']['total']:.1f}",
                 f"{cell['seconds']['cpu']:.1f}",

@@ -16,6 +16,7 @@ import torch
 from recbole.evaluator.collector import DataStruct
 from recbole.evaluator.register import metrics_dict
 
+from recbole_sigma.benchmark.label_statistics import metrics_of_rows
 from recbole_sigma.machine.files import DELETE, checked_json, fingerprint, reading, write_atomically
 from recbole_sigma.values import UserError
 
@@ -62,6 +63,9 @@ _CELL_IN_A_TABLE = {
     "intra_list_distance@10": (_NUMBER, None),
 }
 _JUDGED_NAMES = tuple(name.removesuffix("?") for name in _JUDGED)
+_LABEL_CELL_IN_A_TABLE = {k: v for k, v in _CELL_IN_A_TABLE.items() if k != "intra_list_distance@10"}
+LABEL_ROWS = {"users": [int], "groups": [int], "labels": [int]}
+LABEL_CELL = {**_LABEL_CELL_IN_A_TABLE, "rows": {**LABEL_ROWS, "scores": [_NUMBER]}}
 CELL = {**_CELL_IN_A_TABLE, "places": {**_JUDGED, "places": [int]}}
 TRAINING = {**_TRAINED, "key": str, "best_valid_result": {...: _NUMBER}}
 FAILURE = {"key": str, "row": _NAME, "seed": int, "filter_seen": bool, "kind": str, "error": str}
@@ -75,6 +79,12 @@ RESULTS = {
     "failed": [FAILURE],
     "table": [{"model": str, "filter_seen": bool, "seeds": [int], "cpu seconds": _NUMBER}],
     "significance": [dict],
+    "labels?": {
+        "judged": [LABEL_ROWS],
+        "cells": [{**_LABEL_CELL_IN_A_TABLE, "rows": {"judged": int, "scores": [_NUMBER]}}],
+        "table": [{"model": str, "seeds": [int], "cpu seconds": _NUMBER}],
+        "significance": [dict],
+    },
 }
 
 
@@ -128,10 +138,11 @@ def read_cell(path: Path) -> tuple[dict[str, Any], list[str]]:
     Raises:
         UserError: naming what is wrong with it.
     """
-    record = read_record(path, CELL)
+    record = read_record(path, {})
     with reading(path, DELETE):
+        _check_shape(record, LABEL_CELL if "rows" in record else CELL, "the record")
         wrong = []
-        for name, value in _metrics_of_places(record).items():
+        for name, value in _following_metrics(record).items():
             told = record["test_result"].get(name)
             # the sum may run in another order
             if told is None or abs(told - value) > 1.01 * 10.0 ** -record["config"]["metric_decimal_place"]:
@@ -144,9 +155,17 @@ def _checksum(record: dict[str, Any]) -> str:
     """SHA-256 of a record, but for what follows from the rest of it."""
     if "test_result" not in record:
         return fingerprint(record=record)
-    follows = _metrics_of_places(record)
+    follows = _following_metrics(record)
     results = {name: value for name, value in record["test_result"].items() if name not in follows}
     return fingerprint(record={**record, "test_result": results})
+
+
+def _following_metrics(record: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a cell that follow from its places, or from its scored rows."""
+    if "rows" in record:
+        decimals = record["config"]["metric_decimal_place"]
+        return metrics_of_rows(record["protocol"]["metrics"], record["rows"], decimals)
+    return _metrics_of_places(record)
 
 
 def _metrics_of_places(record: dict[str, Any]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.benchmark import plots, tables
+from recbole_sigma.benchmark import label_tables, plots, tables
 from recbole_sigma.benchmark.results import title
 from recbole_sigma.benchmark.statistics import seconds_to_levels, significance
 from recbole_sigma.machine.files import write_atomically
@@ -66,7 +66,7 @@ def write_report(folder: Path, record: dict[str, Any], reference: str | None = N
             write_atomically(folder / "plots" / f"{stem}.png", png)
     record["notes"] = [*record["notes"], *left_out]
     for name, text in (
-        ("table.md", tables.markdown(record)),
+        ("table.md", tables_markdown(record)),
         ("table.tex", tables.latex(record)),
         ("report.html", html(record, light, dark)),
     ):
@@ -74,17 +74,28 @@ def write_report(folder: Path, record: dict[str, Any], reference: str | None = N
     return left_out
 
 
+def tables_markdown(record: dict[str, Any]) -> str:
+    """The tables of ranked lists, then the table of the rows that are judged by labels."""
+    labels = record.get("labels")
+    return "\n".join(filter(None, (tables.markdown(record), labels and label_tables.markdown(labels))))
+
+
 def add_significance(record: dict[str, Any], reference: str | None = None) -> list[str]:
     """Compare every row of a record with one of them; a sentence where that cannot be done."""
     record["significance"] = []
+    left_out = []
+    labels = record.get("labels")
+    of_labels = labels is not None and reference in {row["model"] for row in labels["table"]}
+    if labels is not None:
+        left_out += label_tables.compare(labels, reference)
     if record["cells"]:
         try:
-            record["significance"] = significance(record, reference=reference)
+            record["significance"] = significance(record, reference=None if of_labels else reference)
         except UserError as error:
             if reference is not None and "--reference" in str(error):
                 raise
-            return [f"no significance: {error}"]
-    return []
+            left_out.append(f"no significance: {error}")
+    return left_out
 
 
 def html(
@@ -99,6 +110,8 @@ def html(
         sliced = tables.slice_cells(record, policy)
         parts += [_ranked(*sliced), _soft(tables.SLICES_NOTE)] if sliced else []
         parts += [_comparison(test) for test in record["significance"] if test["filter_seen"] == policy]
+    if record.get("labels"):
+        parts += _labels(record["labels"])
     for stem, (caption, png) in light.items():
         night = dark.get(stem)
         source = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(night[1])}">' if night else ""
@@ -115,6 +128,20 @@ def html(
         + "\n".join(part for part in parts if part)
         + "\n</body>\n</html>\n"
     )
+
+
+def _labels(part: dict[str, Any]) -> list[str]:
+    """The section of the rows that are judged by labels."""
+    parts = [
+        "<h2>Results, judged by labels</h2>",
+        _ranked(*label_tables.cells(part)),
+        _soft(label_tables.footnote(part)),
+    ]
+    for test in part["significance"]:
+        head, body = label_tables.comparison(test)
+        table = _table(head, [[(text, "") for text in line] for line in body])
+        parts.append(f"<details><summary>{escape(head[0])}</summary>{table}</details>")
+    return parts
 
 
 def _data(png: bytes) -> str:
@@ -144,6 +171,8 @@ def _soft(text: str) -> str:
 
 def _head(record: dict[str, Any]) -> str:
     lines = []
+    every = _every_cell(record)
+    of_labels = every[len(record["cells"]) :]
     if record["cells"]:
         protocol = record["cells"][0]["protocol"]
         args = protocol["eval_args"]
@@ -152,14 +181,21 @@ def _head(record: dict[str, Any]) -> str:
             f"Split {args['split']}, order {args['order']}, {protocol['candidates']}, history "
             f"{' and '.join(map(str, lengths))}; ties: {protocol['ties']}."
         )
-        machines = {json.dumps(cell["machine"], sort_keys=True) for cell in record["cells"]}
+    if of_labels:
+        protocol = of_labels[0]["protocol"]
+        args = protocol["eval_args"]
+        lines.append(
+            f"Judged by labels: split {args['split']}, order {args['order']}; ties: {protocol['ties']}."
+        )
+    if every:
+        machines = {json.dumps(cell["machine"], sort_keys=True) for cell in every}
         for text in sorted(machines):
             machine = json.loads(text)
             lines.append(
                 f"Ran on {machine['gpu'] or 'CPU'}, {machine['cpus']} cores, {machine['threads']} threads of "
                 f"torch, {machine['platform']}."
             )
-        versions = record["cells"][-1]["versions"]
+        versions = every[-1]["versions"]
         lines.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
     lines += ["Command: " + shlex.join(command) for command in record.get("commands", [])]
     lines.append(f"Commit {record['commit'] or 'unknown'}; written {record['created']}.")
@@ -223,9 +259,13 @@ def _cost(record: dict[str, Any]) -> str:
     return f'<h2>Cost</h2>{_table(head, body)}<p class="soft">{escape(note)}</p>'
 
 
+def _every_cell(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*record["cells"], *(record["labels"]["cells"] if record.get("labels") else ())]
+
+
 def _rows(record: dict[str, Any]) -> str:
     seen: dict[str, dict[str, Any]] = {}
-    for cell in record["cells"]:
+    for cell in _every_cell(record):
         seen.setdefault(cell["row"]["name"], cell["row"])
     body = []
     for row in seen.values():
@@ -260,7 +300,7 @@ def _failures(record: dict[str, Any]) -> str:
 def _settings(record: dict[str, Any]) -> str:
     """Resolved settings of each row's first cell: what all share, then what is left of each."""
     first: dict[tuple[str, bool], dict[str, Any]] = {}
-    for cell in record["cells"]:
+    for cell in _every_cell(record):
         first.setdefault((cell["row"]["name"], cell["filter_seen"]), cell)
     if not first:
         return ""

@@ -17,6 +17,14 @@ from recbole_sigma.machine.resources import machine
 from recbole_sigma.values import UserError
 
 COLUMNS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@10", "ndcg@20")
+LABEL_COLUMNS = {
+    "auc": "AUC",
+    "gauc_ctr": "GAUC",
+    "gauc_coverage": "GAUC rows",
+    "logloss": "LogLoss",
+    "calibration": "calibration",
+}
+_LABELLED = ("users", "groups", "labels")
 _SHARED = ("users", "targets", "train_counts", "lengths", "pair_counts")
 
 
@@ -59,19 +67,27 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
         for record in folder.failures()
         if not rank or record["key"] in rank or record["key"] not in planned
     ]
+    labelled = [cell for cell in cells if "rows" in cell]
+    cells = [cell for cell in cells if "rows" not in cell]
     return {
         "format": FORMAT,
         "created": now(),
         "commands": commands,
-        "dataset": sorted({cell["dataset"] for cell in cells}),
+        "dataset": sorted({cell["dataset"] for cell in [*cells, *labelled]}),
         "commit": commit(),
         "machine": machine(),
         "set_aside": aside,
-        "notes": [*(plan.notes if plan else ()), *remarks(cells, aside), *folder.corrected, *lost],
+        "notes": [
+            *(plan.notes if plan else ()),
+            *remarks([*cells, *labelled], aside),
+            *folder.corrected,
+            *lost,
+        ],
         "judged": _judged(cells),
         "cells": cells,
         "failed": failed,
         "table": summarize(cells),
+        **({"labels": gathered(labelled)} if labelled else {}),
     }
 
 
@@ -110,6 +126,23 @@ def _judged(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             sets.append(own)
         cell["places"] = {"judged": sets.index(own), "places": cell["places"]["places"]}
     return sets
+
+
+def gathered(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """The part of a record that holds the cells judged by labels.
+
+    Test rows stand once per distinct set; a cell keeps its scores and its set's number.
+
+    Args:
+        cells: finished cells, in the order of the table.
+    """
+    sets: list[dict[str, Any]] = []
+    for cell in cells:
+        own = {name: cell["rows"].pop(name) for name in _LABELLED}
+        if own not in sets:
+            sets.append(own)
+        cell["rows"] = {"judged": sets.index(own), "scores": cell["rows"]["scores"]}
+    return {"cells": cells, "judged": sets, "table": summarize(cells), "significance": []}
 
 
 def remarks(cells: list[dict[str, Any]], aside: int = 0) -> list[str]:
@@ -194,14 +227,14 @@ def format_table(rows: list[dict[str, Any]], style: str = "simple") -> str:
 
 def metric_columns(rows: list[dict[str, Any]]) -> list[str]:
     """Metrics that a table shows: the usual ones, or all of them when the run has others."""
-    usual = [c for c in COLUMNS if all(c in row for row in rows)]
+    usual = [c for c in (*COLUMNS, *LABEL_COLUMNS) if all(c in row for row in rows)]
     shared = [key for key in rows[0] if "@" in key and not key.endswith(" sd") and key != "ild@10"]
     return usual or [key for key in shared if all(key in row for row in rows)]
 
 
 def title(metric: str) -> str:
     """A metric's name in a table: HR@10 for RecBole's hit@10."""
-    return metric.upper().replace("HIT", "HR")
+    return LABEL_COLUMNS.get(metric) or metric.upper().replace("HIT", "HR")
 
 
 def single_record(result: dict[str, Any]) -> dict[str, Any]:
@@ -210,11 +243,14 @@ def single_record(result: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in result.items() if key not in ("test", "versions", "protocol", "loaders")
     }
     test = result["test"]
-    plain["places"] = {
-        "users": test.users.tolist(),
-        "targets": test.targets.tolist(),
-        "places": test.places.tolist(),
-    }
+    if result["protocol"]["judged_by"] == "labels":
+        plain["rows"] = test.rows()
+    else:
+        plain["places"] = {
+            "users": test.users.tolist(),
+            "targets": test.targets.tolist(),
+            "places": test.places.tolist(),
+        }
     plain["row"] = {"name": result["model"], "base": result["model"]}
     plain["filter_seen"] = result["protocol"]["filter_seen"]
     return plain

@@ -156,7 +156,7 @@ def levels_markdown(record: dict[str, Any]) -> str:
         return ""
     names = dict.fromkeys(name for level in levels for name in level["rows"])
     body = [[(name, 0), *((reached_text(level["rows"].get(name)), 0) for level in levels)] for name in names]
-    return f"{_markdown_table(['training', *map(level_title, levels)], body)}\n\n{LEVEL_NOTE}\n"
+    return f"{markdown_table(['training', *map(level_title, levels)], body)}\n\n{LEVEL_NOTE}\n"
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -164,7 +164,7 @@ def markdown(record: dict[str, Any]) -> str:
     parts = []
     for policy in policies(record):
         heading = f"**{', '.join(record['dataset'])}, {policy_name(policy)}**"
-        table = _markdown_table(*cells(record, policy))
+        table = markdown_table(*cells(record, policy))
         parts.append(f"{heading}\n\n{table}\n\n{footnote(record, policy)}\n")
     return "\n".join(parts)
 
@@ -172,10 +172,11 @@ def markdown(record: dict[str, Any]) -> str:
 def slices_markdown(record: dict[str, Any]) -> str:
     """One Markdown table of slices per policy; empty where nothing says them."""
     found = [made for policy in policies(record) if (made := slice_cells(record, policy)) is not None]
-    return "\n".join(f"{_markdown_table(*made)}\n\n{SLICES_NOTE}\n" for made in found)
+    return "\n".join(f"{markdown_table(*made)}\n\n{SLICES_NOTE}\n" for made in found)
 
 
-def _markdown_table(head: list[str], body: list[list[tuple[str, int]]]) -> str:
+def markdown_table(head: list[str], body: list[list[tuple[str, int]]]) -> str:
+    """A Markdown table; cells are (text, rank), rank 1 bold, 2 underlined."""
     lines = [" | ".join(head), " | ".join(["---", *["---:"] * (len(head) - 1)])]
     for line in body:
         lines.append(" | ".join(_markdown_cell(text, rank) for text, rank in line))

@@ -100,7 +100,7 @@ def tune(
             data=data_fingerprint(config),
             version=__version__,
         )
-        jobs.append((row, space, given, mark))
+        jobs.append((row, space, given, mark, config))
     show = bool(values.get("show_progress", True))
     quiet = {
         **({"show_progress": False} if len(jobs) * trials > 1 else {}),
@@ -109,8 +109,10 @@ def tune(
     found = []
     bar = Progress("Trials", len(jobs) * trials, enabled=show)
     try:
-        for row, space, given, mark in jobs:
+        for row, space, given, mark, config in jobs:
             search = Search(row, dataset, Path(output), files, {**given, **quiet}, words, mark)
+            search.metric = read(RecBoleKeys, config).valid_metric
+            search.sign = 1 if config["valid_metric_bigger"] else -1
             found.append(search.run(space, sampler, trials, seed, budget, bar))
     finally:
         bar.close()
@@ -130,7 +132,13 @@ class Search:
         folder: where log and settings go.
         files, values, words: settings as `quick_start.run` takes them.
         mark: fingerprint of everything that a trial's value depends on besides its point.
+
+    Attributes:
+        metric: the validation metric in force.
+        sign: 1 where more of it is better, else -1.
     """
+
+    metric, sign = "NDCG@10", 1
 
     def __init__(
         self,
@@ -171,7 +179,8 @@ class Search:
                         raise StopIteration
                     done.append(self._trial(trial, point))
                 bar.advance()
-                return done[trial]["valid"]
+                value = done[trial]["valid"]
+                return None if value is None else self.sign * value
 
             objective(0, {})
             spaces.search(space, sampler, trials - 1, seed, lambda trial, point: objective(trial + 1, point))
@@ -227,7 +236,9 @@ class Search:
 
     def _finish(self, done: list[dict[str, Any]]) -> dict[str, Any]:
         """Write the best settings as a property file; on equal values the earlier trial wins."""
-        best = max((t for t in done if t["valid"] is not None), key=lambda t: (t["valid"], -t["trial"]))
+        best = max(
+            (t for t in done if t["valid"] is not None), key=lambda t: (self.sign * t["valid"], -t["trial"])
+        )
         cpu = sum(trial["cpu_seconds"] for trial in done)
         settings = {**self.row.values, **best["point"]}
         command = " ".join(["python run_recbole_sigma.py", *sys.argv[1:]])
@@ -256,12 +267,6 @@ class Search:
             "log": self.log,
             "file": self.file,
         }
-
-    @property
-    def metric(self) -> str:
-        """The validation metric in force."""
-        asked = parse_arguments(self.words, []).get("valid_metric", self.values.get("valid_metric"))
-        return str(asked or "NDCG@10")
 
 
 def fit(

@@ -137,13 +137,12 @@ def _table(
         models, dataset, seeds, options.filter, force=options.force, reference=options.reference, **shared
     )
     if options.json:
-        kept = {"table": record["table"], "failed": record["outcome"]["failed"]}
+        labels = {"labels": record["labels"]["table"]} if "labels" in record else {}
+        kept = {"table": record["table"], **labels, "failed": record["outcome"]["failed"]}
         print(json.dumps({**kept, "results": str(folder / "results.json")}))
         _tell_corrected(record)
         return 1 if record["outcome"]["failed"] else 0
-    if record["cells"]:
-        print(protocol_line(record["cells"][0]["protocol"]))
-        print(format_table(record["table"]))
+    _print_tables(record, format_table)
     for note in record["notes"]:
         print(f"note: {note}")
     outcome = record["outcome"]
@@ -200,8 +199,7 @@ def report(options: argparse.Namespace, rest: list[str]) -> int:
     from recbole_sigma.benchmark import format_table, rebuild_report
 
     record = rebuild_report(options.output, options.reference, options.publish)
-    if record["cells"]:
-        print(format_table(record["table"]))
+    _print_tables(record, format_table, protocol=False)
     for note in record["notes"]:
         print(f"note: {note}")
     if options.publish:
@@ -210,6 +208,15 @@ def report(options: argparse.Namespace, rest: list[str]) -> int:
         print(f"report: {Path(options.output) / 'report.html'}")
     _tell_corrected(record)
     return 0
+
+
+def _print_tables(record: dict[str, Any], format_table: Any, protocol: bool = True) -> None:
+    """The table of ranked lists and that of the rows judged by labels, each below its protocol if asked."""
+    for part in (record, record.get("labels")):
+        if part and part["cells"]:
+            if protocol:
+                print(protocol_line(part["cells"][0]["protocol"]))
+            print(format_table(part["table"]))
 
 
 def _tell_corrected(record: dict[str, Any]) -> None:

@@ -264,6 +264,8 @@ def whole_number(text: str, name: str, least: int) -> int:
 def protocol_line(protocol: dict[str, Any]) -> str:
     """The protocol in one line, for the head of a table."""
     args = protocol["eval_args"]
+    if protocol.get("judged_by") == "labels":
+        return f"split {args['split']}, order {args['order']}, labelled rows; equal scores share a rank"
     policy = "seen items filtered" if protocol["filter_seen"] else "seen items kept"
     few = f", only the first {protocol['limit']} users" if protocol.get("limit") else ""
     split = f"split {args['split']}, order {args['order']}"

@@ -17,6 +17,7 @@ from recbole_sigma.data.atomic import (
     read_header,
     read_rows,
 )
+from recbole_sigma.data.labels import check_labels, label_column_problems
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import nearest, raise_all
@@ -63,7 +64,9 @@ def check_files(config: Any, needs_text: bool) -> None:
     files = [folder / f"{name}.{part}.inter" for part in suffixes] if suffixes else [folder / f"{name}.inter"]
     users, items, time = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"]
     wanted = [users, items]
-    if not suffixes and (config["eval_args"]["order"] == "TO" or read(ProtocolKeys, config).filter_seen):
+    labelled = config["judged_by"] == "labels"
+    seen_counts = read(ProtocolKeys, config).filter_seen and not labelled
+    if not suffixes and (config["eval_args"]["order"] == "TO" or seen_counts):
         wanted.append(time)
     for path in files:
         if not path.is_file():
@@ -79,6 +82,8 @@ def check_files(config: Any, needs_text: bool) -> None:
         if not _has_rows(path):
             problems.append(f"{path} holds no interaction below its header")
         problems += _role_problems(config, path, columns)
+        if labelled and columns:
+            problems += label_column_problems(config, path, fields)
         if columns and not problems:
             problems += line_problems(path, columns, form, (users, items), [time] if time in fields else [])
     if needs_text:
@@ -176,8 +181,11 @@ def check_dataset(config: Any, dataset: Any) -> None:
     """Refuse what only the loaded dataset shows.
 
     Raises:
-        UserError: if a list is longer than the catalogue, or nothing is left after filtering.
+        UserError: if a list is longer than the catalogue, nothing is left after filtering, or labels are
+            not 0 and 1.
     """
+    if config["judged_by"] == "labels":
+        return check_labels(config, dataset)
     problems = []
     items = dataset.item_num - 1
     if items < 2:

@@ -99,6 +99,22 @@ class AtomicFiles:
         if self._file_part is not None and isinstance(self, SequentialDataset):
             self.data_augmentation()
 
+    def _fill_nan(self) -> None:
+        """RecBole's filling of missing cells, but for numbers that a label-scored model reads.
+
+        RecBole fills in the mean of all rows, test rows too; `data.labels` takes that of the train rows.
+        """
+        missing = {}
+        if self.config["judged_by"] == "labels":
+            for name in self.feat_name_list:  # type: ignore[attr-defined]
+                table = getattr(self, name)
+                for field in self.config["numerical_features"] or ():
+                    if field in table and self.field2type[field] == FeatureType.FLOAT:
+                        missing[name, field] = table[field].isna().to_numpy()
+        super()._fill_nan()  # type: ignore[misc]
+        for (name, field), holes in missing.items():
+            getattr(self, name).loc[holes, field] = np.nan
+
     def _filter_nan_user_or_item(self) -> None:
         self._counted("a missing id", super()._filter_nan_user_or_item)  # type: ignore[misc]
 

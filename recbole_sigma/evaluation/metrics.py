@@ -12,6 +12,8 @@ from recbole.evaluator import metrics as stock
 from recbole.evaluator.base_metric import AbstractMetric
 from recbole.utils import EvaluatorType
 
+from recbole_sigma.ctr.metrics import calibration, gauc
+
 OK, EMPTY, INVALID, SEEN, DUPLICATE = range(5)
 """Slot states in ``rec.flags``: good, no item, id outside the catalogue, filtered item, repeat."""
 
@@ -156,5 +158,38 @@ def lookup(items: np.ndarray, values: dict[int, int]) -> np.ndarray:
     return table[items]
 
 
-OURS = (Validity, Duplicate, Shortlist_Rate, Prefix_Survival)
+class _LabelMetric(AbstractMetric):
+    """Base of the metrics of labelled rows."""
+
+    metric_type = EvaluatorType.VALUE
+    metric_need = ["rec.score", "data.label"]
+
+    def _columns(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        return data.get("rec.score").numpy().ravel(), data.get("data.label").numpy().ravel()
+
+    def _rounded(self, **values: float) -> dict[str, float]:
+        """Values with their names; one that no row says is left out."""
+        return {n: round(value, self.decimal_place) for n, value in values.items() if not np.isnan(value)}
+
+
+class GAUC_CTR(_LabelMetric):  # noqa: N801  RecBole names a metric by its lower-cased class name
+    """`ctr.metrics.gauc` over users (or ``gauc_group``), with the share of rows that it covers."""
+
+    metric_need = ["rec.score", "data.label", "data.group"]
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        """``gauc_ctr``, left out where no group has both labels, and ``gauc_coverage``."""
+        value, covered = gauc(*self._columns(dataobject), dataobject.get("data.group").numpy().ravel())
+        return self._rounded(gauc_ctr=value, gauc_coverage=covered)
+
+
+class Calibration(_LabelMetric):
+    """`ctr.metrics.calibration`: mean prediction over mean label."""
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        """``calibration``."""
+        return self._rounded(calibration=calibration(*self._columns(dataobject)))
+
+
+OURS = (Validity, Duplicate, Shortlist_Rate, Prefix_Survival, GAUC_CTR, Calibration)
 REPAIRED = (ItemCoverage, ShannonEntropy, GiniIndex, AveragePopularity, TailPercentage)

@@ -23,6 +23,8 @@ class Contract:
 
     Attributes:
         generative: the model makes its own lists (`rank`); otherwise its dense scores are ranked.
+        label_scored: it learns from labels and is judged by them (AUC and the like) unless ``judged_by``
+            says otherwise; None goes by RecBole's type of the model.
         training_free: nothing is trained; one pass over the data, one seed.
         whole_history: reads histories whole; a table's common ``MAX_ITEM_LIST_LENGTH`` does not cut them.
         choices: settings that validation chooses among before the first judgement, such as weights of a sum.
@@ -37,6 +39,7 @@ class Contract:
     """
 
     generative: bool = False
+    label_scored: bool | None = None
     training_free: bool = False
     whole_history: bool = False
     choices: int = 0
@@ -195,6 +198,21 @@ def contract_class(model_class: type) -> type[Contract]:
 
     kind: Any = model_class if issubclass(model_class, AbstractRecommender) else None
     return _Traditional if kind and kind.type == ModelType.TRADITIONAL else Contract
+
+
+POINTWISE_SEQUENTIAL = ("DIN", "DIEN")
+"""Sequential models of RecBole's that learn from labels."""
+
+
+def learns_from_labels(model_class: Any) -> bool:
+    """Whether a model learns from labelled rows: context-aware models, and those that say so."""
+    from recbole.utils import ModelType
+
+    said = contract_class(model_class).label_scored
+    if said is not None:
+        return said
+    kind = getattr(model_class, "type", None)
+    return kind == ModelType.CONTEXT or model_class.__name__ in POINTWISE_SEQUENTIAL
 
 
 def without_beam(model_class: type) -> str | None:

@@ -113,6 +113,11 @@ class Recommender:
         config, model, dataset, train, valid, test = load_data_and_model(
             path, {"show_progress": False, "state": "WARNING", **(overrides or {})}
         )
+        if config["judged_by"] == "labels":
+            raise UserError(
+                f"{path} holds {config['model']}, which was trained on labelled rows and makes no lists: "
+                "recommend needs a sequential model such as SIGMA, TIGER or SASRec"
+            )
         if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
             raise UserError(
                 f"{path} holds {config['model']}, which reads no history: recommend needs a sequential model "

@@ -18,7 +18,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry, stock
 from recbole_sigma.models.contract import contract_class, without_beam
-from recbole_sigma.run import tracking
+from recbole_sigma.run import label_protocol, tracking
 from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings import reading, recipes
 from recbole_sigma.settings.keys import ProtocolKeys
@@ -174,9 +174,13 @@ class RunConfig(Config):
         # models differently; the protocol of this project is one for all models
         names = tuple(c.__name__ for c in reversed(model_class.__mro__))
         self._shipped = recipes.shipped_defaults(names, dataset)
-        for key in PROTOCOL_KEYS:
-            if key in self._shipped:
-                self.internal_config_dict[key] = self._shipped[key]
+        self.by_labels = (
+            label_protocol.resolved(model_class, self.external_config_dict) == label_protocol.LABELS
+        )
+        protocol = {key: self._shipped[key] for key in PROTOCOL_KEYS if key in self._shipped}
+        if self.by_labels:
+            protocol |= label_protocol.defaults(model_class, dataset)
+        self.internal_config_dict.update(protocol)
         self._defaults = dict(self.internal_config_dict)
         if self._beside_data:
             self._load_beside_data(dataset)
@@ -192,6 +196,8 @@ class RunConfig(Config):
         values = reading.load_yaml(path, self._problems)
         for key in ("model", "dataset", "data_path"):  # that is how it was found
             values.pop(key, None)
+        if self.by_labels:
+            values = label_protocol.beside_data(values)
         self._problems += recipes.unknown_keys(values, str(path), self.internal_config_dict)
         self._given.append((str(path), dict(values)))
         if isinstance(values.get("eval_args"), dict):  # a part of it keeps the rest
@@ -247,7 +253,8 @@ class RunConfig(Config):
                 final[key] = {kind: columns for kind, columns in final[key].items() if columns is not None}
         loaded = final.get("load_col")
         columns = loaded.get("inter") if isinstance(loaded, dict) else None
-        if isinstance(columns, list) and final["TIME_FIELD"] not in columns:
+        timed = not self.by_labels or "TO" in str(final["eval_args"])
+        if timed and isinstance(columns, list) and final["TIME_FIELD"] not in columns:
             final["load_col"] = {**final["load_col"], "inter": [*columns, final["TIME_FIELD"]]}
         for key in INTERVAL_KEYS:  # while a tuple is still none of JSON's lists
             final[key] = interval_text(final.get(key))
@@ -256,6 +263,7 @@ class RunConfig(Config):
                 field: str(value) if isinstance(value, tuple) else value
                 for field, value in final["val_interval"].items()
             }
+        final["judged_by"] = label_protocol.LABELS if self.by_labels else label_protocol.LISTS
         self._check(final)
         reading.raise_all(self._problems)
         self.requested = {key: value for key, value in final.items() if key not in DERIVED_KEYS}
@@ -278,6 +286,10 @@ class RunConfig(Config):
             self._problems += [f"{problem} (in {source})" for problem in wrong]
         self._problems.extend(stock.problems(self.model_class.__name__, final))
         self._problems += recipes.key_problems(self._given, self._shipped, self.internal_config_dict)
+        if self.by_labels:
+            self._problems += label_protocol.problems(self.model_class, final)
+            self._check_split(final["eval_args"])
+            return
         metrics = [str(name) for name in final["metrics"]]
         for name in metrics:
             lowered = name.lower()
@@ -312,13 +324,9 @@ class RunConfig(Config):
         if problem := tracking.missing(final.get("log_to")):
             say(problem)
         args = final["eval_args"]
+        self._check_split(args)
         if not isinstance(args, dict):
-            say(f"eval_args must be a mapping, not {args!r}")
             return
-        if args.get("group_by") not in ("user", "none", None):
-            say(f"eval_args: group_by must be user or none, not {args['group_by']!r}")
-        if isinstance(args["mode"], dict) and not args["mode"].keys() <= {"valid", "test"}:
-            say(f"eval_args: mode names the parts valid and test, not {', '.join(map(str, args['mode']))}")
         modes = args["mode"].values() if isinstance(args["mode"], dict) else [args["mode"]]
         for mode in modes:
             if mode != "full":
@@ -326,6 +334,26 @@ class RunConfig(Config):
                     f"eval_args: mode {mode!r} samples candidates; this evaluator ranks the full "
                     "catalogue: set mode: full"
                 )
+        beam = final.get("decode_beam")
+        if (
+            isinstance(beam, int)
+            and 0 < beam < max(whole, default=0)
+            and contract_class(self.model_class).beam_bounds_list
+        ):
+            say(
+                f"decode_beam {beam} is smaller than the longest list, topk {max(whole)}: raise "
+                "decode_beam or lower topk"
+            )
+
+    def _check_split(self, args: Any) -> None:
+        say = self._problems.append
+        if not isinstance(args, dict):
+            say(f"eval_args must be a mapping, not {args!r}")
+            return
+        if args.get("group_by") not in ("user", "none", None):
+            say(f"eval_args: group_by must be user or none, not {args['group_by']!r}")
+        if isinstance(args["mode"], dict) and not args["mode"].keys() <= {"valid", "test"}:
+            say(f"eval_args: mode names the parts valid and test, not {', '.join(map(str, args['mode']))}")
         split = args.get("split")
         ratios = next(iter(split.values())) if isinstance(split, dict) and len(split) == 1 else None
         if (
@@ -346,16 +374,6 @@ class RunConfig(Config):
             )
         if args.get("order") not in ("TO", "RO"):
             say(f"eval_args: order must be TO (by time) or RO (random), not {args.get('order')!r}")
-        beam = final.get("decode_beam")
-        if (
-            isinstance(beam, int)
-            and 0 < beam < max(whole, default=0)
-            and contract_class(self.model_class).beam_bounds_list
-        ):
-            say(
-                f"decode_beam {beam} is smaller than the longest list, topk {max(whole)}: raise "
-                "decode_beam or lower topk"
-            )
 
     def keep_settled(self, keys: Iterable[str]) -> None:
         """Keep what the dataset filled in for keys that were left to it, so that checkpoints and records
@@ -367,15 +385,19 @@ class RunConfig(Config):
     def protocol(self) -> dict[str, Any]:
         """The evaluation protocol as plain values: what a result must carry to be comparable."""
         keys = read(ProtocolKeys, self)
+        by_labels = self["judged_by"] == label_protocol.LABELS
         return {
+            "judged_by": self["judged_by"],
             "eval_args": self["eval_args"],
             "filter_seen": keys.filter_seen,
             **({"limit": keys.limit} if keys.limit else {}),
             "metrics": list(self["metrics"]),
             "topk": list(self["topk"]),
             "history": self["MAX_ITEM_LIST_LENGTH"],
-            "ties": "score descending, item id ascending; equal times in file order",
-            "candidates": "full catalogue",
+            "ties": "mid-rank"
+            if by_labels
+            else "score descending, item id ascending; equal times in file order",
+            "candidates": "labelled rows" if by_labels else "full catalogue",
         }
 
 

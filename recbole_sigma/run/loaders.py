@@ -11,6 +11,7 @@ from recbole.sampler import KGSampler, RepeatableSampler
 from recbole.utils import ModelType, init_seed
 
 from recbole_sigma.data import checks as preflight
+from recbole_sigma.data import labels
 from recbole_sigma.data.events import exact
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry, stock
@@ -56,6 +57,9 @@ def load_data(config: Any, model_class: type) -> Loaders:
     raise_all(stock.column_problems(config["model"], config, columns))
     with recbole_refuses(*words):
         parts = dataset.build()
+        if config["judged_by"] == "labels":
+            labels.check_parts(config, parts)
+            labels.learn_from_train(config, parts)
         train_sampler, valid_sampler, test_sampler = stock_data.create_samplers(config, dataset, parts)
         _refuse_endless_draws(config, train_sampler)
         train_class = stock_data.get_dataloader(config, "train")
@@ -127,6 +131,11 @@ def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
     if world.several:  # the rows are shared out by RecBole's sampler, and put together by the judge
         config["single_spec"], config["world_size"] = False, world.size
     asked = config["eval_batch_size"]
+    if config["judged_by"] == "labels":
+        try:
+            return stock_data.get_dataloader(config, phase)(config, part, sampler, shuffle=False)
+        finally:
+            config["single_spec"] = True
     rows = max(1, min(int(asked), _MAX_SCORES // part.item_num))
     config["eval_batch_size"] = rows if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else rows * part.item_num
     try:

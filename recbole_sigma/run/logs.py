@@ -120,6 +120,11 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 def say_protocol(config: Any, logger: logging.Logger) -> None:
     """One line that a reader needs before any number."""
     args = config["eval_args"]
+    if config["judged_by"] == "labels":
+        logger.info(
+            f"protocol: split {args['split']}, order {args['order']}, labelled rows, ties in the middle"
+        )
+        return
     logger.info(
         f"protocol: split {args['split']}, order {args['order']}, full catalogue, filter_seen "
         f"{read(ProtocolKeys, config).filter_seen}, "

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_sigma.data.shares import epoch_batches, epoch_length
-from recbole_sigma.evaluation.judge import Judge, Judgement
+from recbole_sigma.evaluation.judge import Judgement
+from recbole_sigma.evaluation.labels import LabelJudgement, judge_of
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.machine.files import reading
@@ -68,10 +69,10 @@ class RunTrainer(StoredRun):
             self.clip_grad_norm = {"max_norm": self.keys.train_clip_norm}
         stem = os.path.splitext(self.saved_model_file)[0]  # model and second: many runs may share both
         self.saved_model_file = f"{stem}-{os.getpid()}-{next(_RUNS)}.safetensors"
-        self.judge = Judge(config)
+        self.judge = judge_of(config)
         self.eval_collector = self.judge.collector
         self.history: list[dict[str, Any]] = []
-        self.judgement: Judgement | None = None
+        self.judgement: Judgement | LabelJudgement | None = None
         self.best_epoch: int | None = None
         self.scheduler_step = 0
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=bool(self.enable_scaler))

@@ -128,6 +128,15 @@ def shipped_defaults(names: tuple[str, ...], dataset: str | None = None) -> dict
     return merged
 
 
+def label_defaults(dataset: str) -> dict[str, Any]:
+    """The protocol of models that are scored by labels: one for all, then what a data set has of its own.
+
+    Property files of data sets hold the protocol of ranked lists, which does not count here.
+    """
+    here = properties_dir() / "labels"
+    return {**load_yaml(here / "overall.yaml"), **_load_if_there(here / f"{dataset}.yaml")}
+
+
 def _load_if_there(path: Path) -> dict[str, Any]:
     return load_yaml(path) if path.is_file() else {}
 

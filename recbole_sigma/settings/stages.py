@@ -33,8 +33,11 @@ from recbole_sigma.settings.keys import (
     TrainKeys,
     VectorKeys,
 )
+from recbole_sigma.settings.label_keys import LabelKeys
 
-KEYS_OF_EVERY_MODEL: tuple[type, ...] = (ProtocolKeys, MemoryKeys, TrainKeys, ProcessKeys, FileKeys)
+KEYS_OF_EVERY_MODEL: tuple[type, ...] = (
+    ProtocolKeys, LabelKeys, MemoryKeys, TrainKeys, ProcessKeys, FileKeys,
+)  # fmt: skip
 
 KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "SIGMA": (

@@ -14,6 +14,7 @@ FLOORS = [  # a room imports from floors above it in this list, or from itself
     "grounding instructions",
     "preparation decoding understanding",
     "models",
+    "ctr",
     "evaluation",
     "run",
     "quick_start",

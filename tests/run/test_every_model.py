@@ -92,9 +92,10 @@ def check(name: str, values: dict[str, Any]) -> None:
     """Train, reload, stop, continue: as the table says."""
     _, _, runs, resumes, _ = ROWS[name].groups()
     values = {**values, **MORE.get(name, {})}
-    context = "context" in ROWS[name][2]
-    if context:
+    if "context" in ROWS[name][2]:
         values["threshold"] = {"rating": 3}
+    if "threshold" in values and values.get("judged_by") != "labels":
+        values["judged_by"] = "lists"
     if runs == "no":
         with pytest.raises(UserError, match=name):
             run(name, "s", config_dict=values)
@@ -126,6 +127,18 @@ def check(name: str, values: dict[str, Any]) -> None:
         assert again["test_result"] == whole["test_result"]
 
 
+LABELLED = tuple(
+    name for name, row in ROWS.items() if row[2] == "context" or name in ("DIN", "DIEN", "SSR", "ImplicitRM")
+)
+
+
+def check_by_labels(name: str, values: dict[str, Any]) -> None:
+    """`check` of a model on labelled rows."""
+    lists = ("topk", "valid_metric", "metrics")
+    rest = {key: value for key, value in values.items() if key not in lists}
+    check(name, {**rest, "judged_by": "labels", "threshold": {"rating": 3}})
+
+
 def test_the_table_names_every_model() -> None:
     assert ROWS.keys() == set(registry.model_names())
     for name, row in ROWS.items():
@@ -138,6 +151,17 @@ def test_the_table_names_every_model() -> None:
 @pytest.mark.parametrize("name", FAST)
 def test_models_that_once_stopped(name: str, values) -> None:
     check(name, values)
+
+
+@pytest.mark.parametrize("name", ["DeepFM", "DIN"])
+def test_models_on_labelled_rows(name: str, values) -> None:
+    check_by_labels(name, values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(LABELLED) - {"DeepFM", "DIN"}))
+def test_every_other_model_on_labelled_rows(name: str, values) -> None:
+    check_by_labels(name, values)
 
 
 @pytest.mark.slow
@@ -224,7 +248,7 @@ POPULARITY = {**UNIFORM, "distribution": "popularity"}
         ("LINE", {"spare": 1}),
         ("PackedSASRec", {"sasrec_loss": "BCE"}),
         ("SASRec", {"loss_type": "BPR", "train_neg_sample_args": POPULARITY}),
-        ("DIEN", {"spare": 1}),
+        ("DIEN", {"spare": 1, "judged_by": "lists"}),
     ],
 )
 def test_models_that_draw_negatives_end_where_everything_was_met(

@@ -1,0 +1,1 @@
+"""Models that are scored by labels, and their metrics."""
