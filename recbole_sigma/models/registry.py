@@ -16,6 +16,7 @@ from recbole_sigma.settings.recipes import recbole_folder
 from recbole_sigma.values import UserError
 
 _PACKED = "recbole_sigma.data.dataset:PackedDataset"
+_LABELLED = "recbole.data.dataset:Dataset"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,12 @@ MODELS: dict[str, Entry] = {
         "self-attention beside a low-pass filter, one prefix per row as published",
         "arXiv 2312.10325",
         "recbole_sigma.models.bsarec:BSARecDataset",
+    ),
+    "SSR": Entry(
+        "recbole_sigma.ctr.ssr",
+        "sparse views of a row's vectors, each with a dense layer of its own; judged by labels",
+        "arXiv 2604.08011",
+        _LABELLED,
     ),
 }
 

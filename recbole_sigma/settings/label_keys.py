@@ -29,3 +29,35 @@ class LabelKeys:
         "standard",
         choices=("none", "standard", "log"),
     )
+
+
+@dataclass(frozen=True)
+class SsrKeys:
+    """SSR: sparse views of a row's vectors (`ctr.ssr`)."""
+
+    ssr_filter: str = key(
+        "ics",
+        "How a view becomes sparse: fixed input dimensions, or iterated competition",
+        choices=("static", "ics"),
+    )
+    ssr_views: tuple[int, ...] = key((4, 4), "Views of every layer")
+    ssr_width: int = key(64, "Input dimensions that a static view reads", 1, 1 << 16)
+    ssr_hidden: int = key(32, "Dimensions of a competitive view", 1, 1 << 16)
+    ssr_steps: int = key(5, "Steps of the competition", 0, 100)
+    ssr_alpha: float = key(0.1, "Share of the mean that a step takes away, at the start", -10.0, 10.0)
+    ssr_learn_alpha: bool = key(True, "Learn that share per view and step")
+    ssr_sparsity: str = key(
+        "ics",
+        "What thins a competitive view: competition, none, or its largest quarter alone",
+        choices=("ics", "relu", "topk"),
+    )
+    ssr_value_path: bool = key(True, "Multiply a competitive view by a linear path of its own")
+    ssr_dense: bool = key(True, "A GELU layer with a residual behind a competitive view")
+    ssr_residual: bool = key(
+        True, "Static views: two layers and a residual, as the code; one layer, as the text"
+    )
+    ssr_head: int = key(64, "Width of the layer before the logit", 1, 1 << 16)
+    ssr_dropout: float = key(0.1, "Dropout behind every layer", 0.0, 0.99)
+    ssr_batch_norm: bool = key(True, "BatchNorm over the row's vectors")
+    ssr_seed: int = key(0, "Seed of the static filters; they do not follow the seed of the run", 0, 1 << 20)
+    ssr_any_coverage: bool = key(False, "Allow static filters that read less than 95 % of the input")
