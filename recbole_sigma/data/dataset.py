@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.data.dataset import SequentialDataset
+from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_sigma.data.events import ExactTime
@@ -142,3 +142,7 @@ class PrefixDataset(PackedDataset):
 def item_names(dataset: Any) -> list[str]:
     """The items as the files name them, in the order of RecBole's ids; row 0 is its padding."""
     return [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+
+
+class LabelledDataset(ExactTime, Dataset):
+    """Labelled rows with the columns of their users and items, for models that are judged by labels."""

@@ -13,6 +13,7 @@ import torch
 from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
+from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_sigma.evaluation.judge import Judge
@@ -148,5 +149,8 @@ class LabelJudge:
 
 
 def judge_of(config: Any) -> Any:
-    """The judge that ``judged_by`` asks for: `LabelJudge` or `judge.Judge`."""
-    return LabelJudge(config) if config["judged_by"] == "labels" else Judge(config)
+    """The judge that the metrics ask for: `LabelJudge` or `judge.Judge`.
+
+    RecBole's own Config, which does not know ``judged_by``, tells value metrics from ranking metrics too.
+    """
+    return LabelJudge(config) if config["eval_type"] == EvaluatorType.VALUE else Judge(config)

@@ -16,7 +16,7 @@ from recbole_sigma.settings.recipes import recbole_folder
 from recbole_sigma.values import UserError
 
 _PACKED = "recbole_sigma.data.dataset:PackedDataset"
-_LABELLED = "recbole.data.dataset:Dataset"
+_LABELLED = "recbole_sigma.data.dataset:LabelledDataset"
 
 
 @dataclass(frozen=True)
