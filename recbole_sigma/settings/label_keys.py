@@ -41,7 +41,7 @@ class SsrKeys:
         choices=("static", "ics"),
     )
     ssr_views: tuple[int, ...] = key((4, 4), "Views of every layer")
-    ssr_width: int = key(64, "Input dimensions that a static view reads", 1, 1 << 16)
+    ssr_width: int = key(96, "Input dimensions that a static view reads", 1, 1 << 16)
     ssr_hidden: int = key(32, "Dimensions of a competitive view", 1, 1 << 16)
     ssr_steps: int = key(5, "Steps of the competition", 0, 100)
     ssr_alpha: float = key(0.1, "Share of the mean that a step takes away, at the start", -10.0, 10.0)
@@ -58,6 +58,6 @@ class SsrKeys:
     )
     ssr_head: int = key(64, "Width of the layer before the logit", 1, 1 << 16)
     ssr_dropout: float = key(0.1, "Dropout behind every layer", 0.0, 0.99)
-    ssr_batch_norm: bool = key(True, "BatchNorm over the row's vectors")
+    ssr_batch_norm: bool = key(False, "BatchNorm over the row's vectors, as the authors' code has it")
     ssr_seed: int = key(0, "Seed of the static filters; they do not follow the seed of the run", 0, 1 << 20)
     ssr_any_coverage: bool = key(False, "Allow static filters that read less than 95 % of the input")

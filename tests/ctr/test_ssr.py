@@ -132,7 +132,7 @@ def test_filters_that_leave_inputs_unread_are_refused_unless_forced() -> None:
 
 @pytest.mark.parametrize("kind", ["static", "ics"])
 def test_a_trained_ssr_comes_back_from_its_file_and_scores_a_row_alone(kind: str, clicks) -> None:
-    values = {**clicks, "ssr_filter": kind, "ssr_width": 24, "epochs": 8}
+    values = {**clicks, "ssr_filter": kind, "ssr_width": 24, "ssr_batch_norm": True, "epochs": 8}
     result = run("SSR", "clicks", config_dict=values)
     assert result["test_result"]["auc"] > 0.75
     _, model, _, _, _, test = load_data_and_model(result["checkpoint"])
