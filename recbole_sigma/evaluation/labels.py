@@ -19,7 +19,7 @@ from torch import Tensor
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.evaluation.shards import Shard
 from recbole_sigma.machine.progress import Counted, Progress
-from recbole_sigma.models.contract import contract
+from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.settings.label_keys import LabelKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
@@ -78,7 +78,12 @@ class LabelJudge:
 
     @torch.no_grad()
     def judge(
-        self, model: Any, loader: Any, progress: bool = False, label: str = "Evaluate"
+        self,
+        model: Any,
+        loader: Any,
+        progress: bool = False,
+        label: str = "Evaluate",
+        validation: bool = False,
     ) -> LabelJudgement:
         """Score every row and compute all metrics.
 
@@ -90,6 +95,7 @@ class LabelJudge:
             loader: RecBole's loader of labelled rows.
             progress: show a bar.
             label: the bar's text.
+            validation: score by `Contract.validation_scores`, to pick an epoch.
         """
         if not isinstance(loader, NegSampleEvalDataLoader):
             raise UserError("models judged by labels need eval_args: {mode: labeled}")
@@ -100,7 +106,10 @@ class LabelJudge:
         bar = Progress(label, len(loader), enabled=progress)
         for interaction, *_ in Counted(loader, bar):
             batch = contract(model).on_device(interaction, device)
-            scores = model.predict(batch).reshape(-1).float()
+            predict = model.predict
+            if validation and isinstance(model, Contract):
+                predict = model.validation_scores
+            scores = predict(batch).reshape(-1).float()
             found["scores"].append(scores)
             found["labels"].append(interaction[self.config["LABEL_FIELD"]].reshape(-1).to(torch.int8))
             found["users"].append(self._column(interaction, dataset.uid_field))

@@ -103,6 +103,14 @@ class Contract:
         """
         return []
 
+    def validation_scores(self, interaction: Any) -> Tensor:
+        """What labelled validation rows are scored with, float [B].
+
+        It differs from ``predict`` where a model ranks by a cause that no row shows: the epoch is then picked
+        by what the rows do show.
+        """
+        return self.predict(interaction)  # type: ignore[attr-defined, no-any-return]
+
     # --- checkpoints ----------------------------------------------------------------------------------------
 
     def checkpoint_extra(self) -> dict[str, Any]:

@@ -104,6 +104,12 @@ MODELS: dict[str, Entry] = {
         "arXiv 2604.08011",
         _LABELLED,
     ),
+    "ImplicitRM": Entry(
+        "recbole_sigma.ctr.implicit_rm",
+        "a click is preference times activity, both learned; ranks by preference, judged by labels",
+        "arXiv 2603.23184",
+        _LABELLED,
+    ),
 }
 
 

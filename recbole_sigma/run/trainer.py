@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from recbole_sigma.data.shares import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judgement
-from recbole_sigma.evaluation.labels import LabelJudgement, judge_of
+from recbole_sigma.evaluation.labels import LabelJudge, LabelJudgement, judge_of
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.machine.files import reading
@@ -419,7 +419,8 @@ class RunTrainer(StoredRun):
             return None
         if load_best_model:
             self.load(model_file or self.saved_model_file)
-        judgement = self.judge.judge(self.model, eval_data, progress=show_progress)
+        more = {"validation": True} if isinstance(self.judge, LabelJudge) else {}
+        judgement = self.judge.judge(self.model, eval_data, progress=show_progress, **more)
         self.judgement = add_task_rows(judgement, self.model, eval_data, self.config)
         return self.judgement.metrics
 

@@ -61,3 +61,23 @@ class SsrKeys:
     ssr_batch_norm: bool = key(False, "BatchNorm over the row's vectors, as the authors' code has it")
     ssr_seed: int = key(0, "Seed of the static filters; they do not follow the seed of the run", 0, 1 << 20)
     ssr_any_coverage: bool = key(False, "Allow static filters that read less than 95 % of the input")
+
+
+@dataclass(frozen=True)
+class ImplicitRmKeys:
+    """ImplicitRM: preference times activity (`ctr.implicit_rm`)."""
+
+    irm_loss: str = key(
+        "em",
+        "EM, the likelihood itself, EM as the paper prints it, or what others do: clicks, ips, relevance",
+        choices=("em", "direct", "swapped", "click", "ips", "relevance"),
+    )
+    irm_preference_fields: tuple[str, ...] = key((), "Columns of preference; none = all of users and items")
+    irm_activity_fields: tuple[str, ...] = key(
+        ("item_popularity", "user_activity"),
+        "Columns of activity; these two are counts of clicks in train",
+    )
+    irm_anchor: str | None = key(
+        "popularity",
+        "What is looked at for certain: the most popular item, COLUMN=VALUE, or nothing (~)",
+    )

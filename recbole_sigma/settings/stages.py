@@ -33,7 +33,7 @@ from recbole_sigma.settings.keys import (
     TrainKeys,
     VectorKeys,
 )
-from recbole_sigma.settings.label_keys import LabelKeys, SsrKeys
+from recbole_sigma.settings.label_keys import ImplicitRmKeys, LabelKeys, SsrKeys
 
 KEYS_OF_EVERY_MODEL: tuple[type, ...] = (
     ProtocolKeys, LabelKeys, MemoryKeys, TrainKeys, ProcessKeys, FileKeys,
@@ -55,5 +55,6 @@ KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "HSTU": (SasrecKeys, TransformerKeys),
     "BSARec": (BsarecKeys, TransformerKeys),
     "SSR": (SsrKeys,),
+    "ImplicitRM": (ImplicitRmKeys,),
 }  # fmt: skip
 """Model -> the stages it reads besides those of every model; its property file may change a default."""
