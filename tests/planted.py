@@ -59,6 +59,7 @@ _TINY: dict[str, dict[str, Any]] = {
     "PackedSASRec": _TRANSFORMER,
     "HSTU": _TRANSFORMER,
     "BSARec": {**_TRANSFORMER, "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10},
+    "GateSID": {"epochs": 1, "gate_size": 8, "gate_negatives": 8, "tokenizer_codebook_size": 4},
     "SIGMA": {
         "epochs": 1,
         "grounding_text_dim": 8,

@@ -98,6 +98,12 @@ MODELS: dict[str, Entry] = {
         "arXiv 2312.10325",
         "recbole_sigma.models.bsarec:BSARecDataset",
     ),
+    "GateSID": Entry(
+        "recbole_sigma.models.gate_sid",
+        "ranks each candidate by semantic IDs and clicks, a gate between them; for cold items",
+        "arXiv 2603.22916",
+        "recbole_sigma.models.gate_sid:GateSIDDataset",
+    ),
     "SSR": Entry(
         "recbole_sigma.ctr.ssr",
         "sparse views of a row's vectors, each with a dense layer of its own; judged by labels",

@@ -9,7 +9,6 @@ sources.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from recbole.utils import InputType
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recbole_sigma.data.dataset import PrefixDataset, item_names
+from recbole_sigma.data.dataset import item_names
 from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.exact import exact_top_k, prefix_survival, score_candidates
 from recbole_sigma.decoding.t5 import T5Decoder
@@ -27,38 +26,22 @@ from recbole_sigma.decoding.votes import Bonus, best_of, bonus_of, strongest
 from recbole_sigma.language.t5 import PackedPrompts, code_logits
 from recbole_sigma.language.transformer import with_cheap_dropout
 from recbole_sigma.models.packed import PackedModel, RowGroup
-from recbole_sigma.preparation.codes import code_vectors, prepare_codes
+from recbole_sigma.preparation.codes import CodedDataset, code_vectors, codes_extra, prepare_codes
 from recbole_sigma.settings.keys import BeamKeys, CodeKeys, TigerKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.tokenization.published_ids import items_fingerprint
 from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens
-from recbole_sigma.values import ItemCodes, RankedItems, UserError
+from recbole_sigma.values import ItemCodes, RankedItems
 
 PAD = 0
 
 
-class TIGERDataset(PrefixDataset):
+class TIGERDataset(CodedDataset):
     """RecBole's rows for evaluation; training rows are drawn per epoch (``tiger_samples``)."""
-
-    prepared: ItemCodes | None = None
 
     def every_prefix(self) -> bool:
         """See `PrefixDataset`."""
         return read(TigerKeys, self.config).tiger_samples == "all"
-
-    def use_prepared(self, extra: dict[str, Any]) -> None:
-        """Take the semantic IDs from a checkpoint instead of making them again.
-
-        Raises:
-            UserError: the checkpoint's codes belong to other items.
-        """
-        header = json.loads(extra["codes_header"])
-        if header["items_sha256"] != items_fingerprint(item_names(self)[1:]):
-            raise UserError(
-                f"the checkpoint's semantic IDs belong to other items than dataset '{self.dataset_name}' has "
-                "now: its files or filters changed since training"
-            )
-        self.prepared = ItemCodes(extra["codes"].long(), tuple(header["sizes"]), 0)
 
 
 class TIGER(PackedModel, SequentialRecommender):
@@ -283,5 +266,4 @@ class TIGER(PackedModel, SequentialRecommender):
 
     def checkpoint_extra(self) -> dict[str, Any]:
         """The semantic IDs travel with the weights."""
-        header = {"sizes": list(self.codes.sizes), "items_sha256": self.items_sha256}
-        return {"codes": self.codes.codes, "codes_header": json.dumps(header)}
+        return codes_extra(self.codes, self.items_sha256)

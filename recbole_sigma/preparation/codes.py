@@ -1,7 +1,8 @@
-"""TIGER's items: vectors -> semantic IDs with a de-duplication digit, kept in the artifact store."""
+"""Semantic IDs with a de-duplication digit for TIGER and GateSID, kept in the artifact store."""
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_sigma.data.dataset import item_names
+from recbole_sigma.data.dataset import PrefixDataset, item_names
 from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.ground import TEACHER_WINDOW, encode_texts
 from recbole_sigma.machine.files import DELETE, ArtifactStore, fingerprint, reading
@@ -19,13 +20,39 @@ from recbole_sigma.settings.keys import ArtifactKeys, CodeKeys, RqVaeKeys, Tiger
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
 from recbole_sigma.tokenization.health import code_health, collapse
-from recbole_sigma.tokenization.published_ids import read_codes
+from recbole_sigma.tokenization.published_ids import items_fingerprint, read_codes
 from recbole_sigma.tokenization.quantizers import balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
 from recbole_sigma.tokenization.trie import deduplicate
 from recbole_sigma.values import ItemCodes, UserError
 
 _CODE_VERSION = 2
+
+
+class CodedDataset(PrefixDataset):
+    """Rows of one target for models that read semantic IDs, which a checkpoint may bring."""
+
+    prepared: ItemCodes | None = None
+
+    def use_prepared(self, extra: dict[str, Any]) -> None:
+        """Take the semantic IDs from a checkpoint instead of making them again.
+
+        Raises:
+            UserError: the checkpoint's codes belong to other items.
+        """
+        header = json.loads(extra["codes_header"])
+        if header["items_sha256"] != items_fingerprint(item_names(self)[1:]):
+            raise UserError(
+                f"the checkpoint's semantic IDs belong to other items than dataset '{self.dataset_name}' has "
+                "now: its files or filters changed since training"
+            )
+        self.prepared = ItemCodes(extra["codes"].long(), tuple(header["sizes"]), 0)
+
+
+def codes_extra(codes: ItemCodes, items_sha256: str) -> dict[str, Any]:
+    """Semantic IDs as what travels with weights (`Contract.checkpoint_extra`); `CodedDataset` takes them."""
+    header = {"sizes": list(codes.sizes), "items_sha256": items_sha256}
+    return {"codes": codes.codes, "codes_header": json.dumps(header)}
 
 
 def prepare_codes(dataset: Any, config: Any) -> ItemCodes:

@@ -1,0 +1,214 @@
+"""GateSID (arXiv 2603.22916): semantic IDs speak for items that few have met, clicks for the others.
+
+A ranker that reads the candidate. The history is attended twice, with queries and keys from semantic IDs and
+from item vectors; one gate per candidate mixes the two attentions, and decides how strongly the candidate's
+two vectors are pulled together. The gate sees the candidate's vector and how well it was known at the moment
+that is asked about (`as_of_counts`).
+
+Ours, because the paper leaves it open: those three statistics, the gate detached in the alignment (with its
+gradient the alignment closes the gate for cold items), the softmax over one positive and sampled negatives,
+candidate and statistics beside the mixed histories in what the perceptron reads, and a vector per age of an
+event.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_sigma.data.dataset import item_names
+from recbole_sigma.models.as_of_counts import FEATURES, AsOfCounts
+from recbole_sigma.models.contract import Contract
+from recbole_sigma.models.packed import PackedModel
+from recbole_sigma.preparation.codes import CodedDataset, codes_extra, prepare_codes
+from recbole_sigma.settings.ranker_keys import GateSidKeys
+from recbole_sigma.settings.reader import read
+from recbole_sigma.tokenization.published_ids import items_fingerprint
+
+_CELLS = 1 << 24  # numbers of one block of candidates while a whole catalogue is scored: 64 MB
+
+
+class GateSIDDataset(CodedDataset):
+    """The dataset RecBole picks for the model named GateSID: every prefix is a row."""
+
+
+class GateSID(PackedModel, SequentialRecommender):
+    """See the module's docstring; keys ``gate_*`` and those of semantic IDs."""
+
+    input_type = InputType.POINTWISE
+    loss_names = ("rank", "align")
+    prediction_count = Contract.prediction_count  # one per row
+    step_shapes = Contract.step_shapes
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.keys = keys = read(GateSidKeys, config)
+        self.codes = dataset.prepared or prepare_codes(dataset, config)
+        self.items_sha256, self.time_field = items_fingerprint(item_names(dataset)[1:]), dataset.time_field
+        self.counts = AsOfCounts.of(dataset, keys.gate_recent_days)
+        self.network = GateNetwork(self.codes.codes, self.codes.sizes, keys)
+        self.ages = nn.Embedding(self.max_seq_length, keys.gate_size)
+        nn.init.zeros_(self.ages.weight)
+
+    def moments(self, interaction: Any) -> Tensor:
+        """int64 [B], when each row is asked: a typed history is asked after all that happened."""
+        if self.time_field in interaction:
+            return interaction[self.time_field].long()
+        return torch.full_like(interaction[self.ITEM_SEQ_LEN], self.counts.stride - 1)
+
+    def score(self, interaction: Any, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and gates of candidates.
+
+        Args:
+            interaction: B rows with a history.
+            items: int64 [B, C].
+
+        Returns:
+            (float [B, C], float [B, C]).
+        """
+        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        features = self.counts(items, self.moments(interaction)[:, None])
+        age = length[:, None] - 1 - torch.arange(history.shape[1], device=history.device)  # 0 = the newest
+        return self.network(history, items, features, self.ages(age.clamp_min(0)))
+
+    def calculate_loss(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """Softmax of the target against uniform negatives, and lambda times the gated alignment."""
+        target = interaction[self.ITEM_ID]
+        shape = (len(target), self.keys.gate_negatives)
+        drawn = torch.randint(1, self.n_items - 1, shape, device=target.device)
+        drawn = drawn + (drawn >= target[:, None])  # every item but the target, with equal chance
+        logits, gate = self.score(interaction, torch.cat([target[:, None], drawn], dim=1))
+        ranked = F.cross_entropy(logits, torch.zeros_like(target))
+        return ranked, self.keys.gate_align * self.network.alignment(target, gate[:, 0])
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores of all items, float [B, N], a few users and a block of candidates at a time."""
+        every = torch.arange(self.n_items, device=interaction[self.ITEM_SEQ].device)
+        width = self.network.numbers_per_candidate(interaction[self.ITEM_SEQ].shape[1])
+        block = max(1, min(self.n_items, _CELLS // width))
+        rows = max(1, _CELLS // (width * block))
+        out = torch.empty(len(interaction), self.n_items, device=every.device)
+        for begin in range(0, len(interaction), rows):
+            part = interaction[begin : begin + rows]
+            for items in every.split(block):
+                scores, _ = self.score(part, items.expand(len(part), -1))
+                out[begin : begin + rows, items[0] : items[0] + len(items)] = scores
+        return out
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores of one item per row, float [B]."""
+        return self.score(interaction, interaction[self.ITEM_ID][:, None])[0][:, 0]
+
+    def checkpoint_extra(self) -> dict[str, Any]:
+        """The semantic IDs travel with the weights."""
+        return codes_extra(self.codes, self.items_sha256)
+
+
+class GateNetwork(nn.Module):
+    """The network: histories, candidates and their statistics in, logits and gates out.
+
+    Args:
+        codes: int64 [N, levels], semantic IDs of the items; row 0 is padding.
+        sizes: codes per level.
+        keys: ``gate_*``.
+    """
+
+    codes: Tensor
+
+    def __init__(self, codes: Tensor, sizes: tuple[int, ...], keys: GateSidKeys) -> None:
+        super().__init__()
+        size, self.keys = keys.gate_size, keys
+        self.register_buffer("codes", codes, persistent=False)
+        self.levels = nn.ModuleList(nn.Embedding(count, size) for count in sizes)
+        self.join = nn.Linear(len(sizes) * size, size)
+        self.items = nn.Embedding(len(codes), size, padding_idx=0)
+        self.queries = nn.ModuleDict({name: nn.Linear(size, size, bias=False) for name in ("sid", "id")})
+        self.readers = nn.ModuleDict({name: nn.Linear(size, size, bias=False) for name in ("sid", "id")})
+        self.gate = nn.Sequential(nn.Linear(size + len(FEATURES), size), nn.ReLU(), nn.Linear(size, 1))
+        widths = [4 * size + len(FEATURES), *keys.gate_hidden]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(keys.gate_dropout)]
+        self.rank = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        for table in (*self.levels, self.items):
+            nn.init.normal_(table.weight, std=0.1)
+        mask = torch.tensor([name in keys.gate_features for name in FEATURES], dtype=torch.float32)
+        self.register_buffer("read", mask, persistent=False)
+
+    def semantic(self, items: Tensor) -> Tensor:
+        """e_sid of items [...]: float [..., d], the vectors of all levels, joined."""
+        codes = self.codes[items]
+        parts = [table(codes[..., level]) for level, table in enumerate(self.levels)]
+        return self.join(torch.cat(parts, dim=-1))
+
+    def forward(
+        self, history: Tensor, items: Tensor, features: Tensor, about: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and gates.
+
+        Args:
+            history: int64 [B, L], right-padded with 0.
+            items: int64 [B, C] candidates.
+            features: float [B, C, 3] of `AsOfCounts`.
+            about: float [B, L, d], what is known of each event beside its item: added to what is read of it.
+
+        Returns:
+            (float [B, C], float [B, C]).
+        """
+        features = features * self.read
+        own = {"sid": self.semantic(items), "id": self.items(items)}
+        past = {"sid": self.semantic(history), "id": self.items(history)}
+        gate = self.gates(own["id"], features)
+        shares = {name: self._attend(name, own[name], past[name], history) for name in own}
+        if self.keys.gate_mode != "concat":
+            share = gate[..., None] * shares["sid"] + (1.0 - gate[..., None]) * shares["id"]
+            shares = {"sid": share, "id": share}
+        mixed = [shares[name] @ (past[name] + about) for name in past]
+        whole = torch.cat([*mixed, own["sid"], own["id"], features], dim=-1)
+        return self.rank(whole)[..., 0], gate
+
+    def gates(self, vectors: Tensor, features: Tensor) -> Tensor:
+        """w of candidates: 1 trusts the semantic ID alone, 0 the item vector alone.
+
+        Args:
+            vectors: float [..., d], item vectors.
+            features: float [..., 3].
+        """
+        mode = self.keys.gate_mode
+        if mode == "learned":
+            return self.gate(torch.cat([vectors, features], dim=-1))[..., 0].sigmoid()
+        if mode == "hand":  # 1 / (1 + n / c)
+            return 1.0 / (1.0 + features[..., 0].expm1() / self.keys.gate_half_at)
+        return torch.full_like(features[..., 0], {"id": 0.0, "sid": 1.0}.get(mode, 0.5))
+
+    def _attend(self, name: str, own: Tensor, past: Tensor, history: Tensor) -> Tensor:
+        """Attention weights of candidates over the history: float [B, C, L], rows sum to 1."""
+        scores = self.queries[name](own) @ self.readers[name](past).transpose(1, 2)
+        empty = (history == 0)[:, None]
+        return (scores * own.shape[-1] ** -0.5).masked_fill(empty, -1e9).softmax(dim=-1)
+
+    def alignment(self, items: Tensor, gate: Tensor) -> Tensor:
+        """Mean of w_i l_i: each item's two vectors against those of the other items of the batch.
+
+        Args:
+            items: int64 [B].
+            gate: float [B], w; it takes no gradient from here unless ``gate_detach`` is off.
+        """
+        own = F.normalize(self.semantic(items), dim=-1)
+        other = F.normalize(self.items(items), dim=-1)
+        same = items[:, None] == items[None, :]
+        same.fill_diagonal_(False)  # copies of an item are no negatives of it
+        logits = (own @ other.T / self.keys.gate_tau).masked_fill(same, -1e9)
+        each = F.cross_entropy(logits, torch.arange(len(items), device=items.device), reduction="none")
+        if self.keys.gate_align_weights == "equal":
+            return each.mean()
+        return ((gate.detach() if self.keys.gate_detach else gate) * each).mean()
+
+    def numbers_per_candidate(self, length: int) -> int:
+        """Numbers that one candidate takes while it is scored, roughly: for the size of blocks."""
+        return 3 * length + 10 * self.keys.gate_size + sum(self.keys.gate_hidden)
