@@ -60,6 +60,7 @@ _TINY: dict[str, dict[str, Any]] = {
     "HSTU": _TRANSFORMER,
     "BSARec": {**_TRANSFORMER, "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10},
     "GateSID": {"epochs": 1, "gate_size": 8, "gate_negatives": 8, "tokenizer_codebook_size": 4},
+    "SORT": {"epochs": 1, "sort_size": 8, "sort_negatives": 8, "sort_window": 4, "sort_keep": 3},
     "SIGMA": {
         "epochs": 1,
         "grounding_text_dim": 8,

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from recbole_sigma.grounding.cooccurrence import unit_rows
 from recbole_sigma.values import UserError
@@ -145,3 +147,45 @@ def read_image_vectors(path: str | os.PathLike[str], item_tokens: Sequence[str])
     out = np.zeros((len(item_tokens), vectors.shape[1]), dtype=np.float32)
     out[found[keep]] = units
     return out
+
+
+def read_item_vectors(
+    folder: str | os.PathLike[str], item_tokens: Sequence[str], key: str
+) -> tuple[Tensor, Tensor]:
+    """Item vectors that ``export`` wrote as arrays, in the order of this catalogue.
+
+    Args:
+        folder: holds ``items.tsv`` and ``vectors.npy``.
+        item_tokens: ids of the catalogue in row order, row 0 padding.
+        key: the setting that names the folder, for errors.
+
+    Returns:
+        (float32 [N, d], zero for items that the folder does not hold; bool [N], which it holds).
+
+    Raises:
+        UserError: a missing or damaged file, or no item of this catalogue.
+    """
+    names, array = Path(folder) / "items.tsv", Path(folder) / "vectors.npy"
+    for file in (names, array):
+        if not file.is_file():
+            raise UserError(
+                f"{key}: {file} does not exist; write the folder with: export --checkpoint=FILE "
+                "--output=FOLDER"
+            )
+    vectors = _mapped(array, f"{key}: {{}} is no .npy array of numbers ({{}}): export it again")
+    tokens = [line.split("\t", 1)[0] for line in names.read_text(encoding="utf-8").split("\n")[1:-1]]
+    if vectors.ndim != 2 or len(vectors) != len(tokens) or not np.isfinite(vectors).all():
+        raise UserError(
+            f"{key}: {array} of shape {vectors.shape} does not go with the {len(tokens)} items of {names}, "
+            "or holds what is no number: export it again"
+        )
+    row_of = {token: row for row, token in enumerate(item_tokens) if row}
+    found = np.asarray([row_of.get(token, 0) for token in tokens], dtype=np.int64)
+    if not found.any():
+        raise UserError(f"{key}: none of the {len(tokens)} items of {names} is an item of this dataset")
+    table = torch.zeros(len(item_tokens), vectors.shape[1])
+    known = torch.zeros(len(item_tokens), dtype=torch.bool)
+    chosen = found > 0
+    table[found[chosen]] = torch.from_numpy(np.array(vectors[chosen], dtype=np.float32))
+    known[found[chosen]] = True
+    return table, known

@@ -104,6 +104,12 @@ MODELS: dict[str, Entry] = {
         "arXiv 2603.22916",
         "recbole_sigma.models.gate_sid:GateSIDDataset",
     ),
+    "SORT": Entry(
+        "recbole_sigma.models.sort",
+        "one transformer over history, profile and all candidates of a request, each candidate alone",
+        "arXiv 2603.03988",
+        "recbole_sigma.models.sort:SORTDataset",
+    ),
     "SSR": Entry(
         "recbole_sigma.ctr.ssr",
         "sparse views of a row's vectors, each with a dense layer of its own; judged by labels",

@@ -34,7 +34,7 @@ from recbole_sigma.settings.keys import (
     VectorKeys,
 )
 from recbole_sigma.settings.label_keys import ImplicitRmKeys, LabelKeys, SsrKeys
-from recbole_sigma.settings.ranker_keys import GateSidKeys
+from recbole_sigma.settings.ranker_keys import GateSidKeys, SortKeys
 
 KEYS_OF_EVERY_MODEL: tuple[type, ...] = (
     ProtocolKeys, LabelKeys, MemoryKeys, TrainKeys, ProcessKeys, FileKeys,
@@ -56,6 +56,7 @@ KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "HSTU": (SasrecKeys, TransformerKeys),
     "BSARec": (BsarecKeys, TransformerKeys),
     "GateSID": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, GateSidKeys),
+    "SORT": (SortKeys,),
     "SSR": (SsrKeys,),
     "ImplicitRM": (ImplicitRmKeys,),
 }  # fmt: skip
