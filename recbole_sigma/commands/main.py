@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_sigma._compat import keep_freed_memory
-from recbole_sigma.commands import export, lists, recommend, tables, tasks, train
+from recbole_sigma.commands import export, lists, play, recommend, tables, tasks, train
 from recbole_sigma.commands.failures import fail, show_fault
 from recbole_sigma.commands.help import DESCRIPTION, EPILOG, help_text
 from recbole_sigma.commands.words import Parser, checkpoint_named, refuse_options_of_others
@@ -75,7 +75,7 @@ def _dispatch(words: list[str]) -> int:
         print(help_text(top, verbs[verb] if named else None, models.split(",")[0] or None))
         return 0
     refuse_options_of_others(verb, rest, verbs)
-    if vars(options).get("checkpoint") is not None:
+    if vars(options).get("checkpoint") is not None and "," not in options.checkpoint:
         found = checkpoint_named(options.checkpoint)
         if found != options.checkpoint and not options.quiet:
             print(f"--checkpoint={options.checkpoint} is {found}", file=sys.stderr)
@@ -94,7 +94,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         epilog=EPILOG.format(program=program),
     )
     verbs = top.add_subparsers(title="verbs (VERB --help shows its options)", metavar="VERB", prog=program)
-    for module in (train, tables, tasks, recommend, export, lists):
+    for module in (train, tables, tasks, recommend, play, export, lists):
         module.add(verbs)
     return top, dict(verbs.choices)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,19 @@ class ListMaker:
         self.n_items = int(dataset.item_num)
         # without a beam both ways to rank are one, and rows with and without conditions share a pass
         self.beam = read(BeamKeys, config).decode_beam if contract(model).generative else 0
+
+    @contextmanager
+    def decoding(self, mode: str | None) -> Iterator[None]:
+        """Make lists in another decoding mode of SIGMA for a while; None changes nothing."""
+        if mode is None:
+            yield
+            return
+        own = self.model.decoding
+        self.model.decoding = replace(own, mode=mode)
+        try:
+            yield
+        finally:
+            self.model.decoding = own
 
     def lists(self, rows: Sequence[Row], k: int) -> list[tuple[list[int], list[float]]]:
         """Item numbers and scores of each row's list, best first: exact under its conditions."""

@@ -163,6 +163,10 @@ class Recommender:
         resolved = [self._resolve(request, self._read(request)) for request in requests]
         return self._answers(requests, resolved, (), k, explained)
 
+    def row_of(self, request: Request) -> Row:
+        """A request as the model reads it: history, words, and what may not be listed."""
+        return self._rows(request, self._resolve(request, self._read(request)), ())[0]
+
     def answer_understood(
         self,
         request: Request,

@@ -19,7 +19,7 @@ FLOORS = [  # a room imports from floors above it in this list, or from itself
     "run",
     "quick_start",
     "benchmark recommend plugin worker",
-    "sharing",
+    "sharing play",
     "commands",
     "__init__ __main__",  # registers the plugin; starts the command line
 ]

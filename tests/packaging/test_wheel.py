@@ -65,7 +65,7 @@ def test_wheel_holds_every_module_and_recipe(wheel: Path) -> None:
     expected = set()
     for folder in SOURCES:
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".json"):
+            if path.suffix in (".py", ".yaml", ".json", ".html", ".css", ".js"):
                 name = path.relative_to(ROOT).as_posix()
                 expected.add(f"recbole_sigma/{name}" if folder == "properties" else name)
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
