@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,30 +33,67 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def draw(record: dict[str, Any], dark: bool = False) -> dict[str, tuple[str, bytes]]:
-    """All pictures that the record has data for.
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a report.
+
+    Attributes:
+        caption: what it shows.
+        filter_seen: the seen-item policy of its rows.
+        light, dark: SVG for a light and for a dark page. What belongs to row n of `row_numbers` has an id
+            that begins with ``row-n-``.
+        pdf: the light one for print.
+    """
+
+    caption: str
+    filter_seen: bool
+    light: bytes
+    dark: bytes
+    pdf: bytes
+
+
+def row_numbers(record: dict[str, Any]) -> dict[str, int]:
+    """A number for every row's name, in the order of the table."""
+    return {name: i for i, name in enumerate(dict.fromkeys(row["model"] for row in record["table"]))}
+
+
+def draw(record: dict[str, Any]) -> dict[str, Picture]:
+    """All pictures that the record has data for, by file stem.
 
     Args:
         record: results with ``significance``.
-        dark: for a dark page.
-
-    Returns:
-        file stem -> (caption, PNG bytes).
     """
-    pictures: dict[str, tuple[str, bytes]] = {}
+    pictures: dict[str, Picture] = {}
     for policy in policies(record):
         suffix = "" if policy else "-unfiltered"
         for stem, make in _PICTURES.items():
-            with _style(dark):
-                made = make(record, policy)
-            if made is not None:
-                figure, caption = made
-                pictures[stem + suffix] = (f"{caption} ({policy_name(policy)})", _png(figure))
+            files, caption = {}, None
+            for tone, form in (("light", "svg"), ("dark", "svg"), ("light", "pdf")):
+                with _style(tone == "dark", f"{stem}{suffix}-{tone}"):
+                    made = make(record, policy)
+                    if made is None:
+                        break
+                    figure, caption = made
+                    files[tone, form] = _saved(figure, form)
+            if caption is not None:
+                pictures[stem + suffix] = Picture(
+                    f"{caption} ({policy_name(policy)})",
+                    policy,
+                    files["light", "svg"],
+                    files["dark", "svg"],
+                    files["light", "pdf"],
+                )
     return pictures
 
 
 @contextmanager
-def _style(dark: bool) -> Iterator[None]:
+def _style(dark: bool, name: str = "picture") -> Iterator[None]:
+    """Colours of a page, and a name that makes the ids of a picture its own.
+
+    Args:
+        dark: for a dark page.
+        name: of the picture.
+    """
     import matplotlib
 
     tone = _DARK if dark else _LIGHT
@@ -66,6 +105,8 @@ def _style(dark: bool) -> Iterator[None]:
         "grid.linewidth": 0.8, "axes.grid": True, "axes.axisbelow": True, "font.size": 10,
         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
         "font.family": "DejaVu Sans", "figure.dpi": 100,
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": name,
         "text.parse_math": False,  # a row's name is text, also between dollar signs
     }  # fmt: skip
     with matplotlib.rc_context(values):
@@ -92,10 +133,36 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
     return figure, list(axes)
 
 
-def _png(figure: Any) -> bytes:
+def _saved(figure: Any, form: str) -> bytes:
+    """The picture as a file, the same bytes for the same record."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150, metadata={"Software": None})
-    return stream.getvalue()
+    about = {"Date": None} if form == "svg" else {"CreationDate": None, "Producer": None, "Creator": None}
+    figure.savefig(stream, format=form, metadata=about)
+    if form == "pdf":
+        return stream.getvalue()
+    text = stream.getvalue().decode()
+    # without the head of a file, and without names such as axes_1: several pictures stand in one page
+    return re.sub(r' id="(?!row-)[\w.]+_\d+"', "", text[text.index("<svg") :]).encode()
+
+
+class _Rows:
+    """Marks what belongs to a row, so that a page can hide it."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.numbers, self.count = row_numbers(record), 0
+        self.looks = _looks(record)
+
+    def mark(self, name: str, *artists: Any) -> None:
+        """Give artists ids of the row; ids of one page must differ, so they count on."""
+        for artist in artists:
+            self.count += 1
+            artist.set_gid(f"row-{self.numbers[name]}-{self.count}-{_style_name()}")
+
+
+def _style_name() -> str:
+    import matplotlib
+
+    return str(matplotlib.rcParams["svg.hashsalt"])
 
 
 def _looks(record: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -112,18 +179,22 @@ def accuracy(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     tests = [t for t in record.get("significance", []) if t["filter_seen"] == policy]
     if not tests:
         return None
-    looks = _looks(record)
+    rows = _Rows(record)
     names = sorted(tests[0]["rows"], key=lambda name: tests[0]["rows"][name]["mean"])
     figure, axes = _figure(8.4, 1.1 + 0.34 * len(names), len(tests))
     for axis, test in zip(axes, tests, strict=True):
         for y, name in enumerate(names):
-            row, (colour, marker) = test["rows"][name], looks[name]
+            row, (colour, marker) = test["rows"][name], rows.looks[name]
             low, high = row["interval"]
-            axis.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="round")
-            axis.plot([row["mean"]], [y], marker, color=colour, markersize=7)
+            rows.mark(
+                name, *axis.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="round")
+            )
+            rows.mark(name, *axis.plot([row["mean"]], [y], marker, color=colour, markersize=7))
         best = test["rows"][test["reference"]]["mean"]
         axis.axvline(best, linestyle=(0, (4, 3)), linewidth=1, color=axis.xaxis.label.get_color())
         axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
+        for name, label in zip(names, axis.get_yticklabels(), strict=True):
+            rows.mark(name, label)
         axis.set_xlabel(title(test["metric"]))
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.grid(axis="y", visible=False)
@@ -138,22 +209,24 @@ def cost(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     rows = [row for row in record["table"] if row["filter_seen"] == policy and "ndcg@10" in row]
     if not rows:
         return None
-    looks = _looks(record)
+    marks = _Rows(record)
     figure, (axis,) = _figure(8.4, 4.8)
     for row in rows:
-        colour, marker = looks[row["model"]]
+        colour, marker = marks.looks[row["model"]]
         x = max(row["cpu seconds"], 0.1)
-        axis.errorbar(
+        point, caps, bars = axis.errorbar(
             [x], [row["ndcg@10"]], yerr=row["ndcg@10 sd"], fmt=marker, color=colour, markersize=8,
-            label=row["model"], linestyle="none",
+            linestyle="none",
         )  # fmt: skip
+        marks.mark(row["model"], point, *caps, *bars)
     _log_scale(axis)
     axis.set_xlabel("CPU seconds: preparation, training, validation, test (log scale)")
     axis.set_ylabel("NDCG@10 on test")
-    _legend(axis, len(rows))
+    spots = [(row["model"], max(row["cpu seconds"], 0.1), row["ndcg@10"]) for row in rows]
+    unnamed = _name_points(axis, spots, marks)
     return (
         figure,
-        "Accuracy against CPU seconds of the whole run; bars: one standard deviation over seeds",
+        "Accuracy against CPU seconds of the whole run; bars: one standard deviation over seeds" + unnamed,
     )
 
 
@@ -162,7 +235,7 @@ def popularity(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     found = by_popularity(record, policy)
     if len(found["bins"]) < 2:
         return None
-    looks = _looks(record)
+    marks = _Rows(record)
     overall = {name: np.dot(values, found["targets"]) for name, values in found["rows"].items()}
     shown = sorted(overall, key=lambda name: -overall[name])[:MANY]
     figure, (axis,) = _figure(8.4, 4.8)
@@ -170,21 +243,22 @@ def popularity(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     for name, values in found["rows"].items():
         if name not in shown:
             continue
-        colour, marker = looks[name]
-        axis.plot(x, values, marker=marker, color=colour, label=name, linewidth=1.5, markersize=6)
+        colour, marker = marks.looks[name]
+        line = axis.plot(x, values, marker=marker, color=colour, label=name, linewidth=1.5, markersize=6)
+        marks.mark(name, *line)
     ticks = [f"{b}\nn={n}" for b, n in zip(found["bins"], found["targets"], strict=True)]
     axis.set_xticks(list(x), ticks)
     axis.set_xlabel("train events of the target item; n: test targets")
     axis.set_ylabel("HR@10")
     axis.set_ylim(bottom=0)
-    _legend(axis, len(shown))
+    _legend(axis, len(shown), marks)
     some = f", the {MANY} best rows" if len(overall) > MANY else ""
     return figure, f"HR@10 by popularity of the target item{some}"
 
 
 def learning(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     """Validation NDCG@10 over CPU seconds, one line per seed."""
-    looks = _looks(record)
+    marks = _Rows(record)
     own = [c for c in trained_cells(record) if c["filter_seen"] == policy]
     curves = [(c["row"]["name"], points) for c in own if len(points := curve(c)) > 1]
     if not curves:
@@ -192,17 +266,20 @@ def learning(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     figure, (axis,) = _figure(8.4, 4.8)
     for i, (name, points) in enumerate(curves):
         label = name if name not in [n for n, _ in curves[:i]] else None
-        axis.plot(*zip(*points, strict=True), color=looks[name][0], label=label, linewidth=1.4, alpha=0.9)
+        colour = marks.looks[name][0]
+        line = axis.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.4, alpha=0.9)
+        marks.mark(name, *line)
     longest = [points[-1][0] for _, points in curves]
     wide = max(longest) > 5 * min(longest)
     if wide:
         _log_scale(axis)
     axis.set_xlabel(f"CPU seconds of preparation and training{' (log scale)' if wide else ''}")
     axis.set_ylabel("NDCG@10 on validation")
-    levels = seconds_to_levels(record)
+    # the best value under one policy says nothing about curves under the other
+    levels = [level for level in seconds_to_levels(record) if level["filter_seen"] == policy]
     for level in levels:
         axis.axhline(level["level"], linestyle=(0, (4, 3)), linewidth=1, color=axis.xaxis.label.get_color())
-    _legend(axis, len({name for name, _ in curves}))
+    _legend(axis, len({name for name, _ in curves}), marks)
     return figure, "Learning curves, one line per seed" + (
         f"; dashed: best validation value of {' and '.join(each['of'] for each in levels)}, mean over seeds"
         if levels
@@ -227,22 +304,72 @@ def diversity(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
     ]
     if len(rows) < 2:
         return None
-    looks = _looks(record)
-    figure, (axis,) = _figure(6.4, 4.2)
+    marks = _Rows(record)
+    figure, (axis,) = _figure(8.4, 4.2)
     for row in rows:
-        colour, marker = looks[row["model"]]
-        axis.plot([row["ild@10"]], [row["ndcg@10"]], marker, color=colour, markersize=9, label=row["model"])
+        colour, marker = marks.looks[row["model"]]
+        point = axis.plot([row["ild@10"]], [row["ndcg@10"]], marker, color=colour, markersize=9)
+        marks.mark(row["model"], *point)
     axis.margins(0.15)
     axis.set_xlabel("intra-list distance of the first 10 (train co-occurrence vectors)")
     axis.set_ylabel("NDCG@10 on test")
-    _legend(axis, len(rows))
-    return figure, "Decoding mode against diversity: the same weights"
+    spots = [(row["model"], row["ild@10"], row["ndcg@10"]) for row in rows]
+    return figure, "Decoding mode against diversity: the same weights" + _name_points(axis, spots, marks)
 
 
 _LEGEND_LINES, _LINE_INCHES = 4, 0.19  # lines that the plain height has room for; height of one more
 
 
-def _legend(axis: Any, rows: int) -> None:
+def _name_points(axis: Any, spots: list[tuple[str, float, float]], marks: _Rows) -> str:
+    """Write each row's name beside its point where it covers no other name or point, the best first.
+
+    Args:
+        axis: with all its points.
+        spots: (row, x, y) in data.
+        marks: of the rows.
+
+    Returns:
+        What the caption adds about points without a name.
+    """
+    figure = axis.figure
+    figure.draw_without_rendering()  # the layout settles where a point lies
+    renderer = figure.canvas.get_renderer()
+    places = {name: axis.transData.transform((x, y)) for name, x, y in spots}
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
+    frame = axis.get_window_extent(renderer)
+    left_out = 0
+    for name, _, _ in sorted(spots, key=lambda spot: (-spot[2], spot[0])):
+        x, y = places[name]
+        for dx, dy, side, level in _BESIDE:
+            text = axis.annotate(
+                name, (x, y), (dx, dy), xycoords="figure pixels", textcoords="offset pixels", ha=side,
+                va=level, fontsize=9,
+            )  # fmt: skip
+            box = text.get_window_extent(renderer)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            covers = any(box.x0 < o[2] and o[0] < box.x1 and box.y0 < o[3] and o[1] < box.y1 for o in taken)
+            if inside and not covers:
+                taken.append((box.x0, box.y0, box.x1, box.y1))
+                text.xycoords, text.xy = "data", next((sx, sy) for n, sx, sy in spots if n == name)
+                text.set_anncoords("offset points")
+                text.set_position((dx * 72 / figure.dpi, dy * 72 / figure.dpi))
+                marks.mark(name, text)
+                break
+            text.remove()
+        else:
+            left_out += 1
+    return f"; {left_out} points without a name are in the table" if left_out else ""
+
+
+_BESIDE = (
+    (9, 0, "left", "center"), (-9, 0, "right", "center"), (0, 9, "center", "bottom"),
+    (0, -9, "center", "top"), (9, 9, "left", "bottom"), (9, -9, "left", "top"),
+    (-9, 9, "right", "bottom"), (-9, -9, "right", "top"),
+)  # fmt: skip
+"""Where a name may stand: pixels from its point, and which side of the text lies there."""
+
+
+def _legend(axis: Any, rows: int, marks: _Rows | None = None) -> None:
     """Below the picture, so that it never covers a point: in as many columns as fit, on paper of its own."""
     figure = axis.figure
     for columns in range(min(4, rows), 0, -1):
@@ -250,6 +377,9 @@ def _legend(axis: Any, rows: int) -> None:
         if columns == 1 or legend.get_window_extent(figure.canvas.get_renderer()).width <= figure.bbox.width:
             break
         legend.remove()
+    if marks is not None:
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+            marks.mark(text.get_text(), handle, text)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + max(0, -(-rows // columns) - _LEGEND_LINES) * _LINE_INCHES)
 

@@ -1,8 +1,7 @@
-"""Everything that is made from a record: table.md, table.tex, pictures and one self-contained report.html."""
+"""Everything that is made from a record: table.md, table.tex, pictures and report.html, which is one file."""
 
 from __future__ import annotations
 
-import base64
 import json
 import shlex
 from html import escape
@@ -10,36 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.benchmark import label_tables, plots, tables
+from recbole_sigma.benchmark.page import POLICY, SCRIPT, STYLE
 from recbole_sigma.benchmark.results import title
 from recbole_sigma.benchmark.statistics import seconds_to_levels, significance
 from recbole_sigma.machine.files import write_atomically
 from recbole_sigma.values import UserError
-
-_STYLE = """
-:root { color-scheme: light dark;
-  --ink: #1f2328; --soft: #59636e; --paper: #fff; --line: #d8dee4; --tint: #f6f8fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9198a1; --paper: #0d1117; --line: #30363d; --tint: #151b23; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 68rem; padding: 1rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-p, figcaption, li { max-width: 46rem; } .soft, figcaption, footer { color: var(--soft); font-size: .9rem; }
-.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; }
-th, td { border-bottom: 1px solid var(--line); }
-th { background: var(--tint); } tr:last-child td { border-bottom: 0; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
-th:first-child { background: var(--tint); }
-td.text { text-align: left; white-space: normal; min-width: 16rem; }
-.first { font-weight: 700; } .second { text-decoration: underline; }
-figure { margin: 1.2rem 0; }
-img { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; }
-pre { background: var(--tint); padding: .8rem; border-radius: 6px; overflow-x: auto; font-size: .8rem; }
-summary { cursor: pointer; padding: .2rem 0; }
-"""
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(folder: Path, record: dict[str, Any], reference: str | None = None) -> list[str]:
@@ -55,20 +29,20 @@ def write_report(folder: Path, record: dict[str, Any], reference: str | None = N
     """
     left_out = add_significance(record, reference)
     record["seconds_to_level"] = seconds_to_levels(record)
-    light: dict[str, tuple[str, bytes]] = {}
-    dark: dict[str, tuple[str, bytes]] = {}
+    pictures: dict[str, plots.Picture] = {}
     if not plots.available():
         left_out.append(plots.MISSING)
     elif record["cells"]:
-        light, dark = plots.draw(record), plots.draw(record, dark=True)
+        pictures = plots.draw(record)
         (folder / "plots").mkdir(parents=True, exist_ok=True)
-        for stem, (_, png) in light.items():
-            write_atomically(folder / "plots" / f"{stem}.png", png)
+        for stem, picture in pictures.items():
+            write_atomically(folder / "plots" / f"{stem}.svg", picture.light)
+            write_atomically(folder / "plots" / f"{stem}.pdf", picture.pdf)
     record["notes"] = [*record["notes"], *left_out]
     for name, text in (
         ("table.md", tables_markdown(record)),
         ("table.tex", tables.latex(record)),
-        ("report.html", html(record, light, dark)),
+        ("report.html", html(record, pictures)),
     ):
         write_atomically(folder / name, text.encode())
     return left_out
@@ -98,35 +72,31 @@ def add_significance(record: dict[str, Any], reference: str | None = None) -> li
     return left_out
 
 
-def html(
-    record: dict[str, Any], light: dict[str, tuple[str, bytes]], dark: dict[str, tuple[str, bytes]]
-) -> str:
-    """The report as one file: no script, no request, pictures inside."""
+def html(record: dict[str, Any], pictures: dict[str, plots.Picture]) -> str:
+    """The report as one file that requests nothing: the table first, how it came about last."""
     name = ", ".join(record["dataset"]) or "no finished cell"
-    parts = [f"<h1>Benchmark on {escape(name)}</h1>", _head(record)]
+    parts = [f"<h1>Benchmark on {escape(name)}</h1>", _chooser(record)]
     for policy in tables.policies(record):
         parts.append(f"<h2>Results, {tables.policy_name(policy)}</h2>")
-        parts += [_ranked(*tables.cells(record, policy)), _soft(tables.footnote(record, policy))]
-        sliced = tables.slice_cells(record, policy)
-        parts += [_ranked(*sliced), _soft(tables.SLICES_NOTE)] if sliced else []
+        parts += [_main_table(record, policy), _soft(tables.footnote(record, policy))]
         parts += [_comparison(test) for test in record["significance"] if test["filter_seen"] == policy]
+        sliced = tables.slice_cells(record, policy)
+        if sliced:
+            inner = f"{_ranked(*sliced)}{_soft(tables.SLICES_NOTE)}"
+            parts.append(f"<details><summary>NDCG@10 on parts of the targets</summary>{inner}</details>")
+        parts += [_figure(stem, p) for stem, p in pictures.items() if p.filter_seen == policy]
     if record.get("labels"):
         parts += _labels(record["labels"])
-    for stem, (caption, png) in light.items():
-        night = dark.get(stem)
-        source = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(night[1])}">' if night else ""
-        parts.append(
-            f'<figure><picture>{source}<img src="{_data(png)}" alt="{escape(caption)}"></picture>'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
-    parts += [_cost(record), _rows(record), _failures(record), _settings(record)]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in record["notes"])
+    parts += [f'<h2>Notes</h2><ul class="soft">{notes}</ul>' if notes else ""]
+    parts += [_cost(record), _rows(record), _failures(record), _settings(record), _provenance(record)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Benchmark on {escape(name)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>Benchmark on {escape(name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
+        + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
@@ -144,8 +114,50 @@ def _labels(part: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _data(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _chooser(record: dict[str, Any]) -> str:
+    """A box per row; the script shows it, since without a script it could do nothing."""
+    boxes = "".join(
+        f'<label><input type="checkbox" value="{number}" checked> {escape(name)}</label>'
+        for name, number in plots.row_numbers(record).items()
+    )
+    buttons = '<button type="button" value="all">all</button><button type="button" value="none">none</button>'
+    return f'<fieldset id="rows" hidden><legend>Rows</legend>{boxes}{buttons}</fieldset>' if boxes else ""
+
+
+def _main_table(record: dict[str, Any], policy: bool) -> str:
+    """The table of one policy, its rows in groups, for the script to sort and to choose from."""
+    head, body = tables.cells(record, policy)
+    numbers, shown = plots.row_numbers(record), {1: "first", 2: "second"}
+    base = {row["model"]: row["base"] for row in record["table"]}
+    groups: dict[str, list[str]] = {}
+    for line in body:
+        cells = "".join(
+            f'<td class="{shown[rank]}">{escape(text)}</td>' if rank in shown else f"<td>{escape(text)}</td>"
+            for text, rank in line
+        )
+        row = f'<tr data-row="{numbers[line[0][0]]}">{cells}</tr>\n'
+        groups.setdefault(tables.group_of(base[line[0][0]]), []).append(row)
+    top = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    bodies = [
+        f'<tbody><tr class="group"><th colspan="{len(head)}" scope="rowgroup">{escape(group)}</th></tr>\n'
+        f"{''.join(rows)}</tbody>"
+        for group, rows in groups.items()
+    ]
+    return (
+        f'<div class="wide"><table class="sorts"><thead><tr>{top}</tr></thead>{"".join(bodies)}</table></div>'
+    )
+
+
+def _figure(stem: str, picture: plots.Picture) -> str:
+    label = f'role="img" aria-label="{escape(picture.caption)}"'
+    inside = "".join(
+        text.decode().replace("<svg ", f'<svg class="{kind}" {label} ', 1)
+        for kind, text in (("light", picture.light), ("dark", picture.dark))
+    )
+    return (
+        f'<figure id="{stem}">{inside}<figcaption>{escape(picture.caption)}</figcaption>'
+        f'<p class="save"><a href="plots/{stem}.pdf" download>Save as PDF</a></p></figure>'
+    )
 
 
 def _table(head: list[str], body: list[list[tuple[str, str]]]) -> str:
@@ -169,7 +181,8 @@ def _soft(text: str) -> str:
     return f'<p class="soft">{escape(text)}</p>'
 
 
-def _head(record: dict[str, Any]) -> str:
+def _provenance(record: dict[str, Any]) -> str:
+    """Protocol, machine, versions and commands, folded."""
     lines = []
     every = _every_cell(record)
     of_labels = every[len(record["cells"]) :]
@@ -199,8 +212,8 @@ def _head(record: dict[str, Any]) -> str:
         lines.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
     lines += ["Command: " + shlex.join(command) for command in record.get("commands", [])]
     lines.append(f"Commit {record['commit'] or 'unknown'}; written {record['created']}.")
-    items = "".join(f"<li>{escape(line)}</li>" for line in [*lines, *record["notes"]])
-    return f'<ul class="soft">{items}</ul>'
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<details><summary>How these figures came about</summary><ul class="soft">{items}</ul></details>'
 
 
 def _comparison(test: dict[str, Any]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_sigma.benchmark.results import metric_columns, title
-from recbole_sigma.benchmark.statistics import seconds_to_levels, slices
+from recbole_sigma.benchmark.statistics import OWN, seconds_to_levels, slices
+from recbole_sigma.models.contract import contract_class
+from recbole_sigma.models.registry import find_model
 from recbole_sigma.values import UserError
 
 BETTER, WORSE, LEVEL = "†", "‡", 0.05
@@ -36,6 +38,15 @@ def policies(record: dict[str, Any]) -> list[bool]:
 def policy_name(filter_seen: bool) -> str:
     """A policy in words."""
     return "seen items filtered" if filter_seen else "seen items kept"
+
+
+def group_of(model: str) -> str:
+    """The heading under which a model's rows stand."""
+    if model == OWN:
+        return "SIGMA and its variants"
+    found = find_model(model)
+    free = found is not None and contract_class(found).training_free
+    return "nothing trained" if free else "other trained models"
 
 
 def ranks(values: list[float]) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -15,6 +17,7 @@ from recbole_sigma.benchmark.records import write_record
 from recbole_sigma.benchmark.results import summarize
 from recbole_sigma.commands.main import main
 from recbole_sigma.values import UserError
+from tests.browser import CHROMIUM, Browser
 
 NASTY = r"A_100% & <b>\x{y}^~#$|"
 
@@ -127,8 +130,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "source", "br"):
+        if tag not in ("meta", "img", "source", "br", "input"):
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -139,38 +145,100 @@ def test_the_page_is_one_file_without_requests_or_foreign_markup(written) -> Non
     page = Page()
     page.feed(text)
     assert not page.open
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "b", "i", "object"}
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "img", "b", "i", "object", "image"}
     for tag, attributes in page.tags:
         for name, value in attributes.items():
-            if name in ("src", "srcset", "href", "action"):
-                assert value.startswith("data:image/png;base64,"), (tag, name)
-    assert "url(" not in text and "@import" not in text and "default-src 'none'" in text
+            if name in ("src", "srcset", "href", "xlink:href", "action"):  # its own parts, and its own files
+                assert value.startswith("#") or re.fullmatch(r"plots/[\w-]+\.pdf", value), (tag, name)
+            assert not name.startswith("on"), (tag, name)
+    assert not re.search(r"url\((?!#)", text) and "@import" not in text and "default-src 'none'" in text
     assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
-    assert "&lt;script&gt;" in text and "<script" not in text and "&lt;img src=x&gt;" in text
-    pictures = [a for tag, a in page.tags if tag == "img"]
-    assert len(pictures) == 5 and all(picture["alt"] for picture in pictures)
-    assert sorted(path.stem for path in (written / "plots").iterdir()) == [
-        "accuracy",
-        "cost",
-        "diversity",
-        "learning",
-        "popularity",
-    ]
-    assert (written / "plots/accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert "&lt;script&gt;" in text and "&lt;img src=x&gt;" in text
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)  # the one that the policy names
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in text.split("<style>")[0]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    stems = ["accuracy", "cost", "diversity", "learning", "popularity"]
+    assert sorted(a["id"] for tag, a in page.tags if tag == "figure") == stems
+    assert all(a["aria-label"] for tag, a in page.tags if tag == "svg")
+    found = sorted(path.name for path in (written / "plots").iterdir())
+    assert found == sorted(f"{stem}.{form}" for stem in stems for form in ("pdf", "svg"))
+    assert (written / "plots/accuracy.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_table_comes_first_and_how_it_came_about_is_folded(written) -> None:
+    text = (written / "report.html").read_text()
+    order = ["<h2>Results", "<table", "<figure", "<h2>Cost", "<summary>How these figures came about"]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+    assert "Versions:" not in text[: text.index("How these figures came about")]
+    groups = re.findall(r'scope="rowgroup">([^<]*)<', text)
+    assert groups == ["nothing trained", "SIGMA and its variants"]
+
+
+def test_a_level_is_drawn_among_the_curves_of_its_own_policy(record) -> None:
+    """The best value under one policy lies where no curve under the other is."""
+    cells = []
+    for policy, share in ((True, 1.0), (False, 0.1)):
+        for cell in record["cells"]:
+            scaled = [{**e, "valid": {"ndcg@10": e["valid"]["ndcg@10"] * share}} for e in cell["history"]]
+            row = {**cell["row"], "name": cell["row"]["name"].replace("Pop", "PackedSASRec")}
+            training = f"{cell['training']}-{policy}"
+            cells.append({**cell, "row": row, "training": training, "filter_seen": policy, "history": scaled})
+    both = {**record, "cells": cells, "table": summarize(cells), "significance": []}
+    (level,) = plots.seconds_to_levels(both)
+    assert level["filter_seen"]
+    for policy in (True, False):
+        with plots._style(dark=False):
+            figure, _ = plots.learning(both, policy)
+        dashed = [line for line in figure.axes[0].lines if line.is_dashed()]
+        assert [float(line.get_ydata()[0]) for line in dashed] == ([level["level"]] if policy else [])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_rows_sort_and_leave_and_a_picture_is_saved(written) -> None:
+    with Browser() as page:
+        page.open(f"file://{written / 'report.html'}")
+        last = "document.querySelectorAll('table.sorts tbody:last-child td:first-child')"
+        names = f"[...{last}].map(c => c.innerText)"
+        column = "[...document.querySelectorAll('table.sorts tbody:last-child td:nth-child(4)')]"
+        before = page.run(names)
+        page.run("document.querySelectorAll('table.sorts thead button')[3].click()")
+        falling = page.run(f"{column}.map(c => parseFloat(c.innerText))")
+        page.run("document.querySelectorAll('table.sorts thead button')[3].click()")
+        rising = page.run(f"{column}.map(c => parseFloat(c.innerText))")
+        assert falling == sorted(falling, reverse=True) and rising == sorted(falling) and len(falling) == 3
+        assert sorted(page.run(names)) == sorted(before)
+        page.run("document.querySelectorAll('#rows input')[1].click()")
+        assert NASTY not in page.run(
+            "[...document.querySelectorAll('table.sorts td')].filter("
+            "c => c.offsetParent).map(c => c.innerText)"
+        )
+        shown = page.run(
+            "['row-0-', 'row-1-'].map(id => [...document.querySelectorAll(`svg.light [id^=\"${id}\"]`)]"
+            ".map(part => getComputedStyle(part).display !== 'none'))"
+        )
+        assert shown[0] and all(shown[0]) and shown[1] and not any(shown[1])
+        page.run(
+            "URL.createObjectURL = blob => { window.saved = blob.text(); return '#'; };"
+            "document.querySelector('#cost .save button').click()"
+        )
+        saved = page.run("window.saved")
+        assert saved.startswith("<svg") and "SIGMA-top1" in saved and "display: none" in saved
+        assert not page.errors
 
 
 def test_without_matplotlib_one_sentence(record, scratch: Path, no_plots) -> None:
     assert report.write_report(scratch, record) == [plots.MISSING]
     assert not (scratch / "plots").exists()
     text = (scratch / "report.html").read_text()
-    assert "matplotlib is not installed" in text and "<img" not in text
+    assert "matplotlib is not installed" in text and "<svg" not in text
 
 
 def test_pictures_of_one_record_are_always_the_same(record, monkeypatch) -> None:
     record["significance"], record["seconds_to_level"] = [], []
     monkeypatch.setattr(plots, "_PICTURES", {"cost": plots.cost})
-    light, dark = plots.draw(record)["cost"][1], plots.draw(record, dark=True)["cost"][1]
-    assert light != dark and plots.draw(record)["cost"][1] == light
+    one, two = plots.draw(record)["cost"], plots.draw(record)["cost"]
+    assert one == two and one.light != one.dark
 
 
 def test_a_record_of_many_rows_and_of_none(record, scratch: Path) -> None:
@@ -178,7 +246,7 @@ def test_a_record_of_many_rows_and_of_none(record, scratch: Path) -> None:
     for i in range(30):
         many += [{**cell, "row": {**cell["row"], "name": f"row {i}"}} for cell in record["cells"][:2]]
     full = {**record, "cells": many, "table": summarize(many), "significance": [], "seconds_to_level": []}
-    assert "the 8 best rows" in plots.draw(full)["popularity"][0]
+    assert "the 8 best rows" in plots.draw(full)["popularity"].caption
     empty = {**record, "cells": [], "table": [], "judged": [], "dataset": []}
     report.write_report(scratch, empty)
     assert "no finished cell" in (scratch / "report.html").read_text()
