@@ -18,7 +18,8 @@ from dataset_adapters.errors import AdapterError, nearest
 from dataset_adapters.fetch import fetch
 from dataset_adapters.filters import DUPLICATES
 from dataset_adapters.job import PROTOCOLS, Adapter, Job, resolve_inputs
-from dataset_adapters.registry import ADAPTERS
+from dataset_adapters.labelled import LabelledAdapter, convert_labelled
+from dataset_adapters.registry import ADAPTERS, LABELLED
 from dataset_adapters.rows import ENCODINGS, RowReader
 from dataset_adapters.sources import SOURCES
 from dataset_adapters.values import TextCleaner, visible
@@ -108,9 +109,10 @@ def _run(given: list[str]) -> int:
         return fetch(given[1:], _Parser, _convert)
     options = parser.parse_args(given)
     if options.verb == "list":
-        width = max(map(len, (*ADAPTERS, *SOURCES)))
+        every: list[Adapter | LabelledAdapter] = [*ADAPTERS.values(), *LABELLED.values()]
+        width = max(map(len, (*(adapter.name for adapter in every), *SOURCES)))
         sys.stdout.write("convert NAME: adapters of raw files\n")
-        sys.stdout.writelines(f"  {a.name:<{width}}  {a.summary}\n" for a in ADAPTERS.values())
+        sys.stdout.writelines(f"  {a.name:<{width}}  {a.summary}\n" for a in every)
         sys.stdout.write("fetch NAME: sets that their publisher lets you download\n")
         sys.stdout.writelines(f"  {s.name:<{width}}  {s.about}\n" for s in SOURCES.values())
     else:
@@ -118,18 +120,19 @@ def _run(given: list[str]) -> int:
     return 0
 
 
-def find_adapter(name: str) -> Adapter:
+def find_adapter(name: str) -> Adapter | LabelledAdapter:
     """Look an adapter up.
 
     Raises:
         AdapterError: there is none of that name.
     """
-    if name not in ADAPTERS:
-        raise AdapterError(f"no adapter {name!r}{nearest(name, ADAPTERS)}; there are {', '.join(ADAPTERS)}")
-    return ADAPTERS[name]
+    every: dict[str, Adapter | LabelledAdapter] = {**ADAPTERS, **LABELLED}
+    if name not in every:
+        raise AdapterError(f"no adapter {name!r}{nearest(name, every)}; there are {', '.join(every)}")
+    return every[name]
 
 
-def convert_parser(adapter: Adapter) -> argparse.ArgumentParser:
+def convert_parser(adapter: Adapter | LabelledAdapter) -> argparse.ArgumentParser:
     """Options of ``convert`` for one adapter."""
     parser = _Parser(
         prog=f"python -m dataset_adapters convert {adapter.name}",
@@ -160,6 +163,19 @@ def convert_parser(adapter: Adapter) -> argparse.ArgumentParser:
             if option.choices:
                 extra["choices"] = option.choices
             own.add_argument(f"--{option.name}", help=option.help, **extra)
+    rows = parser.add_argument_group("rows")
+    if isinstance(adapter, Adapter):
+        _log_options(parser, rows, adapter)
+    rows.add_argument(
+        "--on-bad-row", choices=("stop", "skip"), default="stop", help="default: stop at file:line"
+    )
+    rows.add_argument("--encoding", choices=ENCODINGS, default=adapter.encoding, help="default: %(default)s")
+    rows.add_argument("--quiet", action="store_true", help="no progress bar and no report")
+    return parser
+
+
+def _log_options(parser: argparse.ArgumentParser, rows: Any, adapter: Adapter) -> None:
+    """Filters, protocol and texts: options of event logs alone."""
     common = parser.add_argument_group("filters and protocol")
     common.add_argument(
         "--protocol", choices=PROTOCOLS, default=adapter.protocols[0], help="default: %(default)s"
@@ -188,19 +204,12 @@ def convert_parser(adapter: Adapter) -> argparse.ArgumentParser:
     common.add_argument(
         "--catalogue", choices=("used", "all"), default="used", help="all: keep items without events too"
     )
-    rows = parser.add_argument_group("rows")
-    rows.add_argument(
-        "--on-bad-row", choices=("stop", "skip"), default="stop", help="default: stop at file:line"
-    )
-    rows.add_argument("--encoding", choices=ENCODINGS, default=adapter.encoding, help="default: %(default)s")
     rows.add_argument(
         "--html",
         choices=("unescape", "keep"),
         default=adapter.html,
         help="HTML tags and entities in texts: take them out or keep them; default: %(default)s",
     )
-    rows.add_argument("--quiet", action="store_true", help="no progress bar and no report")
-    return parser
 
 
 def _k_core(text: str) -> int:
@@ -213,7 +222,8 @@ def _convert(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(
             f"usage: python -m dataset_adapters convert NAME [options]\n\nNAME is one of "
-            f"{', '.join(ADAPTERS)}; its options: python -m dataset_adapters convert NAME --help\n"
+            f"{', '.join([*ADAPTERS, *LABELLED])}; its options: "
+            "python -m dataset_adapters convert NAME --help\n"
         )
         return 0 if given else 2
     adapter = find_adapter(given[0])
@@ -232,9 +242,14 @@ def _convert(given: list[str]) -> int:
         inputs=resolve_inputs(adapter, named, options.input),
         options=options,
         reader=RowReader(options.on_bad_row, options.encoding, not options.quiet),
-        text=TextCleaner(options.html == "unescape"),
+        text=TextCleaner(vars(options).get("html") == "unescape"),
     )
     name = options.name or adapter.default_name(job)
+    if isinstance(adapter, LabelledAdapter):
+        folder, card, seconds = convert_labelled(job, Path(options.output), name, _on_record(given))
+        if not options.quiet:
+            sys.stdout.write(labelled_report(folder, card, seconds))
+        return 0
     result = convert(job, Path(options.output), name, _on_record(given))
     if not options.quiet:
         sys.stdout.write(report(result))
@@ -299,6 +314,26 @@ def report(result: Result) -> str:
     return "\n".join(map(visible, lines)) + "\n"
 
 
+def labelled_report(folder: Path, card: dict[str, Any], seconds: float) -> str:
+    """What the command prints at the end of a labelled conversion."""
+    lines = [f"{card['name']} -> {folder}"]
+    lines += [
+        f"  {part:<6} {facts['rows']:>11,} rows, {facts['share']:.1%} with label 1"
+        for part, facts in card["parts"].items()
+    ]
+    skipped = sum(card["rows"]["bad_rows_skipped"].values())
+    if skipped:
+        lines.append(f"  skipped {skipped:,} bad rows, such as {card['rows']['bad_row_examples'][0]}")
+    lines += [f"  warning: {text}" for text in card["warnings"]]
+    read = sum(source["rows"] for source in card["sources"])
+    lines.append(f"  {read:,} rows read in {seconds:.1f} s, peak memory {peak_memory_mb():,.0f} MB")
+    lines.append(
+        "train on it: python -m recbole_sigma --model=DeepFM "
+        + shlex.join([f"--dataset={card['name']}", f"--data_path={folder.parent}"])
+    )
+    return "\n".join(map(visible, lines)) + "\n"
+
+
 def _parts(split: dict[str, Any]) -> str:
     return ", ".join(
         f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k.replace('_', ' ')} {v}"
@@ -306,7 +341,7 @@ def _parts(split: dict[str, Any]) -> str:
     )
 
 
-def describe(adapter: Adapter) -> str:
+def describe(adapter: Adapter | LabelledAdapter) -> str:
     """Text of ``describe``."""
     lines = [f"{adapter.name}: {adapter.summary}", "", "reads"]
     for spec in adapter.inputs:
@@ -318,15 +353,13 @@ def describe(adapter: Adapter) -> str:
             f"  --{o.name:<18} {o.help.replace('%%', '%')}" + (f" (default {o.default})" if o.default else "")
             for o in adapter.options
         ]
-    lines += ["", "protocols  " + ", ".join(adapter.protocols) + " (the first is the default)"]
-    seen = "by the share of repeats" if adapter.filter_seen is None else str(adapter.filter_seen).lower()
-    lines += [
-        f"defaults   k-core {adapter.k_core}, encoding {adapter.encoding}, HTML entities "
-        f"{adapter.html}, filter_seen {seen}"
-    ]
+    lines += (
+        _defaults_of_log(adapter) if isinstance(adapter, Adapter) else ["", "for models judged by labels"]
+    )
+    files = "NAME.train.inter, NAME.valid.inter, NAME.test.inter" if _splits(adapter) else "NAME.inter"
     lines += [
         "",
-        "writes     NAME.inter, NAME.item, NAME.user where there is something to write, NAME.yaml, "
+        f"writes     {files}, NAME.item, NAME.user where there is something to write, NAME.yaml, "
         "NAME.card.json, NAME.card.md",
     ]
     if adapter.left_out:
@@ -342,3 +375,17 @@ def describe(adapter: Adapter) -> str:
     files = adapter.example or " ".join(f"--{s.role} FILE" for s in adapter.inputs if s.required)
     lines += ["", f"example    python -m dataset_adapters convert {adapter.name} {files} --output dataset/"]
     return "\n".join(lines) + "\n"
+
+
+def _splits(adapter: Adapter | LabelledAdapter) -> bool:
+    return isinstance(adapter, LabelledAdapter) and adapter.split
+
+
+def _defaults_of_log(adapter: Adapter) -> list[str]:
+    seen = "by the share of repeats" if adapter.filter_seen is None else str(adapter.filter_seen).lower()
+    return [
+        "",
+        "protocols  " + ", ".join(adapter.protocols) + " (the first is the default)",
+        f"defaults   k-core {adapter.k_core}, encoding {adapter.encoding}, HTML entities "
+        f"{adapter.html}, filter_seen {seen}",
+    ]

@@ -107,7 +107,7 @@ class Job:
         scratch: what an adapter read once and needs again.
     """
 
-    adapter: Adapter
+    adapter: Any  # an Adapter, or a labelled.LabelledAdapter: inputs, options and a name
     inputs: dict[str, list[Path]]
     options: argparse.Namespace
     reader: RowReader
@@ -136,7 +136,7 @@ class Job:
 
 
 def resolve_inputs(
-    adapter: Adapter, named: dict[str, list[str]], unnamed: Sequence[str]
+    adapter: Any, named: dict[str, list[str]], unnamed: Sequence[str]
 ) -> dict[str, list[Path]]:
     """Assign files to the roles of an adapter.
 

@@ -78,6 +78,6 @@ class ImplicitRmKeys:
         "Columns of activity; these two are counts of clicks in train",
     )
     irm_anchor: str | None = key(
-        "popularity",
-        "What is looked at for certain: the most popular item, COLUMN=VALUE, or nothing (~)",
+        None,
+        "What is looked at for certain: COLUMN=VALUE, popularity (the most popular item), or nothing (~)",
     )

@@ -108,7 +108,10 @@ BAD = [
         "the same columns",
     ),
     ({"irm_activity_fields": ["posiion"], "irm_anchor": None}, "irm_activity_fields names 'posiion'"),
-    ({"irm_activity_fields": ["kind"]}, "irm_anchor: popularity goes with"),
+    (
+        {"irm_activity_fields": ["kind"], "irm_anchor": "popularity"},
+        "irm_anchor: popularity goes with",
+    ),
     ({"irm_activity_fields": ["kind"], "irm_anchor": "kind"}, "irm_anchor must be popularity"),
     ({"irm_activity_fields": ["kind"], "irm_anchor": "kind=k9"}, "column 'kind' holds no value 'k9'"),
     ({"irm_activity_fields": []}, "irm_activity_fields names nothing"),
