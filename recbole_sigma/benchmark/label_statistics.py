@@ -16,6 +16,8 @@ RESAMPLES = 2_000
 _CHUNK = 1 << 22  # row weights held at once: 32 MB
 NO_DIFFERENCE = 0.001
 """An AUC difference below it is called none, whatever its p-value (Zhu et al. 2021, arXiv 2009.05794)."""
+FEWEST = 30
+"""Users below which resampling them says nothing."""
 OWN = ("SSR", "ImplicitRM")
 """Rows over these models are what is compared, never the baseline."""
 SMALLER = ("logloss",)
@@ -129,6 +131,10 @@ def significance(
         {name: np.asarray(own[name]) for name in ("users", "groups", "labels")} for own in record["judged"]
     ]
     known = np.unique(np.concatenate([sets[at[names[0], seed]["rows"]["judged"]]["users"] for seed in seeds]))
+    if len(known) < FEWEST:
+        raise UserError(
+            f"the test rows belong to {len(known)} users, and a bootstrap over users needs {FEWEST} or more"
+        )
     rng = np.random.default_rng(0)
     counts = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=resamples)
     drawn = rng.integers(0, len(seeds), size=(resamples, len(seeds)))

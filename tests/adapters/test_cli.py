@@ -10,7 +10,7 @@ import yaml
 
 from dataset_adapters.cli import convert_parser, main
 from dataset_adapters.job import PROTOCOLS, resolve_inputs
-from dataset_adapters.registry import ADAPTERS
+from dataset_adapters.registry import ADAPTERS, LABELLED
 from dataset_adapters.sources import SOURCES
 
 PROPERTIES = Path(__file__).resolve().parents[2] / "properties" / "dataset"
@@ -23,19 +23,20 @@ SHIPPED = (
 def test_list_names_every_adapter_and_what_fetch_knows(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines() if line[0] == " "] == [*ADAPTERS, *SOURCES]
+    names = [line.split()[0] for line in printed.splitlines() if line[0] == " "]
+    assert names == [*ADAPTERS, *LABELLED, *SOURCES]
     wanted = "movielens amazon2014 amazon2018 amazon2023 s3rec minionerec yelp lastfm-hetrec bestbuy table"
     assert set(wanted.split()) == set(ADAPTERS)
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", [*ADAPTERS, *LABELLED])
 def test_describe_and_help(name, capsys):
     assert main(["describe", name]) == 0
     text = capsys.readouterr().out
-    adapter = ADAPTERS[name]
+    adapter = {**ADAPTERS, **LABELLED}[name]
     assert adapter.licence in text and adapter.citation in text and adapter.homepage in text
     assert all(f"--{spec.role}" in text for spec in adapter.inputs)
-    assert set(adapter.protocols) <= set(PROTOCOLS)
+    assert name in LABELLED or set(adapter.protocols) <= set(PROTOCOLS)
     with pytest.raises(SystemExit) as stop:
         main(["convert", name, "--help"])
     assert stop.value.code == 0 and "--on-bad-row" in capsys.readouterr().out

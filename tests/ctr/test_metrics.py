@@ -136,7 +136,7 @@ def test_the_spread_of_seeds_is_in_the_interval() -> None:
 
 
 def test_rows_of_other_seeds_or_other_test_rows_are_not_compared() -> None:
-    labels, users = np.array([0, 1, 0, 1]), np.arange(4)
+    labels, users = np.arange(40) % 2, np.arange(40)
     made = record({"a": [labels * 1.0], "b": [labels * 0.5]}, labels, users)
     made["cells"][1]["seed"] = 9
     with pytest.raises(UserError, match="share no seed"):
@@ -146,3 +146,6 @@ def test_rows_of_other_seeds_or_other_test_rows_are_not_compared() -> None:
     made["cells"][1]["rows"]["judged"] = 1
     with pytest.raises(UserError, match="different test rows"):
         significance(made)
+    few = record({"a": [labels * 1.0], "b": [labels * 0.5]}, labels, users % 3)
+    with pytest.raises(UserError, match="belong to 3 users"):
+        significance(few)
