@@ -51,22 +51,24 @@ def coverage(index: Tensor, inputs: int) -> float:
     return len(torch.unique(index)) / inputs
 
 
-def compete(values: Tensor, strength: Tensor) -> tuple[Tensor, list[float]]:
+def compete(values: Tensor, strength: Tensor, watched: list[float] | None = None) -> Tensor:
     """Iterated competition: x <- relu(x - alpha_t mean(x)), from relu of the input.
 
     Args:
         values: float [B, views, width].
         strength: alpha, float [T, views].
+        watched: takes the share of dimensions above 0 at the start and after every step; None = no count.
 
     Returns:
-        (what is left [B, views, width], share of dimensions above 0 at the start and after every step).
+        What is left, float [B, views, width].
     """
     left = values.relu()
-    active = [float((left > 0).float().mean())]
-    for alpha in strength:
-        left = (left - alpha[:, None] * left.mean(dim=-1, keepdim=True)).relu()
-        active.append(float((left > 0).float().mean()))
-    return left, active
+    for alpha in (None, *strength):
+        if alpha is not None:
+            left = torch.relu_(torch.addcmul(left, -alpha[:, None], left.mean(dim=-1, keepdim=True)))
+        if watched is not None:
+            watched.append(float((left > 0).float().mean()))
+    return left
 
 
 class ViewLinear(nn.Module):
@@ -85,6 +87,12 @@ class ViewLinear(nn.Module):
         out = torch.bmm(values.transpose(0, 1), self.weight).transpose(0, 1)
         return out if self.bias is None else out + self.bias
 
+    def of_one(self, values: Tensor) -> Tensor:
+        """All views of one input: [B, inputs] -> [B, views, outputs], as a single product."""
+        views, inputs, outputs = self.weight.shape
+        out = (values @ self.weight.transpose(0, 1).reshape(inputs, -1)).view(-1, views, outputs)
+        return out if self.bias is None else out + self.bias
+
 
 class StaticView(nn.Module):
     """SSR-S: every view gathers its own input dimensions, then two GELU layers with a residual."""
@@ -100,7 +108,7 @@ class StaticView(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Float [B, inputs] -> [B, views, width]."""
-        read_ = values[:, self.index]
+        read_ = values.index_select(1, self.index.flatten()).view(-1, *self.index.shape)
         out = read_
         for layer in self.layers:
             out = F.gelu(layer(out))
@@ -128,16 +136,17 @@ class CompetitiveView(nn.Module):
         self.active: list[float] = []
 
     def forward(self, values: Tensor) -> Tensor:
-        """Float [B, inputs] -> [B, views, width]; `active` keeps the shares of the last batch."""
-        every = values.unsqueeze(1).expand(-1, self.score.weight.shape[0], -1)
-        score = self.score(every)
-        left, self.active = compete(score, self.alpha)
+        """Float [B, inputs] -> [B, views, width]; `active` keeps the shares of the last judged batch."""
+        score = self.score.of_one(values)
+        watched: list[float] | None = None if self.training else []  # counting costs as much as competing
+        left = compete(score, self.alpha, watched)
+        self.active = watched or self.active
         if self.kept:
             least = left.topk(self.kept, dim=-1).values[..., -1:]
             left = left * (left >= least)
         sparse = left * self.gamma
         if self.value is not None:
-            sparse = sparse * self.value(every)
+            sparse = sparse * self.value.of_one(values)
         return sparse if self.dense is None else sparse + F.gelu(self.dense(sparse))
 
 

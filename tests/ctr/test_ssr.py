@@ -44,12 +44,13 @@ def test_another_seed_is_another_filter() -> None:
 
 def test_competition_by_hand() -> None:
     values, half = torch.tensor([[[4.0, 1.0, 1.0, 0.0]]]), torch.full((2, 1), 0.5)
-    once, _ = compete(values, half[:1])
+    once = compete(values, half[:1])
     torch.testing.assert_close(once, torch.tensor([[[3.25, 0.25, 0.25, 0.0]]]))
-    twice, active = compete(values, half)
+    active: list[float] = []
+    twice = compete(values, half, active)
     torch.testing.assert_close(twice, torch.tensor([[[2.78125, 0.0, 0.0, 0.0]]]))
     assert active == [0.75, 0.75, 0.25]
-    torch.testing.assert_close(compete(-values, half[:0])[0], (-values).relu())
+    torch.testing.assert_close(compete(-values, half[:0]), (-values).relu())
 
 
 @given(
@@ -59,7 +60,7 @@ def test_competition_by_hand() -> None:
 def test_the_active_set_never_grows(values, alphas) -> None:
     before = None
     for steps in range(len(alphas) + 1):
-        left, _ = compete(torch.tensor([[values]]), torch.tensor(alphas[:steps]).reshape(-1, 1))
+        left = compete(torch.tensor([[values]]), torch.tensor(alphas[:steps]).reshape(-1, 1))
         active = left > 0
         assert before is None or not (active & ~before).any()
         before = active
