@@ -265,7 +265,9 @@ def protocol_line(protocol: dict[str, Any]) -> str:
     """The protocol in one line, for the head of a table."""
     args = protocol["eval_args"]
     if protocol.get("judged_by") == "labels":
-        return f"split {args['split']}, order {args['order']}, labelled rows; equal scores share a rank"
+        files = args["split"].get("files")
+        split = f"files {', '.join(files)}" if files else f"split {args['split']}, order {args['order']}"
+        return f"{split}, labelled rows; equal scores share a rank"
     policy = "seen items filtered" if protocol["filter_seen"] else "seen items kept"
     few = f", only the first {protocol['limit']} users" if protocol.get("limit") else ""
     split = f"split {args['split']}, order {args['order']}"

@@ -386,9 +386,10 @@ class RunConfig(Config):
         """The evaluation protocol as plain values: what a result must carry to be comparable."""
         keys = read(ProtocolKeys, self)
         by_labels = self["judged_by"] == label_protocol.LABELS
+        split = label_protocol.split_of(self) if by_labels else self["eval_args"]
         return {
             "judged_by": self["judged_by"],
-            "eval_args": self["eval_args"],
+            "eval_args": split,
             "filter_seen": keys.filter_seen,
             **({"limit": keys.limit} if keys.limit else {}),
             "metrics": list(self["metrics"]),

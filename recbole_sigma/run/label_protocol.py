@@ -47,6 +47,12 @@ def defaults(model_class: Any, dataset: str) -> dict[str, Any]:
     return values
 
 
+def split_of(config: Any) -> dict[str, Any]:
+    """``eval_args`` as they hold: with files of a published split, its split is theirs."""
+    files, args = config["benchmark_filename"], config["eval_args"]
+    return args if files is None else {**args, "split": {"files": list(files)}, "order": "as given"}
+
+
 def beside_data(values: dict[str, Any]) -> dict[str, Any]:
     """A data set's own property file without its list protocol; one that speaks of labels stays whole."""
     arguments = values.get("eval_args")

@@ -121,6 +121,7 @@ def say_protocol(config: Any, logger: logging.Logger) -> None:
     """One line that a reader needs before any number."""
     args = config["eval_args"]
     if config["judged_by"] == "labels":
+        args = config.protocol()["eval_args"]
         logger.info(
             f"protocol: split {args['split']}, order {args['order']}, labelled rows, ties in the middle"
         )

@@ -41,6 +41,8 @@ MORE: dict[str, dict[str, Any]] = {
     "TIGER": {"grounding_steps": 3, "tokenizer_codebook_size": 8},
     "DIN": {"threshold": {"rating": 3}, "MAX_ITEM_LIST_LENGTH": 4},
     "DIEN": {"threshold": {"rating": 3}, "MAX_ITEM_LIST_LENGTH": 4},
+    "SSR": {"threshold": {"rating": 3}, "embedding_size": 8},
+    "ImplicitRM": {"threshold": {"rating": 3}},
 }
 FAST = ("SASRecF", "LightGCN", "RippleNet", "S3Rec", "KD_DAGFM")
 DRAWS = {"ADMMSLIM", "Random", "KTUP"}
