@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.evaluation.judge import Judgement
+from recbole_sigma.evaluation.labels import LabelJudgement
 from recbole_sigma.models import registry
 from recbole_sigma.settings.keys import ProcessKeys
 from recbole_sigma.settings.reader import read
@@ -175,20 +176,24 @@ def _free_port() -> int:
 
 # --- results as JSON ---
 
-_ARRAYS = frozenset(field.name for field in fields(Judgement) if field.type == "np.ndarray")
+_KINDS = {"lists": Judgement, "labels": LabelJudgement}
+_ARRAYS = {kind: {f.name for f in fields(made) if f.type == "np.ndarray"} for kind, made in _KINDS.items()}
+_TYPES = {"scores": np.float32, "labels": np.int8}
+"""Arrays of a judgement that are not of whole numbers of 64 bits."""
 
 
 def write_result(result: dict[str, Any]) -> dict[str, Any]:
     """A result of `quick_start.run` as plain JSON; `read_result` inverts it, but for the data's loaders."""
     test = asdict(result["test"])
-    plain = {name: value.tolist() if name in _ARRAYS else value for name, value in test.items()}
+    arrays = _ARRAYS[result["protocol"]["judged_by"]]
+    plain = {name: value.tolist() if name in arrays else value for name, value in test.items()}
     return {**{key: value for key, value in result.items() if key != "loaders"}, "test": plain}
 
 
 def read_result(plain: dict[str, Any]) -> dict[str, Any]:
     """Inverse of `write_result`."""
-    test = dict(plain["test"])
-    for name in _ARRAYS:
-        test[name] = np.asarray(test[name], dtype=np.int64)
+    test, kind = dict(plain["test"]), plain["protocol"]["judged_by"]
+    for name in _ARRAYS[kind]:
+        test[name] = np.asarray(test[name], dtype=_TYPES.get(name, np.int64))
     test["metrics"] = OrderedDict(test["metrics"])
-    return {**plain, "test": Judgement(**test)}
+    return {**plain, "test": _KINDS[kind](**test)}

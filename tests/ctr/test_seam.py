@@ -195,3 +195,11 @@ def test_recommend_refuses_what_makes_no_lists(clicks) -> None:
     result = run("DIN", "clicks", config_dict={**clicks, "load_col": None, "MAX_ITEM_LIST_LENGTH": 5})
     with pytest.raises(UserError, match="was trained on labelled rows and makes no lists"):
         Recommender.load(result["checkpoint"])
+
+
+def test_two_processes_score_every_row_once(clicks) -> None:
+    result = run("FM", "clicks", config_dict={**clicks, "epochs": 2, "nproc": 2, "gpu_id": ""})
+    alone = evaluate_checkpoint(result["checkpoint"], {"nproc": 1})
+    assert alone.metrics == pytest.approx(result["test_result"], abs=1e-6)
+    np.testing.assert_array_equal(alone.users, result["test"].users)
+    np.testing.assert_allclose(alone.scores, result["test"].scores, atol=1e-6)
