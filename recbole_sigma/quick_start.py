@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from recbole_sigma.run.config import RunConfig, rebuild_config
 from recbole_sigma.run.launch import launch, wanted_processes
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.run.logs import FILE_ONLY, say_protocol, start_log, unreachable_sentence
+from recbole_sigma.run.policy import make_policy_trainer
 from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.run.resume import continue_run, open_run
 from recbole_sigma.run.trainer import make_trainer
+from recbole_sigma.settings.policy_keys import PolicyKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
 
@@ -72,17 +75,31 @@ def run(
         preflight.check_files(config, contract_class(config.model_class).needs_item_text)
         result = launch(config, {**call, "saved": saved, "arguments": words})
         return result and {**result, "loaders": load_data(config, repaired_model(config.model_class))}
+    policy = policy_keys(config)
+    if policy is not None and policy.policy_from is None:
+        return in_two_stages(model, dataset, files_, dict(config_dict or {}), saved, words)
     distributed.join(config["device"])
     model_class = repaired_model(config.model_class)
     start_log(config)
     logger = getLogger()
     logger.info(config, extra=FILE_ONLY)
+    start = (
+        None
+        if policy is None
+        else files.read(str(policy.policy_from), model=config["model"], dataset=config["dataset"])
+    )
     data = load_data(config, model_class)
     config.keep_settled(data.train._dataset.settled)
     prepared, cpu_data = time.perf_counter(), time.process_time()
     folder = open_run(config, saved)
-    network = build_model(config, model_class, data.train)
-    trainer = build_trainer(config, network)
+    train_data = data.train
+    if start is None:
+        network = build_model(config, model_class, data.train)
+        trainer = build_trainer(config, network)
+    else:
+        network = build_started(config, model_class, data.train, start)
+        trainer = build_trainer(config, network, make_policy_trainer)
+        train_data = trainer.prepare(data.train, start)
     if folder is not None:
         continue_run(trainer, folder, data)
     logger.info(network, extra=FILE_ONLY)
@@ -92,7 +109,7 @@ def run(
     stock = read(RecBoleKeys, config)
     with recbole_refuses(f"train {config['model']}", _KEYS.format(config["model"])):
         best_score, best_result = trainer.fit(
-            data.train, data.valid, saved=saved, show_progress=stock.show_progress
+            train_data, data.valid, saved=saved, show_progress=stock.show_progress
         )
     trained, cpu_train = time.perf_counter(), time.process_time()
     if saved:
@@ -147,6 +164,46 @@ def run(
     }
 
 
+def policy_keys(config: Any) -> PolicyKeys | None:
+    """The keys of the policy stage where one is asked for."""
+    keys = read(PolicyKeys, config) if "policy" in config else PolicyKeys()
+    return None if keys.policy == "none" else keys
+
+
+def in_two_stages(
+    model: Any, dataset: str | None, files_: list[str], values: dict[str, Any], saved: bool, words: list[str]
+) -> Any:
+    """The supervised training, then the policy stage from its best checkpoint: each a run of its own.
+
+    The first is the run of the same command without policy keys, its folder of state too.
+
+    Args:
+        model: see `run`.
+        dataset: likewise.
+        files_: property files.
+        values: values that outrank the files.
+        saved: write a checkpoint.
+        words: words that outrank the values.
+
+    Returns:
+        What `run` gives for the second; ``supervised`` holds the figures of the first, ``seconds`` those of
+        both.
+    """
+    plain = {key: value for key, value in values.items() if not key.startswith("policy")}
+    other = [word for word in words if not word.removeprefix("--").startswith("policy")]
+    with contextlib.ExitStack() as stack:
+        if not saved:
+            plain["checkpoint_dir"] = stack.enter_context(tempfile.TemporaryDirectory())
+        first = run(model, dataset, files_, {**plain, "policy": "none"}, True, other)
+        if first is None:
+            return None
+        getLogger().info(f"policy stage: it goes on from {first['checkpoint']}")
+        second = run(model, dataset, files_, {**values, "policy_from": first["checkpoint"]}, saved, words)
+    kept = ("test_result", "best_valid_result", "best_epoch", "history", "seconds", "checkpoint")
+    spent = {name: value + first["seconds"][name] for name, value in second["seconds"].items()}
+    return {**second, "seconds": spent, "supervised": {name: first[name] for name in kept}}
+
+
 _KEYS = "check the settings that it names (--help --model={} lists them)"
 
 
@@ -169,11 +226,27 @@ def build_model(config: Any, model_class: type, train: Any) -> Any:
     return model
 
 
-def build_trainer(config: Any, model: Any) -> Any:
-    """The trainer that RecBole would choose, with our evaluator and checkpoints."""
+def build_started(config: Any, model_class: type, train: Any, start: files.Checkpoint) -> Any:
+    """A model with the weights and the prepared items of a checkpoint."""
+    extra = files.extra_of(start)
+    if extra:
+        train._dataset.use_prepared(extra)
+    model = build_model(config, model_class, train)
+    files.load_weights(model, start)
+    return model
+
+
+def build_trainer(config: Any, model: Any, make: Callable[[type], type] = make_trainer) -> Any:
+    """The trainer that RecBole would choose, with our evaluator and checkpoints.
+
+    Args:
+        config: resolved config.
+        model: what is trained.
+        make: what puts our trainer before RecBole's.
+    """
     Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's own check is a race
     with recbole_refuses(f"build the trainer of {config['model']}", _KEYS.format(config["model"])):
-        return make_trainer(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+        return make(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
 
 
 # --- reloading ---

@@ -36,19 +36,50 @@ def train(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, 
         return found[0], None
     work = folder.work_path(training.key)
     values = {**training.values, "checkpoint_dir": str(work), "resume": True}
+    before = supervised(plan, training, folder)
+    if before is not None:
+        values["policy_from"] = str(before[1])
     result = run(training.model, plan.dataset, plan.files, values, arguments=plan.words)
     judged = Judged(result["test"], result["protocol"], result["loaders"].train, result["memory_weight"])
+    # what a policy stage goes on from belongs to its training, whoever did it
+    first = result.get("supervised", {}) if before is None else before[0]
     record = {
         "created": now(),
         "model": training.model,
         "seed": training.seed,
         "config": training.config,
         **{key: result[key] for key in _TRAINED},
-        "seconds": whole_seconds(result),
+        "history": [*first.get("history", []), *result["history"]],
+        "seconds": whole_seconds(result)
+        if before is None
+        else both(before[0]["seconds"], whole_seconds(result)),
         "commit": commit(),
     }
     folder.write_training(training.key, record, result["checkpoint"])
     return record, judged
+
+
+def supervised(plan: Plan, training: Training, folder: RunFolder) -> tuple[dict[str, Any], Path] | None:
+    """(record, checkpoint) of the finished training of this table that a policy stage goes on from, or None.
+
+    That is the training with the same settings but for the policy keys, which would be repeated otherwise.
+    """
+    if training.config.get("policy", "none") == "none" or training.config["policy_from"] is not None:
+        return None
+
+    def rest(config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if not key.startswith("policy")}
+
+    for other in plan.trainings:
+        if other.config.get("policy") == "none" and rest(other.config) == rest(training.config):
+            return folder.training(other.key)
+    return None
+
+
+def both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of two trainings of which one goes on from the other."""
+    summed = {name: first.get(name, 0.0) + value for name, value in second.items() if name != "continued"}
+    return {**summed, "continued": bool(first.get("continued") or second.get("continued"))}
 
 
 def whole_seconds(result: dict[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def _table(record: dict[str, Any], drawn: dict[str, tuple[str, str]]) -> str:
     parts = [tables_markdown(record), tables.slices_markdown(record)]
     parts += [
         *map(_comparison, record["significance"]),
+        tables.policy_markdown(record),
         tables.levels_markdown(record),
         *shown,
         "".join(notes),

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.benchmark import label_tables, plots, tables
+from recbole_sigma.benchmark import label_tables, plots, policy_figures, tables
 from recbole_sigma.benchmark.page import POLICY, SCRIPT, STYLE
 from recbole_sigma.benchmark.results import title
 from recbole_sigma.benchmark.statistics import seconds_to_levels, significance
@@ -89,7 +89,14 @@ def html(record: dict[str, Any], pictures: dict[str, plots.Picture]) -> str:
         parts += _labels(record["labels"])
     notes = "".join(f"<li>{escape(note)}</li>" for note in record["notes"])
     parts += [f'<h2>Notes</h2><ul class="soft">{notes}</ul>' if notes else ""]
-    parts += [_cost(record), _rows(record), _failures(record), _settings(record), _provenance(record)]
+    parts += [
+        _policy(record),
+        _cost(record),
+        _rows(record),
+        _failures(record),
+        _settings(record),
+        _provenance(record),
+    ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -274,6 +281,13 @@ def _cost(record: dict[str, Any]) -> str:
 
 def _every_cell(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [*record["cells"], *(record["labels"]["cells"] if record.get("labels") else ())]
+
+
+def _policy(record: dict[str, Any]) -> str:
+    body = [[(text, "") for text in line] for line in policy_figures.rows(record)]
+    if not body:
+        return ""
+    return f"<h2>Policy stage</h2>{_table(policy_figures.HEAD, body)}{_soft(policy_figures.NOTE)}"
 
 
 def _rows(record: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_sigma.benchmark import policy_figures
 from recbole_sigma.benchmark.results import metric_columns, title
 from recbole_sigma.benchmark.statistics import OWN, seconds_to_levels, slices
 from recbole_sigma.models.contract import contract_class
@@ -178,6 +179,12 @@ def markdown(record: dict[str, Any]) -> str:
         table = markdown_table(*cells(record, policy))
         parts.append(f"{heading}\n\n{table}\n\n{footnote(record, policy)}\n")
     return "\n".join(parts)
+
+
+def policy_markdown(record: dict[str, Any]) -> str:
+    """What the policy stages say about themselves, as a Markdown table; empty where there is none."""
+    body = [[(text, 0) for text in line] for line in policy_figures.rows(record)]
+    return f"{markdown_table(policy_figures.HEAD, body)}\n\n{policy_figures.NOTE}\n" if body else ""
 
 
 def slices_markdown(record: dict[str, Any]) -> str:

@@ -104,6 +104,11 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
     if result["unreachable_targets"]:
         print(unreachable_sentence(result["test"]))
     print(format_table(rows))
+    if any("policy" in epoch for epoch in result["history"]):
+        from recbole_sigma.policy.figures import summary
+
+        metric = str(result["config"]["valid_metric"]).lower()
+        print("\n".join(summary(result["history"], result["best_epoch"], metric)))
     print(f"checkpoint: {result['checkpoint']}\nresults: {path}")
     say_smoke(options)
     return 0

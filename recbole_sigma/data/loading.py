@@ -21,6 +21,7 @@ class AtomicFiles:
     """Mixin before a RecBole Dataset class, below `data.events.ExactTime`.
 
     Attributes:
+        missing_values: per column of the events, how many numbers its file lacks.
         packs_events: the dataset trains on the log itself and cannot use RecBole's ready-made rows.
     """
 
@@ -36,6 +37,7 @@ class AtomicFiles:
     field2seqlen: dict[str, int]
     field2bucketnum: dict[str, int]
     file_size_list: list[int]
+    missing_values: dict[str, int]
 
     packs_events = False
     _file_part: np.ndarray | None = None
@@ -100,10 +102,12 @@ class AtomicFiles:
             self.data_augmentation()
 
     def _fill_nan(self) -> None:
-        """RecBole's filling of missing cells, but for numbers that a label-scored model reads.
+        """RecBole's filling of missing cells, noted, but for numbers that a label-scored model reads.
 
         RecBole fills in the mean of all rows, test rows too; `data.labels` takes that of the train rows.
         """
+        absent = self.inter_feat.isna().sum()
+        self.missing_values = {name: int(count) for name, count in absent.items() if count}
         missing = {}
         if self.config["judged_by"] == "labels":
             for name in self.feat_name_list:  # type: ignore[attr-defined]

@@ -125,18 +125,27 @@ class PrefixPacker(WindowPacker):
         users, items, ranks: int64 [E] training events grouped by user, in time order inside a user.
         window: longest history.
         seed: seed of the draws; epoch e always gives the same rows.
-        every: one row per event with a history; otherwise one random such row per user, redrawn every epoch.
+        every: one row per event with a history; otherwise random such rows of every user, redrawn every
+            epoch.
+        per_user: how many of them.
     """
 
     def __init__(
-        self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, window: int, seed: int, every: bool
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        ranks: np.ndarray,
+        window: int,
+        seed: int,
+        every: bool,
+        per_user: int = 1,
     ) -> None:
         super().__init__(users, items, ranks, window, seed)
-        self.every = every
+        self.every, self.per_user = every, per_user
 
     def __len__(self) -> int:
         """Rows per epoch."""
-        return int(self.targets.sum()) if self.every else len(self.starts)
+        return int(self.targets.sum()) if self.every else self.per_user * len(self.starts)
 
     def draw(self, epoch: int) -> np.ndarray:
         """Spans [rows, 2] of one epoch: first event of the history and the target, in event positions."""
@@ -144,7 +153,7 @@ class PrefixPacker(WindowPacker):
             start = np.repeat(self.starts, self.targets)
             place = np.arange(len(start)) - np.repeat(np.cumsum(self.targets) - self.targets, self.targets)
         else:
-            start = self.starts
-            place = np.random.default_rng((self.seed, epoch)).integers(0, self.targets)
+            start, targets = (np.repeat(each, self.per_user) for each in (self.starts, self.targets))
+            place = np.random.default_rng((self.seed, epoch)).integers(0, targets)
         target = start + 1 + place
         return np.stack([np.maximum(start, target - self.window), target], axis=1)

@@ -36,6 +36,8 @@ class Contract:
         task_labels: the instruction tasks that the model was trained on (`models.sigma.labels.TaskLabels`).
         reads_instructions: a list may be asked for in words.
         item_codes: the items' semantic IDs where lists come by prefix, or None.
+        token_likelihoods: gives the log-probability of every token of an item (`candidate_log_probs`), which
+            the policy stage needs.
     """
 
     generative: bool = False
@@ -50,6 +52,7 @@ class Contract:
     task_labels: Any = None
     reads_instructions: bool = False
     item_codes: ItemCodes | None = None
+    token_likelihoods: bool = False
 
     @classmethod
     def follows_filter(cls, config: Mapping[str, Any]) -> bool:
@@ -175,6 +178,27 @@ class Contract:
     def choose(self, number: int) -> None:
         """Take one of the ``choices`` for good; what ``other_parameter_name`` names keeps it."""
         raise UserError(f"{type(self).__name__} leaves nothing to validation")
+
+    # --- the policy stage -----------------------------------------------------------------------------------
+
+    def beams(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> RankedItems:
+        """The most probable k items of every row by log P itself, whatever decoding does to the scores
+        besides; see `rank`.
+        """
+        return self.rank(interaction, k, seen)
+
+    def candidate_log_probs(self, interaction: Any, items: Tensor, seen: SeenPairs | None = None) -> Tensor:
+        """Teacher-forced log-probabilities of given items, with gradient.
+
+        Args:
+            interaction: B rows with a history.
+            items: int64 [B, G], items that exist, none of them in ``seen``.
+            seen: (row, item) pairs that may not be recommended, or None.
+
+        Returns:
+            float [B, G, L], one log-probability per token of the item; their sum is log P(item | row).
+        """
+        raise UserError(f"{type(self).__name__} gives no likelihoods of tokens")
 
     @classmethod
     def has_beam(cls) -> bool:

@@ -17,6 +17,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_sigma.data.dataset import item_names
 from recbole_sigma.decoding.beam import beam_search
@@ -34,6 +35,7 @@ from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens
 from recbole_sigma.values import ItemCodes, RankedItems
 
 PAD = 0
+_CHUNK = 64  # rows whose candidates share a pass
 
 
 class TIGERDataset(CodedDataset):
@@ -59,10 +61,11 @@ class TIGER(PackedModel, SequentialRecommender):
     generative = True
     loss_names = ("code",)
     decoding_keys = frozenset({"decode_beam"})
+    token_likelihoods = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.codes = dataset.prepared or prepare_codes(dataset, config)
+        self.codes = self.item_codes = dataset.prepared or prepare_codes(dataset, config)
         self.items_sha256 = items_fingerprint(item_names(dataset)[1:])
         self.beam = read(BeamKeys, config).decode_beam
         keys = read(TigerKeys, config)
@@ -220,6 +223,30 @@ class TIGER(PackedModel, SequentialRecommender):
             float [B, M], the scores that :meth:`rank` gives; ``-inf`` for 0.
         """
         return score_candidates(self._decoder(interaction), self._catalogue(), self._level_tokens(), items)
+
+    def candidate_log_probs(
+        self, interaction: Any, items: Tensor, seen: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """See `Contract.candidate_log_probs`; the softmax runs over the vocabulary, so ``seen`` changes
+        nothing.
+        """
+        ids, mask = self._prompt(interaction)
+        labels = self.item_tokens[items]  # [B, G, L]
+        order = mask.sum(dim=1).argsort(descending=True)
+        parts = []
+        for rows in order.split(_CHUNK):  # rows of similar length share a pass, as in training
+            width = int(mask[rows[0]].sum())
+            own, forced = mask[rows, :width], labels[rows]
+            encoded = self.t5.encoder(input_ids=ids[rows, :width], attention_mask=own).last_hidden_state
+            each = forced.shape[1]  # the encoder runs once per row, the decoder once per candidate
+            logits = self.t5(
+                encoder_outputs=BaseModelOutput(last_hidden_state=encoded.repeat_interleave(each, dim=0)),
+                attention_mask=own.repeat_interleave(each, dim=0),
+                labels=forced.flatten(0, 1),
+            ).logits
+            chosen = logits.log_softmax(dim=-1).gather(2, forced.flatten(0, 1)[..., None])
+            parts.append(chosen.view(forced.shape))
+        return torch.cat(parts)[order.argsort()]
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """The beam's items in dense scores [B, N], ``-inf`` elsewhere; for RecBole's own tools."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from recbole_sigma.decoding.votes import Bonus, add_bonus
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models.contract import contract
 from recbole_sigma.models.sigma.labels import INSTRUCTION
+from recbole_sigma.policy.judge import AspectJudge
+from recbole_sigma.policy.judges import aspects_of
 from recbole_sigma.settings.keys import BeamKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
@@ -72,6 +75,11 @@ class ListMaker:
             yield
         finally:
             self.model.decoding = own
+
+    @cached_property
+    def aspects(self) -> AspectJudge | None:
+        """The judge of the policy stage, where it weighs aspects."""
+        return aspects_of(self.config, self.train)
 
     def lists(self, rows: Sequence[Row], k: int) -> list[tuple[list[int], list[float]]]:
         """Item numbers and scores of each row's list, best first: exact under its conditions."""

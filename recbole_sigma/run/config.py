@@ -18,6 +18,8 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry, stock
 from recbole_sigma.models.contract import contract_class, without_beam
+from recbole_sigma.policy.rewards import reward_column
+from recbole_sigma.policy.stage import no_likelihoods
 from recbole_sigma.run import label_protocol, tracking
 from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings import reading, recipes
@@ -28,6 +30,7 @@ from recbole_sigma.settings.recbole_values import (
     INTERVAL_KEYS,
     interval_text,
     kind_problems,
+    load_too,
     value_problems,
 )
 from recbole_sigma.values import UserError
@@ -235,12 +238,9 @@ class RunConfig(Config):
         asked = self.external_config_dict.get("eval_args")
         if isinstance(asked, dict):
             final["eval_args"] = {**base, **asked}
-        if isinstance(final["topk"], int):
-            final["topk"] = [final["topk"]]
-        if isinstance(final["metrics"], str):
-            final["metrics"] = [final["metrics"]]
-        if isinstance(final.get("selected_features"), str):
-            final["selected_features"] = [final["selected_features"]]
+        for key in ("topk", "metrics", "selected_features"):
+            if isinstance(final.get(key), (int, str)):
+                final[key] = [final[key]]
         if final.get("log_wandb") is True:  # RecBole's name for one of the places of log_to
             final["log_to"], final["log_wandb"] = "wandb", False
         if isinstance(final["learner"], str):
@@ -251,11 +251,8 @@ class RunConfig(Config):
         for key in COLUMN_KEYS:  # RecBole takes a kind of file without columns for a fault
             if isinstance(final.get(key), dict):
                 final[key] = {kind: columns for kind, columns in final[key].items() if columns is not None}
-        loaded = final.get("load_col")
-        columns = loaded.get("inter") if isinstance(loaded, dict) else None
         timed = not self.by_labels or "TO" in str(final["eval_args"])
-        if timed and isinstance(columns, list) and final["TIME_FIELD"] not in columns:
-            final["load_col"] = {**final["load_col"], "inter": [*columns, final["TIME_FIELD"]]}
+        load_too(final, final["TIME_FIELD"] if timed else None, reward_column(final))
         for key in INTERVAL_KEYS:  # while a tuple is still none of JSON's lists
             final[key] = interval_text(final.get(key))
         if isinstance(final.get("val_interval"), dict):
@@ -279,6 +276,9 @@ class RunConfig(Config):
             if "loss_type" in values and "loss_type" not in self.internal_config_dict:
                 # no refusal: a table gives its words to every row
                 getLogger().warning(f"loss_type has no effect on {self.model_class.__name__} (in {source})")
+        likelihoods = contract_class(self.model_class).token_likelihoods
+        if final.get("policy") not in (None, "none") and not likelihoods:
+            say(no_likelihoods(self.model_class.__name__))
         ours = all_keys()
         for source, values in self._given:
             theirs = {key: value for key, value in values.items() if key not in ours}

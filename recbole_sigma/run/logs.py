@@ -140,3 +140,26 @@ def unreachable_sentence(judgement: Judgement) -> str:
         f"{judgement.unreachable} of {total} test targets ({judgement.unreachable / max(1, total):.1%}) "
         f"repeat an item the user had met before, so filter_seen makes them unreachable for every model"
     )
+
+
+def training_line(epoch: int, seconds: float, losses: Any, names: list[str], steps: int, places: int) -> str:
+    """RecBole's line about a training epoch, with the mean loss per step and names for its parts.
+
+    Args:
+        epoch: its number.
+        seconds: how long it took.
+        losses: the sum over the steps, or one for each part.
+        names: of the parts; empty for none.
+        steps: how many there were.
+        places: decimal places.
+    """
+    from recbole.utils import set_color  # here: it loads torch, which the command line must not
+
+    parts = losses if isinstance(losses, tuple) else (losses,)
+    names = names or ([f"train_loss{i + 1}" for i in range(len(parts))] if len(parts) > 1 else ["train loss"])
+    shown = ", ".join(
+        f"{set_color(name, 'blue')}: {part / steps:.{places}f}"
+        for name, part in zip(names, parts, strict=False)
+    )
+    head = set_color(f"epoch {epoch} training", "green")
+    return f"{head} [{set_color('time', 'blue')}: {seconds:.2f}s, {shown}]"

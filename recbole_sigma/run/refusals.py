@@ -7,8 +7,11 @@ import traceback
 from collections.abc import Iterator
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from recbole_sigma.run.logs import FILE_ONLY
+from recbole_sigma.settings.policy_keys import PolicyKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 _HERE = str(Path(__file__).resolve().parents[1])
@@ -53,3 +56,25 @@ def _raised_by_recbole(error: Exception) -> bool:
         if frame.filename.startswith(theirs):
             return True
     return False
+
+
+def refuse_policy(config: Any) -> None:
+    """Refuse a policy where a training is supervised and nothing else would follow it.
+
+    Raises:
+        UserError: one is asked for.
+    """
+    if read(PolicyKeys, config).policy != "none":
+        raise UserError(
+            "policy: RecBole's own run and tune train with supervision only: use run_recbole_sigma.py, its "
+            "benchmark, or recbole_sigma.quick_start.run"
+        )
+
+
+def no_number(config: Any, loss: float, epoch: int, batch: int) -> UserError:
+    """What to do about a training loss that is no number."""
+    return UserError(
+        f"the training loss of {config['model']} is {loss} in epoch {epoch}, batch {batch}: "
+        f"lower learning_rate (now {config['learning_rate']}), set train_clip_norm, "
+        "or look for extreme values in the data; the last checkpoint holds the epochs before"
+    )

@@ -51,6 +51,8 @@ def continue_run(trainer: Any, run: RunFolder, data: Loaders) -> None:
             cannot be continued, or the best weights are gone.
     """
     trainer.run, trainer.origin = run, origin(trainer.model, data)
+    if trainer.starts_from is not None:
+        trainer.origin["checkpoint of policy_from"] = trainer.starts_from
     saved = run.stored
     if saved is None:
         if trainer.config["resume"] and not trainer.exact:

@@ -34,6 +34,7 @@ class StoredRun:
     Attributes:
         run: where the state of an unfinished run is kept; None keeps none.
         origin: digests of the data that the run learns from.
+        starts_from: digest of the weights that the run goes on from; None where it starts anew.
         order_state: the generator of the data's order, as it was when the current epoch began.
         trained: training is over (tests may still be due).
     """
@@ -41,6 +42,7 @@ class StoredRun:
     def _keep_nothing(self) -> None:
         self.run: RunFolder | None = None
         self.origin: dict[str, str] = {}
+        self.starts_from: str | None = None
         self.order_state: Tensor | None = None
         self.trained = False
         self._continued: files.Checkpoint | None = None

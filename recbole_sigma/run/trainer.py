@@ -8,12 +8,13 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from functools import cache, partial, reduce
 from typing import Any
 
 import recbole.trainer.trainer as stock
 import torch
-from recbole.utils import calculate_valid_score, set_color
+from recbole.utils import calculate_valid_score
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -27,7 +28,7 @@ from recbole_sigma.machine.progress import Counted, Progress
 from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state, tracking
-from recbole_sigma.run.joined import joined
+from recbole_sigma.run.logs import training_line
 from recbole_sigma.run.precision import (
     fast_products,
     loss_weight,
@@ -36,8 +37,10 @@ from recbole_sigma.run.precision import (
     precision,
     wants_compile,
 )
+from recbole_sigma.run.refusals import no_number, refuse_policy
 from recbole_sigma.run.replay import Replay
 from recbole_sigma.run.schedule import learning_rate_factor
+from recbole_sigma.run.shared_loss import joined
 from recbole_sigma.run.state import StoredRun
 from recbole_sigma.settings.keys import MemoryKeys, TrainKeys
 from recbole_sigma.settings.reader import read
@@ -59,8 +62,12 @@ class RunTrainer(StoredRun):
         scheduler_step: how often the learning-rate schedule has stepped.
     """
 
+    goes_on = False  # `run.policy` does, and answers the questions before `_shared_loss` otherwise
+
     def __init__(self, config: Any, model: Any) -> None:
         self.keys = read(TrainKeys, config)
+        if not self.goes_on:
+            refuse_policy(config)
         with tracking.no_event_file():
             super().__init__(config, model)  # type: ignore[call-arg]
         if contract(model).training_free:
@@ -88,8 +95,9 @@ class RunTrainer(StoredRun):
             for part in contract(model).compiled_parts():
                 # rows differ in length from batch to batch, on an accelerator in a few steps
                 part.compile(dynamic=True if self.device.type == "cpu" else None)
-        alone = self.exact and self.accumulation == 1 and not (self.world.several or self.enable_scaler)
-        replayed = alone and self.device.type == "cuda" and self.keys.train_compile != "off"
+        plain = self.exact and self.accumulation == 1 and not (self.goes_on or self.enable_scaler)
+        alone = plain and not self.world.several and self.device.type == "cuda"
+        replayed = alone and self.keys.train_compile != "off"
         self._replay = Replay(model, partial(self._losses, model.calculate_loss), enabled=replayed)
         self.tracker: tracking.Tracker | None = None
         self._keep_nothing()
@@ -185,13 +193,14 @@ class RunTrainer(StoredRun):
     ) -> Any:
         self._start_schedule(train_data)
         loss_of = self._shared_loss()  # before the generators are put back
+        steps = self._epoch_steps(train_data)
         continued, self._continued = self._continued, None
         if continued is not None:
             state.restore_generators(continued)
             with reading(continued.path or "the stored state", files.AGAIN):
                 if "loader" in continued.group("rng"):
                     train_data.generator.set_state(continued.group("rng")["loader"])
-                steps, place = epoch_length(train_data, self.world.size), continued.meta["place"]
+                place = continued.meta["place"]
                 if place and place["batches"] > steps:
                     raise ValueError(f"it stands at batch {place['batches']} of {steps}")
         elif epoch_idx > self.start_epoch:
@@ -200,7 +209,6 @@ class RunTrainer(StoredRun):
         contract(self.model).on_epoch_start(epoch_idx, train_data)
         if show_progress and self._progress is None:
             left = self.epochs - epoch_idx
-            steps = epoch_length(train_data, self.world.size)
             self._progress = Progress(f"Train {self.config['model']}", left * steps)
         place = (continued.meta["place"] if continued is not None else None) or {}
         wall, cpu = time.perf_counter(), time.process_time()
@@ -212,12 +220,11 @@ class RunTrainer(StoredRun):
         else:
             data = Counted(train_data, self._progress) if self._progress is not None else train_data
             loss = super()._train_epoch(data, epoch_idx, loss_func=loss_func, **kwargs)  # type: ignore[misc]
-        batches = epoch_length(train_data, self.world.size)
         parts = loss if isinstance(loss, tuple) else (loss,)
         self.history.append(
             {
                 "epoch": epoch_idx,
-                "train_loss": [float(part) / batches for part in parts if part is not None],
+                "train_loss": [float(part) / steps for part in parts if part is not None],
                 "train_seconds": time.perf_counter() - wall + place.get("seconds", 0.0),
                 "train_cpu_seconds": time.process_time() - cpu,
             }
@@ -246,15 +253,14 @@ class RunTrainer(StoredRun):
         parts = bool(place.get("parts", False))
         sums = torch.tensor(totals, dtype=torch.float64, device=self.device) if totals else None
         started = time.perf_counter() - place.get("seconds", 0.0)
-        batches = epoch_batches(train_data, done, self.world.rank, self.world.size)
-        for interaction, weight in batches:
+        for interaction, weight in self._epoch_batches(train_data, done):
             self.optimizer.zero_grad()
             values: Tensor | None = None
-            whole = loss_weight(self.model, interaction)
+            whole = self._loss_weight(interaction)
             if self.world.several and isinstance(self.model, Contract):
                 weight = distributed.share(whole)  # rows are of unequal length
             for piece, _ in pieces(interaction, self.accumulation, self.config["ITEM_LIST_LENGTH_FIELD"]):
-                share = weight * loss_weight(self.model, piece) / whole
+                share = weight * self._loss_weight(piece) / whole
                 batch = contract(self.model).on_device(piece, self.device)
                 found = self._replay(batch) if share == 1.0 else None
                 if found is None:
@@ -304,13 +310,33 @@ class RunTrainer(StoredRun):
         with cast, fast_products(self.half):
             return loss_of(batch)
 
+    def _epoch_steps(self, train_data: Any) -> int:
+        """Optimizer steps of one epoch."""
+        return epoch_length(train_data, self.world.size)
+
+    def _epoch_batches(self, train_data: Any, done: int) -> Iterator[tuple[Any, float]]:
+        """This process's batches of an epoch after the first ``done`` steps; see `data.shares`."""
+        return epoch_batches(train_data, done, self.world.rank, self.world.size)
+
+    def _loss(self, interaction: Any) -> Any:
+        """The loss of a batch on the device of the model, or its parts."""
+        return self.model.calculate_loss(interaction)
+
+    def _loss_weight(self, interaction: Any) -> float:
+        """How much of a batch's mean loss a piece makes."""
+        return loss_weight(self.model, interaction)
+
+    def _loss_names(self) -> list[str]:
+        """What the parts of the loss are called in the log."""
+        return list(contract(self.model).loss_names)
+
     def _shared_loss(self) -> Any:
-        """The model's loss; with several processes inside DistributedDataParallel, which joins gradients."""
+        """The loss; with several processes inside DistributedDataParallel, which joins gradients."""
         learns = any(parameter.requires_grad for parameter in self.model.parameters())
         if not self.world.several or not learns:
-            return self.model.calculate_loss
+            return self._loss
         if self._distributed is None:
-            self._distributed = joined(self.model, self.world.local_rank, self.device)
+            self._distributed = joined(self.model, self._loss, self.world)
         return self._distributed
 
     def _check_finite(self, loss: Tensor, epoch: int, batch: int) -> None:
@@ -325,12 +351,7 @@ class RunTrainer(StoredRun):
         values = torch.stack([loss for _, loss in batches]).tolist() if batches else []
         for (batch, _), value in zip(batches, values, strict=True):
             if not math.isfinite(value):
-                model = self.config["model"]
-                raise UserError(
-                    f"the training loss of {model} is {value} in epoch {epoch}, batch {batch}: "
-                    f"lower learning_rate (now {self.config['learning_rate']}), set train_clip_norm, "
-                    "or look for extreme values in the data; the last checkpoint holds the epochs before"
-                )
+                raise no_number(self.config, value, epoch, batch)
 
     def current_order(self) -> Tensor | None:
         """State of the generator that draws the order of the training data."""
@@ -358,18 +379,9 @@ class RunTrainer(StoredRun):
 
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: Any) -> str:
         """RecBole's line, with the mean loss per batch and the model's names for its parts."""
-        parts = losses if isinstance(losses, tuple) else (losses,)
-        names = list(contract(self.model).loss_names) or [f"train_loss{i + 1}" for i in range(len(parts))]
-        if len(parts) == 1 and not contract(self.model).loss_names:
-            names = ["train loss"]
+        steps = 1 if self._train_data is None else self._epoch_steps(self._train_data)
         places = read(RecBoleKeys, self.config).loss_decimal_place
-        batches = max(1, len(self._train_data)) if self._train_data is not None else 1
-        shown = ", ".join(
-            f"{set_color(name, 'blue')}: {part / batches:.{places}f}"
-            for name, part in zip(names, parts, strict=False)
-        )
-        head = set_color(f"epoch {epoch_idx} training", "green")
-        return f"{head} [{set_color('time', 'blue')}: {e_time - s_time:.2f}s, {shown}]"
+        return training_line(epoch_idx, e_time - s_time, losses, self._loss_names(), steps, places)
 
     # --- evaluation ---
 

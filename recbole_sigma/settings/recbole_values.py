@@ -188,3 +188,12 @@ def _columns_problem(key: str, value: Any) -> str | None:
         if not good or not all(isinstance(name, str) for name in columns or ()):
             return f"{wanted}; {kind} holds {columns!r}"
     return None
+
+
+def load_too(final: dict[str, Any], *columns: str | None) -> None:
+    """Load more columns of .inter, where ``load_col`` lists some."""
+    loaded = final.get("load_col")
+    listed = loaded.get("inter") if isinstance(loaded, dict) else None
+    if isinstance(listed, list):
+        more = [column for column in columns if column is not None and column not in listed]
+        final["load_col"] = {**final["load_col"], "inter": [*listed, *more]}

@@ -34,6 +34,7 @@ from recbole_sigma.settings.keys import (
     VectorKeys,
 )
 from recbole_sigma.settings.label_keys import ImplicitRmKeys, LabelKeys, SsrKeys
+from recbole_sigma.settings.policy_keys import PolicyKeys
 from recbole_sigma.settings.ranker_keys import GateSidKeys, SortKeys
 
 KEYS_OF_EVERY_MODEL: tuple[type, ...] = (
@@ -43,9 +44,9 @@ KEYS_OF_EVERY_MODEL: tuple[type, ...] = (
 KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "SIGMA": (
         GroundingKeys, TokenizerKeys, FusionKeys, BackboneKeys, LoraKeys, TaskKeys, SigmaKeys,
-        DecodeKeys, ArtifactKeys,
+        DecodeKeys, ArtifactKeys, PolicyKeys,
     ),
-    "TIGER": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, TigerKeys, BeamKeys),
+    "TIGER": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, TigerKeys, BeamKeys, PolicyKeys),
     "WindowItemKNN": (KnnKeys,),
     "HistoryEASE": (EaseKeys,),
     "NextItemRidge": (NextKeys,),

@@ -16,6 +16,7 @@ FLOORS = [  # a room imports from floors above it in this list, or from itself
     "models",
     "ctr",
     "evaluation",
+    "policy",
     "run",
     "quick_start",
     "benchmark recommend plugin worker",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,23 @@ class JointObjective(Objective):
         if not self.catalogue.length or (how.mode == "fixed_temp" and not how.width):
             return open_log_softmax(logits)  # all prefixes at one temperature: fusion would change nothing
         return fuse_dense(logits, self.catalogue, how.mode, how.width)[0]
+
+    def token_log_probs(
+        self, prompt: Prompt, path: Tensor | None, items: Tensor, table: ItemTable, seen: SeenPairs | None
+    ) -> Tensor:
+        """P(prefix) is the sum over its items, so a code's share is one such sum over the one above it; see
+        `Objective.token_log_probs`.
+        """
+        logits = hide(self.queries(prompt.context, prompt.words) @ table.scored.T, seen)
+        log_probs = open_log_softmax(logits)
+        share = log_probs.exp()
+        reached = [torch.zeros_like(items, dtype=logits.dtype)]  # log P of the empty prefix
+        for node in self.catalogue.nodes:
+            under = share.new_zeros(len(share), int(node.max()) + 1).index_add(1, node, share)
+            # rounding may put a sum below its only item, and an item of no probability at zero
+            reached.append(under.gather(1, node[items]).clamp_min(torch.finfo(share.dtype).tiny).log())
+        reached.append(log_probs.gather(1, items))
+        return torch.stack([here - above for above, here in pairwise(reached)], dim=2)
 
     def rank(
         self, prompt: Prompt, table: ItemTable, k: int, how: Decoding, seen: SeenPairs | None

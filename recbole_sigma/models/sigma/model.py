@@ -57,6 +57,7 @@ class SIGMA(PackedModel, SequentialRecommender):
     beam_bounds_list = False  # every prefix of the beam brings many items
     reads_instructions = True
     decoding_keys = frozenset({"decode_mode", "decode_beam"})
+    token_likelihoods = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -208,8 +209,12 @@ class SIGMA(PackedModel, SequentialRecommender):
         Returns:
             ``RankedItems`` [B, k]; scores are log P(item | prompt) over the items that are left.
         """
-        how = self.decoding if width is None else replace(self.decoding, width=width)
+        return self._rank(interaction, k, seen, self._how(width))
 
+    def _how(self, width: int | None) -> Decoding:
+        return self.decoding if width is None else replace(self.decoding, width=width)
+
+    def _rank(self, interaction: Any, k: int, seen: SeenPairs | None, how: Decoding) -> RankedItems:
         def of_rows(prompt: Prompt, table: ItemTable, own: SeenPairs | None) -> tuple[Tensor, ...]:
             ranked = self.objective.rank(prompt, table, k, how, own)
             return ranked.items, ranked.scores
@@ -228,7 +233,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         Returns:
             -inf for padding, for what is taken out and for items outside the beam.
         """
-        how = self.decoding if width is None else replace(self.decoding, width=width)
+        how = self._how(width)
         with torch.inference_mode():
             (scores,) = self._in_parts(
                 interaction,
@@ -281,15 +286,46 @@ class SIGMA(PackedModel, SequentialRecommender):
             known: int64 [B], their lengths on the host.
             table: the catalogue.
         """
-        items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        items = items[:, : max(int(known.max()), 1)]
-        text = self.branches.text(interaction, INSTRUCTION, len(items))
-        histories = Histories(interaction[self.USER_ID], items, length)
+        histories, text = self._asked(interaction, known)
         prompt = self.trunk.prompt(histories, table.tokens, text, self.objective.reads_cache)
+        return self._with_paths(prompt, histories, text, table)
+
+    def _asked(self, interaction: Any, known: Tensor) -> tuple[Histories, Tensor]:
+        """Histories as wide as the longest, and the instruction of each row: int64 [B, I]."""
+        items = interaction[self.ITEM_SEQ][:, : max(int(known.max()), 1)]
+        histories = Histories(interaction[self.USER_ID], items, interaction[self.ITEM_SEQ_LEN])
+        return histories, self.branches.text(interaction, INSTRUCTION, len(items))
+
+    def _with_paths(self, prompt: Prompt, histories: Histories, text: Tensor, table: ItemTable) -> Prompt:
+        items, length = histories.items, histories.length
         row = torch.arange(len(items), device=items.device)
         straight = self.paths(items, table.tokens, table.vectors)[row, (length - 1).clamp(min=0)]
         straight = straight * (length > 0)[:, None]  # an empty history has no items to read
         return prompt.at(self.branches.context(prompt) + straight, self.branches.words(text))
+
+    def beams(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> RankedItems:
+        """`rank` by log P as it is, without adaptive fusion; see `Contract.beams`."""
+        with torch.inference_mode():
+            ranked = self._rank(interaction, k, seen, Decoding("fixed_temp", self.decoding.width))
+        return RankedItems(ranked.items.clone(), ranked.scores.clone())
+
+    def candidate_log_probs(self, interaction: Any, items: Tensor, seen: SeenPairs | None = None) -> Tensor:
+        """See `Contract.candidate_log_probs`."""
+        self._table = None  # a step will follow
+        length = host_length(interaction, self.ITEM_SEQ_LEN)
+        table, groups, parts = self.item_table(), length_groups(length, items.device), []
+        for rows in groups:
+            there = rows.to(items.device)
+            histories, text = self._asked(interaction[there], length[rows])
+            path: Tensor | None = None
+            if self.trunk.layout.prefix:
+                prompt, path = self.trunk.forced(histories, table.tokens, text, items[there])
+            else:
+                prompt = self.trunk.prompt(histories, table.tokens, text, cached=False)
+            prompt = self._with_paths(prompt, histories, text, table)
+            own = pairs_of_rows(seen, there, len(items))
+            parts.append(self.objective.token_log_probs(prompt, path, items[there], table, own))
+        return torch.cat(parts)[torch.argsort(torch.cat(groups)).to(items.device)]
 
     def rank_fused(
         self,

@@ -123,6 +123,24 @@ class Objective(nn.Module, ABC):
     ) -> RankedItems:
         """The best k items behind each prompt, exact over the prefixes of the beam."""
 
+    @abstractmethod
+    def token_log_probs(
+        self, prompt: Prompt, path: Tensor | None, items: Tensor, table: ItemTable, seen: SeenPairs | None
+    ) -> Tensor:
+        """log P of each token of given items, with gradient; their sum is `log_probs` without fusion.
+
+        Args:
+            prompt: B prompts.
+            path: float [B, G, l, d], states behind the items' own prefix tokens; None where prefix and item
+                share a position.
+            items: int64 [B, G], none of them seen.
+            table: the catalogue.
+            seen: (row, item) pairs that are taken out of the softmax over items, or None.
+
+        Returns:
+            float [B, G, l + 1]: the l codes of the prefix, then the item inside it.
+        """
+
     def rows_at_once(self, prompt: int, width: int) -> int | None:
         """Rows of ``prompt`` positions that one search of this width can hold in memory; None: any number."""
         return None

@@ -137,7 +137,7 @@ class PaperObjective(Objective):
             query = self.similarity.queries(context, predictions.words)
             total, each = catalogue_cross_entropy(query, table.scored, targets, weights, predictions.hidden)
             return (total.new_zeros(()), total), each
-        prefix = self._next_token_loss(context, predictions.path, targets)
+        prefix = -sum(self._code_log_probs(context, predictions.path, targets), torch.zeros_like(weights))
         item = torch.zeros_like(prefix)
         if self.id_weight:
             query = self.similarity.queries(
@@ -148,18 +148,34 @@ class PaperObjective(Objective):
             )
         return ((prefix * weights).sum(), (item * weights).sum()), (prefix + item).detach()
 
-    def _next_token_loss(self, context: Tensor, path: Tensor, targets: Tensor) -> Tensor:
-        """L_NTP: float [M], the sum over the levels of -log P(code | codes before it)."""
-        loss = context.new_zeros(len(targets))
+    def _code_log_probs(self, context: Tensor, path: Tensor, targets: Tensor) -> list[Tensor]:
+        """What L_NTP sums: per level float [M], log P(code | codes before it)."""
+        found = []
         parents = torch.zeros_like(targets)
         for level, head in enumerate(self.language.heads()):
             state = context if not level else context + self.prefix_gate * path[:, level - 1]
             node = self.catalogue.nodes[level][targets]
-            loss = loss - child_log_probs(state @ head.T, self.catalogue.trie, level, parents, node)
+            found.append(child_log_probs(state @ head.T, self.catalogue.trie, level, parents, node))
             parents = node
-        return loss
+        return found
 
     # --- generation -----------------------------------------------------------------------------------------
+
+    def token_log_probs(
+        self, prompt: Prompt, path: Tensor | None, items: Tensor, table: ItemTable, seen: SeenPairs | None
+    ) -> Tensor:
+        """L_NTP's factors, then L_ID's; see `Objective.token_log_probs`."""
+        if path is None:
+            return self.log_probs(prompt, table, Decoding("fixed_temp", 0), seen).gather(1, items)[:, :, None]
+        each, targets = items.shape[1], items.flatten()
+        context = prompt.context.repeat_interleave(each, dim=0)
+        words = None if prompt.words is None else prompt.words.repeat_interleave(each, dim=0)
+        behind = path.flatten(0, 1)  # [B G, l, d]
+        codes = self._code_log_probs(context, behind, targets)
+        query = self.similarity.queries(context + self.prefix_gate * behind[:, -1], words)
+        hidden = None if seen is None else padded(seen, len(items)).repeat_interleave(each, dim=0)
+        item = -same_prefix_loss(query, targets, table.scored, self.catalogue, hidden)
+        return torch.stack([*codes, item], dim=1).view(*items.shape, -1)
 
     def rank(
         self, prompt: Prompt, table: ItemTable, k: int, how: Decoding, seen: SeenPairs | None
@@ -250,6 +266,16 @@ def child_log_probs(logits: Tensor, trie: Trie, level: int, parents: Tensor, tar
     values = logits.gather(1, trie.tokens[level][child].long())
     values = values.masked_fill(offset >= degree[:, None], float("-inf"))
     return values.log_softmax(dim=1).gather(1, (targets - start)[:, None])[:, 0]
+
+
+def padded(pairs: SeenPairs, batch: int) -> Tensor:
+    """(row, item) pairs, rows in any order, as int64 [batch, S], 0 in empty slots."""
+    row, order = torch.sort(pairs[0], stable=True)
+    size = torch.bincount(row, minlength=batch)
+    place = torch.arange(len(row), device=row.device) - (size.cumsum(0) - size)[row]
+    table = row.new_zeros(batch, max(int(size.max()), 1) if batch else 1)
+    table[row, place] = pairs[1][order]
+    return table
 
 
 def same_prefix_loss(

@@ -192,6 +192,32 @@ class PackedTrunk(nn.Module):
         readable[:, -1] &= asked  # every query sees itself, padding too
         return Prompt(context, states[:, -1], asked, cache, readable, end_of_history)
 
+    def forced(
+        self, histories: Histories, tokens: Tensor, text: Tensor, items: Tensor
+    ) -> tuple[Prompt, Tensor]:
+        """Encode each user's prompt once, and the prefixes of given items behind it, as training does.
+
+        Args:
+            histories: B rows of T items.
+            tokens: float [N, d] item tokens.
+            text: int64 [B, I], the instruction, as in `prompt`.
+            items: int64 [B, G].
+
+        Returns:
+            (the prompts, without keys and values; states behind the prefix tokens float [B, G, l, d]).
+        """
+        each, length = items.shape[1], histories.length
+        after = (length - 1)[:, None].expand(-1, each)
+        branches = Branches(after, text[:, None].expand(-1, each, -1), items)
+        slots, states, start = self.packed(histories, tokens, branches)
+        row = torch.arange(len(length), device=length.device)
+        context = torch.where(length[:, None] > 0, slots[row, (length - 1).clamp_min(0), -1], start)
+        width = self.layout.instruction
+        asked = (text != self.pad).any(dim=1)
+        end = self.layout.profile + length * self.layout.slot
+        prompt = Prompt(context, states[:, 0, width - 1], asked, None, asked[:, None], end)
+        return prompt, states[:, :, width:]
+
     def _assemble(
         self, histories: Histories, tokens: Tensor, branches: Branches | None
     ) -> tuple[Tensor, Tensor, Tensor, int]:
