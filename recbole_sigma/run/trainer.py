@@ -246,10 +246,8 @@ class RunTrainer(StoredRun):
             The sum over batches of the loss, or of each of its parts, as RecBole does.
         """
         self.model.train()
-        done, totals = (
-            int(place.get("batches", 0)),
-            place.get("losses", [[]] * self.world.size)[self.world.rank],
-        )
+        done = int(place.get("batches", 0))
+        totals = place.get("losses", [[]] * self.world.size)[self.world.rank]
         parts = bool(place.get("parts", False))
         sums = torch.tensor(totals, dtype=torch.float64, device=self.device) if totals else None
         started = time.perf_counter() - place.get("seconds", 0.0)

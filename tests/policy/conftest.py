@@ -16,7 +16,13 @@ from recbole_sigma.run.loaders import load_data
 from recbole_sigma.run.policy import make_policy_trainer
 from tests.planted import cycle_config, tiny
 
-POLICY = {"policy_epochs": 2, "policy_group": 8, "policy_batch": 16, "policy_learning_rate": 0.003}
+POLICY = {
+    "policy_epochs": 2,
+    "policy_group": 8,
+    "policy_batch": 16,
+    "policy_learning_rate": 0.003,
+    "policy_contexts": 1,
+}
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def table(
     return rebuild_report(root / "folder"), root / "folder", trained
 
 
+@pytest.mark.slow
 def test_supervision_is_trained_once_per_seed(table) -> None:
     record, _, trained = table
     assert trained == 2 * 3
@@ -58,6 +59,7 @@ def test_supervision_is_trained_once_per_seed(table) -> None:
         assert rewarded["seconds"]["cpu"] > plain["seconds"]["cpu"]
 
 
+@pytest.mark.slow
 def test_the_report_says_what_the_stages_did(table, tmp_path) -> None:
     record, folder, _ = table
     body = {line[0]: dict(zip(HEAD, line, strict=True)) for line in rows(record)}
