@@ -22,6 +22,7 @@ from recbole_sigma.machine import resources
 from recbole_sigma.machine.files import reading
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
+from recbole_sigma.policy.stage import PolicyStage
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import RunConfig, rebuild_config
 from recbole_sigma.run.launch import launch, wanted_processes
@@ -77,6 +78,9 @@ def run(
         return result and {**result, "loaders": load_data(config, repaired_model(config.model_class))}
     policy = policy_keys(config)
     if policy is not None and policy.policy_from is None:
+        if policy.policy != "sft":  # a mistake of the second stage is told before the first
+            train = load_data(config, repaired_model(config.model_class)).train._dataset
+            PolicyStage(config, train, config.model_class)
         return in_two_stages(model, dataset, files_, dict(config_dict or {}), saved, words)
     distributed.join(config["device"])
     model_class = repaired_model(config.model_class)

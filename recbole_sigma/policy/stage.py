@@ -40,19 +40,19 @@ class PolicyStage:
     Args:
         config: RecBole config with the policy keys.
         train: the train part of a packed dataset.
-        model: at its start, whose distribution ``policy_kl`` refers to.
+        model_class: of the model.
 
     Raises:
         UserError: a model without likelihoods of tokens, a group larger than the beam or the catalogue, a
             reward column or a judge that cannot be used.
     """
 
-    def __init__(self, config: Any, train: Any, model: Any) -> None:
+    def __init__(self, config: Any, train: Any, model_class: type) -> None:
         self.keys = keys = read(PolicyKeys, config)
         self.filter_seen = read(ProtocolKeys, config).filter_seen
         self.device = config["device"]
-        self.widest = widest_list(type(model), read(BeamKeys, config).decode_beam, train.item_num)
-        problem = refusal(type(model), keys, self.widest, train.item_num)
+        self.widest = widest_list(model_class, read(BeamKeys, config).decode_beam, train.item_num)
+        problem = refusal(model_class, keys, self.widest, train.item_num)
         if problem:
             raise UserError(problem)
         self.dataset = train
@@ -62,8 +62,13 @@ class PolicyStage:
         self.judge: Judge | None = None
         if keys.policy in JUDGED:
             self.judge = build_judge(keys.policy_judge, train, config)
-        self.reference = copy.deepcopy(model).eval() if keys.policy_kl else None
+        self.reference: Any = None
         self.sums = Sums()
+
+    def start(self, model: Any) -> None:
+        """Keep what ``policy_kl`` measures the divergence from."""
+        if self.keys.policy_kl:
+            self.reference = copy.deepcopy(model).eval()
 
     # --- rollouts -------------------------------------------------------------------------------------------
 

@@ -69,7 +69,8 @@ class PolicyTrainer(RunTrainer):
         self.lists = ListFigures(train._dataset, None if codes is None else codes.codes)
         if self.policy.policy == "sft":
             return train
-        self.stage = PolicyStage(self.config, train._dataset, self.model)
+        self.stage = PolicyStage(self.config, train._dataset, type(self.model))
+        self.stage.start(self.model)
         return context_loader(self.config, train._dataset, self.policy)
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:

@@ -254,6 +254,19 @@ def test_mistakes_end_in_one_sentence(started, planted) -> None:
         run("TIGER", "planted", config_dict={**tiger, "policy": "grpo", "policy_from": values["policy_from"]})
 
 
+def test_a_mistake_of_the_stage_is_told_before_supervision(planted, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(RunTrainer, "fit", lambda *a, **k: pytest.fail("nothing may be trained"))
+    for model, keys in (
+        ("TIGER", {"policy": "grpo", "policy_group": 40, "decode_beam": 20}),
+        ("SIGMA", {"policy": "grpo", "policy_reward": "stars"}),
+        ("SIGMA", {"policy": "a2po", "policy_judge": "lm:nowhere"}),
+        ("SIGMA", {"policy": "a2po", "policy_judge": "file:nowhere"}),
+    ):
+        values = tiny(model, **{**planted, "topk": [5, 10], "artifact_dir": str(tmp_path), **keys})
+        with pytest.raises(UserError, match="policy_"):
+            run(model, "planted", config_dict=values)
+
+
 def rated(root: Path, cell: str) -> dict:
     write_chain(root / "planted")
     path = root / "planted" / "planted.inter"
