@@ -157,9 +157,10 @@ def sentence(epoch: dict[str, Any]) -> str:
                 f"judge agrees in sign {p['sign_consistency']:.0%}, mean lambda {p['mean_lambda']:.2f}, "
                 f"bound violations {p['bound_violations']:.0f}"
             ]
+        known = p["seconds_rollout"] + p["seconds_judge"] + p["seconds_step"]
         parts += [
-            f"CPU seconds: rollouts {p['seconds_rollout']:.1f}, judge {p['seconds_judge']:.1f}, "
-            f"losses {p['seconds_step']:.1f}"
+            f"CPU seconds: rollouts {p['seconds_rollout']:.1f}, judge {p['seconds_judge']:.1f}, losses "
+            f"{p['seconds_step']:.1f}, gradients and steps {max(0.0, epoch['train_cpu_seconds'] - known):.1f}"
         ]
     if "coverage" in p:
         entropy = "" if p["code_entropy"] is None else f", entropy of the first code {p['code_entropy']:.2f}"
