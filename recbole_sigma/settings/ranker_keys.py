@@ -53,7 +53,7 @@ class SortKeys:
     sort_loss: str = key(
         "softmax", "Over the request's candidates, or logistic", choices=("softmax", "logistic")
     )
-    sort_negatives: int = key(64, "Sampled negatives of a request", 1, 1 << 20)
+    sort_negatives: int = key(32, "Sampled negatives of a request", 1, 1 << 20)
     sort_items_from: str | None = key(
         None, "Item vectors of another model: a folder that `export --what=items` wrote; ~ = learn them"
     )
