@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-oldest newest test-newest audit licences lint format wheel clean
+.PHONY: help setup demo test test-all test-oldest newest test-newest site notebook test-docs audit licences lint format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -32,7 +32,7 @@ demo: $(STAMP)  ## train SIGMA next to baselines on ml-100k, print the table and
 	$(BIN)/python run_recbole_sigma.py demo
 
 # One thread: torch and faiss bring an OpenMP pool each, and on a busy machine two threads are slower than one.
-demo test test-all test-oldest: export OMP_NUM_THREADS := 1
+demo test test-all test-oldest test-docs notebook: export OMP_NUM_THREADS := 1
 
 test: $(STAMP)  ## run the tests, except those marked slow; options: make test ARGS="-k trie"
 	$(BIN)/python -m pytest $(ARGS)
@@ -63,6 +63,16 @@ test-newest: newest  ## on the newest Python at hand: every file compiles, conve
 	$(VENV)/newest/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt --no-deps recbole
 	PYTHONPATH=$(CURDIR) $(VENV)/newest/bin/python -m pytest --confcutdir=tests/adapters tests/adapters tests/packaging/test_newest.py \
 		--ignore=tests/adapters/test_roundtrip.py -p no:cacheprovider $(ARGS)
+
+site: $(STAMP)  ## build the pages of docs/ as a site into build/site
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs/site . build/site
+	@echo "open build/site/docs/index.html"
+
+notebook: $(STAMP)  ## run docs/first_steps.ipynb anew and keep its outputs
+	$(BIN)/python docs/run_notebook.py
+
+test-docs: $(STAMP)  ## the site without a warning, the notebook, and every command of the README as printed
+	$(BIN)/python -m pytest tests/docs -m "slow or not slow" $(ARGS)
 
 # pip-audit asks the package index for known vulnerabilities; it is no dependency of the project.
 audit: $(STAMP)  ## look the pinned versions up among known vulnerabilities (needs the package index)

@@ -39,8 +39,8 @@ is known to about ±.013: report.html says which differences are more than chanc
 
 Go on with
   {program} recommend --checkpoint=latest --history="Toy Story; Aladdin" --instruction="no animation"
-  {program} benchmark --models=SASRec-CE-30,SIGMA,SIGMA+memory --dataset={dataset} --seeds=1,2,3
-  {program} tasks --checkpoint=latest"""
+  {program} tasks --checkpoint=latest
+  {program} benchmark --models=SASRec-CE-30,SIGMA,SIGMA+memory --dataset={dataset} --seeds=1,2,3"""
 _CELLS = {
     **FILES_AND_DATA,
     "seeds": "N,N  a cell per model and seed (2020)",
