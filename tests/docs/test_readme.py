@@ -35,8 +35,8 @@ def run(words: list[str], folder: Path) -> str:
 def test_every_command_works_as_printed(scratch: Path) -> None:
     """What trains gets --smoke; the reader's own table is made here."""
     met = [(u, i) for u in range(12) for i in range(u % 3, u % 3 + 8)]
-    rows = [f"{u},{i},{1_700_000_000 + 100 * u + i},film {i}" for u, i in met]
-    (scratch / "my.csv").write_text("\n".join(["U,I,T,NAME", *rows]) + "\n")
+    rows = [f"{u},{i},{1_700_000_000 + 100 * u + i},film {i},kind {i % 3}" for u, i in met]
+    (scratch / "my.csv").write_text("\n".join(["U,I,T,NAME,KIND", *rows]) + "\n")
     seen = []
     for line in block("bash").splitlines():
         words = shlex.split(line.split("  #")[0])
