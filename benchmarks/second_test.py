@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,15 +23,18 @@ import numpy as np
 import recbole_sigma  # noqa: F401  before RecBole
 from recbole_sigma.benchmark.folder import RunFolder
 from recbole_sigma.benchmark.tables import markdown_table
-from recbole_sigma.evaluation.labels import LabelJudgement
-from recbole_sigma.quick_start import evaluate_checkpoint
+from recbole_sigma.evaluation.labels import LabelJudge
+from recbole_sigma.quick_start import build_model
+from recbole_sigma.run import checkpoint as files
+from recbole_sigma.run.config import rebuild_config
+from recbole_sigma.run.loaders import load_data
 from recbole_sigma.values import UserError
 
 
-def ndcg(judged: LabelJudgement, k: int = 5) -> float:
-    """Mean NDCG@k over users with a positive row; several positives of a user share one ideal order."""
-    order = np.lexsort((-judged.scores, judged.users))
-    users, labels = judged.users[order], judged.labels[order].astype(float)
+def ndcg(rows: dict[str, np.ndarray], k: int = 5) -> float:
+    """Mean NDCG@k over users with a positive row, of ``users``, ``labels`` and ``scores`` [n]."""
+    order = np.lexsort((-rows["scores"], rows["users"]))
+    users, labels = rows["users"][order], rows["labels"][order].astype(float)
     first = np.searchsorted(users, users)  # place of each row in the list of its user
     place = np.arange(len(users)) - first
     discount = np.where(place < k, 1 / np.log2(place + 2), 0.0)
@@ -53,19 +57,22 @@ def main(words: list[str]) -> int:
         return 2
     figures = ("auc", "gauc_ctr", "ndcg@5", "logloss")
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    other = {"show_progress": False, "state": "ERROR", "benchmark_filename": ["train", "valid", part]}
+    loaded: Any = None
     for cell in cells:
-        name = cell["row"]["name"]
-        path = str(folder.checkpoint_path(cell["training"]))
-        for where in ("test", part):
-            values = {
-                "show_progress": False,
-                "state": "ERROR",
-                "benchmark_filename": ["train", "valid", where],
-            }
-            judged = evaluate_checkpoint(path, values)
-            assert isinstance(judged, LabelJudgement)
-            row = found.setdefault((name, where), {figure: [] for figure in figures})
-            for figure, value in {**judged.metrics, "ndcg@5": ndcg(judged)}.items():
+        saved = files.read(str(folder.checkpoint_path(cell["training"])))
+        config = rebuild_config(saved.meta["config"], other)
+        loaded = loaded or load_data(config, config.model_class)  # every cell has the same rows
+        model = build_model(config, config.model_class, loaded.train)
+        files.load_weights(model, saved)
+        judged = LabelJudge(config).judge(model, loaded.test)
+        stored = {name: np.asarray(column) for name, column in cell["rows"].items()}
+        for where, metrics, rows in (
+            ("test", cell["test_result"], stored),
+            (part, judged.metrics, {name: getattr(judged, name) for name in stored}),
+        ):
+            row = found.setdefault((cell["row"]["name"], where), {figure: [] for figure in figures})
+            for figure, value in {**metrics, "ndcg@5": ndcg(rows)}.items():
                 if figure in row:
                     row[figure].append(value)
     body = []

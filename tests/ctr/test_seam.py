@@ -90,6 +90,21 @@ def test_no_number_of_a_held_out_row_reaches_training(how: str, tmp_path: Path) 
         )  # 2 % are missing: 0
 
 
+def test_numbers_of_items_are_scaled_by_the_train_rows_that_hold_them(tmp_path: Path) -> None:
+    values = clicks_config(
+        tmp_path, load_col={"inter": ["user_id", "item_id", "label"], "item": ["item_id", "price"]}
+    )
+    prices = [float(n * n) for n in range(40)]
+    lines = ["item_id:token\tprice:float", *(f"i{n:02d}\t{price}" for n, price in enumerate(prices))]
+    (tmp_path / "clicks" / "clicks.item").write_text("\n".join(lines) + "\n")
+    config = RunConfig("FM", "clicks", config_dict={**values, "numerical_features": ["price"]})
+    train = load_data(config, config.model_class).train._dataset
+    items = train.inter_feat["item_id"]
+    raw = torch.tensor([0.0, *prices])[items]
+    found = train.item_feat["price"][items][:, 0]
+    torch.testing.assert_close(found, (raw - raw.mean()) / raw.std(correction=0), atol=1e-5, rtol=1e-4)
+
+
 def test_rare_values_are_counted_on_train_rows_and_become_one(tmp_path: Path) -> None:
     values = numbers(
         tmp_path, rare_below=5, load_col={"inter": ["user_id", "item_id", "label", "kind", "timestamp"]}

@@ -1,0 +1,7 @@
+#!/bin/sh
+# The benchmark commands behind table.md and cells.csv, to be run at the top of a checkout.
+# cells.csv names the commit of every cell; the names of rows and keys are those of that commit:
+#   git checkout 7b96b3037aec10cb7fc19f56656d7ddefa2adbcb
+set -e
+python run_recbole_sigma.py benchmark --models=ImplicitRM-click,ImplicitRM,ImplicitRM-IPS,ImplicitRM-relevance --dataset=yahoo-r3-clicks --data_path=dataset --output=saved/benchmark/yahoo-r3-clicks --reference=ImplicitRM-click --train_batch_size=8192 --seeds=2020,2021,2022,2023,2024 --show_progress=False
+python run_recbole_sigma.py report --output=saved/benchmark/yahoo-r3-clicks/results.json --publish=results/yahoo-r3-clicks
