@@ -57,7 +57,7 @@ def play(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_sigma.recommend.recommender import Recommender
 
     models = [Recommender.load(path, moved_places(options)) for path in paths]
-    names = [str(model.config["model"]) for model in models]
+    names = [model.config["model"] for model in models]
     shown = [
         name if names.count(name) == 1 else f"{name} ({Path(path).stem})"
         for name, path in zip(names, paths, strict=True)
