@@ -94,7 +94,9 @@ class TrainPairs:
     items: Tensor
 
 
-def train_pairs(train: Any, vectors: Tensor, seed: int, most: int = MOST_PAIRS) -> TrainPairs:
+def train_pairs(
+    train: Any, vectors: Tensor, seed: int, most: int = MOST_PAIRS, near: bool = True
+) -> TrainPairs:
     """Pairs of training contexts, one per user and then more until there are ``most``.
 
     Args:
@@ -102,6 +104,7 @@ def train_pairs(train: Any, vectors: Tensor, seed: int, most: int = MOST_PAIRS) 
         vectors: float [N, d], unit rows.
         seed: of the draws.
         most: P at most.
+        near: the other item is near the true one; else drawn alike from all.
     """
     own, draw = train.packer, torch.Generator().manual_seed(seed)
     per_user = max(1, -(-most // max(len(own.starts), 1)))
@@ -114,9 +117,12 @@ def train_pairs(train: Any, vectors: Tensor, seed: int, most: int = MOST_PAIRS) 
         torch.from_numpy(part)[spans[:, 1]] for part in (packer.users, packer.items, packer.ranks)
     )
     row, met = train.chronology.before(users, ranks)
-    near = nearest_items(vectors, torch.unique(items), NEAREST)
-    candidates = near[items]  # [P, NEAREST]
     n_items = train.item_num
+    if near:
+        candidates = nearest_items(vectors, torch.unique(items), NEAREST)[items]  # [P, NEAREST]
+    else:
+        candidates = torch.randint(1, n_items, (len(items), NEAREST), generator=draw)
+        candidates[candidates == items[:, None]] = 0
     used = torch.isin(
         torch.arange(len(items))[:, None] * n_items + candidates, torch.cat([row * n_items + met])
     )

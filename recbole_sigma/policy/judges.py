@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_sigma.policy.click_judge import ClickJudge
 from recbole_sigma.policy.judge import (
     AdversarialJudge,
     AspectJudge,
@@ -41,6 +42,8 @@ def build_judge(name: str, train: Any, config: Any) -> Judge:
     vectors, seed = text_vectors(train, config), read(RecBoleKeys, config).seed
     if kind == "lm":
         return LanguageJudge(place, train, config, vectors, seed)
+    if kind == "clicks":
+        return ClickJudge(train, vectors, seed)
     if kind == "cosine":
         return CosineJudge(vectors)
     return HeuristicJudge(train, config, vectors, kind == "heuristic", seed)

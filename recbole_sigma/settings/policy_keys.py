@@ -51,9 +51,18 @@ class PolicyKeys:
     )
     policy_judge: str = key(
         "cosine",
-        "Who judges candidates: text closeness, aspect levels with learned or equal (uniform) weights, a "
-        "language model, a file of scores; random and adversarial are ablations",
-        choices=("cosine", "heuristic", "uniform", "lm:<folder>", "file:<path>", "random", "adversarial"),
+        "Who judges candidates: text closeness, aspect levels with learned or equal (uniform) weights, what "
+        "clicks say of preference, a language model, a file of scores; random and adversarial are ablations",
+        choices=(
+            "cosine",
+            "heuristic",
+            "uniform",
+            "clicks",
+            "lm:<folder>",
+            "file:<path>",
+            "random",
+            "adversarial",
+        ),
     )
     policy_judge_share: float = key(1.0, "Share of the contexts that are judged", 0.0, 1.0)
     policy_judge_weight: float = key(1.0, "Weight of the judge in adv_sum and reward_sum", 0.0, 1e6)

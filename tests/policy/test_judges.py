@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_sigma.policy import lm_judge
+from recbole_sigma.policy import click_judge, lm_judge
 from recbole_sigma.policy.aggregator import fit, pair_accuracy
 from recbole_sigma.policy.aspects import LEVELS, Levels, newest, raw_aspects, train_pairs
 from recbole_sigma.policy.judge import text_vectors
@@ -68,6 +68,22 @@ def test_learning_leaves_the_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), after)
 
 
+def test_preference_is_told_from_popularity() -> None:
+    """People like topic 0, items of topic 1 are shown more often; clicks alone would take that for liking."""
+    draw = torch.Generator().manual_seed(0)
+    product = torch.nn.functional.normalize(torch.randn(8000, 8, generator=draw), dim=1) / 8**0.5
+    shown = torch.bernoulli(torch.sigmoid(20 * product[:, 1]), generator=draw)
+    liked = torch.sigmoid(40 * product[:, 0])
+    click = torch.bernoulli(liked * (0.1 + 0.85 * shown), generator=draw)
+
+    def says(model: torch.nn.Module, topic: int) -> float:
+        return float(torch.corrcoef(torch.stack([model(product), product[:, topic]]))[0, 1])
+
+    preference, _ = click_judge.learn(product, shown[:, None], click, seed=0)
+    clicks_alone, _ = click_judge.learn(product, torch.zeros(8000, 1), click, seed=0)
+    assert says(preference, 0) > 0.9 and abs(says(preference, 1)) < 0.15 < 0.3 < says(clicks_alone, 1)
+
+
 # --- aspects ---
 
 
@@ -114,7 +130,7 @@ def test_pairs_prefer_the_true_next_item_over_one_nearby_that_was_not_met(chain)
     assert torch.equal(pairs.items, train_pairs(train, vectors, seed=3).items)
 
 
-@pytest.mark.parametrize("name", ["cosine", "heuristic", "uniform"])
+@pytest.mark.parametrize("name", ["cosine", "heuristic", "uniform", "clicks"])
 def test_judges_of_text_score_their_own_group_of_the_chain_higher(name, chain) -> None:
     """Titles name the group, and every user walks inside one."""
     config, train, _ = chain
