@@ -70,6 +70,7 @@ def test_beams_that_count_alike_do_not_get_there(half) -> None:
         {"policy_reward": "rank"},
     ],
 )
+@pytest.mark.slow
 def test_rollouts_rewards_and_steps_of_every_kind_learn_it(keys, half) -> None:
     found = valid_scores({**half, "policy": "grpo", **keys})
     assert max(found) > found[0] + 0.2
