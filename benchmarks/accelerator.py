@@ -271,13 +271,13 @@ def step_of(name: str, options: argparse.Namespace, **more: Any) -> dict[str, An
         losses = losses_of(batch)
         (sum(losses) if isinstance(losses, tuple) else losses).backward()
 
-    replay = Replay(model, losses_of, enabled=True)
+    replay = Replay(model, enabled=True)
     for _ in range(3):
         plain()
-    replay(batch)
-    replayed = replay(batch) is not None
+    replay(batch, losses_of)
+    replayed = replay(batch, losses_of) is not None
     figures = {"kernels_per_step": kernels(plain), "busy_ms": busy_ms(plain), "replayed": replayed}
-    for key, work in (("ms_one_by_one", plain), ("ms_replayed", lambda: replay(batch))):
+    for key, work in (("ms_one_by_one", plain), ("ms_replayed", lambda: replay(batch, losses_of))):
         with clocked() as seconds:
             for _ in range(20):
                 work()

@@ -48,21 +48,21 @@ class Replay:
 
     Args:
         model: on its device.
-        losses_of: batch -> the loss or the losses, under the precision of the training.
         enabled: otherwise every batch is left to the caller.
     """
 
-    def __init__(self, model: nn.Module, losses_of: Callable[[Any], Any], enabled: bool) -> None:
-        self.model, self.losses_of, self.enabled = model, losses_of, enabled
+    def __init__(self, model: nn.Module, enabled: bool) -> None:
+        self.model, self.enabled = model, enabled
         self.found: dict[Hashable, Recording | None] = {}
         self.pool: Any = None  # recordings are replayed one at a time and share their memory
         self.gradients: dict[nn.Parameter, Tensor] = {}  # where all recordings leave theirs
 
-    def __call__(self, batch: Any) -> tuple[tuple[Tensor, ...], bool] | None:
+    def __call__(self, batch: Any, losses_of: Callable[[Any], Any]) -> tuple[tuple[Tensor, ...], bool] | None:
         """Losses [] of a batch and whether they are parts, its gradients in place of the weights' old ones.
 
         Args:
             batch: what the model's ``on_device`` gave.
+            losses_of: batch -> the loss or the losses, under the precision of the training.
 
         Returns:
             None where the caller has to compute it.
@@ -74,7 +74,7 @@ class Replay:
             if len(self.found) < MOST:
                 self.found[shapes] = None
             return None
-        recording = self.found[shapes] or self._record(shapes, batch)
+        recording = self.found[shapes] or self._record(shapes, batch, losses_of)
         if recording is None:
             return None
         torch._foreach_copy_(recording.inputs, contract(self.model).step_inputs(batch))
@@ -83,13 +83,13 @@ class Replay:
             weight.grad = self.gradients[weight]
         return tuple(loss.clone() for loss in recording.losses), recording.several
 
-    def _record(self, shapes: Hashable, batch: Any) -> Recording | None:
+    def _record(self, shapes: Hashable, batch: Any, losses_of: Callable[[Any], Any]) -> Recording | None:
         """Record a step on the batch's own tensors, without taking it; None where the model resists."""
         self.model.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool):
-                found = self.losses_of(batch)
+                found = losses_of(batch)
                 losses = found if isinstance(found, tuple) else (found,)
                 reduce(torch.add, losses).backward()
                 trained = [weight for weight in self.model.parameters() if weight.grad is not None]

@@ -98,7 +98,7 @@ class RunTrainer(StoredRun):
         plain = self.exact and self.accumulation == 1 and not (self.goes_on or self.enable_scaler)
         alone = plain and not self.world.several and self.device.type == "cuda"
         replayed = alone and self.keys.train_compile != "off"
-        self._replay = Replay(model, partial(self._losses, model.calculate_loss), enabled=replayed)
+        self._replay = Replay(model, enabled=replayed)
         self.tracker: tracking.Tracker | None = None
         self._keep_nothing()
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
@@ -260,7 +260,7 @@ class RunTrainer(StoredRun):
             for piece, _ in pieces(interaction, self.accumulation, self.config["ITEM_LIST_LENGTH_FIELD"]):
                 share = weight * self._loss_weight(piece) / whole
                 batch = contract(self.model).on_device(piece, self.device)
-                found = self._replay(batch) if share == 1.0 else None
+                found = self._replay(batch, partial(self._losses, loss_of)) if share == 1.0 else None
                 if found is None:
                     found = self._take_back(loss_of, batch, share, epoch, done)
                 else:  # its gradients are there too
