@@ -167,6 +167,12 @@ def test_the_repository_holds_lean_records_alone() -> None:
     root = Path(__file__).resolve().parents[2]
     results = root / "results"
     folders = [path.parent for path in results.rglob("table.md")]
-    assert folders and all(read(folder).keys() == FILES for folder in folders)
+    for folder in folders:
+        names = set(read(folder))
+        if b"judged by labels" in (folder / "table.md").read_bytes():  # no picture is drawn of these rows
+            assert names - {"second_test.md"} == {name for name in FILES if not name.endswith(".svg")}
+        else:
+            assert names == FILES
+    assert folders
     assert sum(path.stat().st_size for path in results.rglob("*") if path.is_file()) < 1_000_000
     assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
