@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -83,10 +84,11 @@ class Desk:
         wanted = text.strip().lower()
         if not wanted:
             return []
-        found = [title for title in self._all_titles() if wanted in title.lower()]
+        found = [title for title in self._titles if wanted in title.lower()]
         return sorted(found, key=lambda title: (not title.lower().startswith(wanted), title))[:TITLES]
 
-    def _all_titles(self) -> list[str]:
+    @cached_property
+    def _titles(self) -> list[str]:
         return sorted({self.first.title(item) for item in range(1, len(self.first.material.tokens))})
 
     def lists(self, asked: dict[str, Any]) -> dict[str, Any]:
