@@ -21,7 +21,7 @@ from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys, RoleKeys
 from recbole_sigma.tokenization.health import code_health, collapse
 from recbole_sigma.tokenization.published_ids import items_fingerprint, read_codes
-from recbole_sigma.tokenization.quantizers import balanced_rq_kmeans, rq_kmeans
+from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_rq_kmeans, rq_kmeans
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
 from recbole_sigma.tokenization.trie import deduplicate
 from recbole_sigma.values import ItemCodes, UserError
@@ -86,11 +86,7 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
             return ItemCodes(codes, sizes, 0)
         unique, digits = deduplicate(codes)
         return ItemCodes(unique, (*sizes, digits), 0)
-    levels, size = keys.tokenizer_levels, keys.tokenizer_codebook_size
-    if levels < 1 or size < 1:
-        raise UserError(
-            f"tokenizer_levels and tokenizer_codebook_size must be at least 1, not {levels} and {size}"
-        )
+    levels, size = keys.tokenizer_levels, keys.tokenizer_codebook_size or auto_codebook_size(len(tokens) - 1)
     vectors = code_vectors(dataset, config)
     options = RQVAEOptions(
         latent=own.rqvae_latent,

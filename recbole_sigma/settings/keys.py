@@ -218,7 +218,7 @@ class CodeKeys:
     )
     tokenizer_levels: int = key(3, "Levels of the semantic ID, before any de-duplication digit", 1, 26)
     tokenizer_codebook_size: int = key(
-        0, "Codes per level; SIGMA: 0 = about 64 items per first-level code", 0, 1 << 20
+        0, "Codes per level; 0 = about 64 items per first-level code", 0, 1 << 20
     )
 
 
