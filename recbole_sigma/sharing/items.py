@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from recbole_sigma.machine.files import checked_json, fingerprint, reading, write_atomically
-from recbole_sigma.settings.reading import nearest
+from recbole_sigma.sharing.new_items import read_new_items
 from recbole_sigma.tokenization.published_ids import write_codes
 from recbole_sigma.values import UserError
 
@@ -113,7 +113,8 @@ def export_items(checkpoint: str, folder: Path | str, form: str = "npy", overrid
 def write_items(folder: Path, rows: ItemRows, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write all rows, and a manifest that counts one generation more.
 
-    Every file is written beside its old form first and put in place at the end, the manifest last.
+    Every file is written beside its old form first and put in place at the end, the manifest last. New rows
+    stand behind the old ones, so that `read_items` finds the old ones wherever this was cut off.
     """
     newest = int(rows.generation.max())
     entry = {"generation": newest, "items": int((rows.generation == newest).sum()), "sha256": _digest(rows)}
@@ -150,13 +151,20 @@ def read_items(folder: Path | str) -> tuple[ItemRows, dict[str, Any]]:
             raise ValueError(f"it is in the format {manifest['format']!r}, not {FORMAT}")
     with reading(folder, _AGAIN):
         rows = _read_parquet(folder) if manifest["form"] == "parquet" else _read_arrays(folder)
+        rows = _cut(rows, sum(entry["items"] for entry in manifest["generations"]))
         if _digest(rows) != manifest["generations"][-1]["sha256"]:
             raise ValueError("its rows are not those that the manifest was written for")
     return rows, manifest
 
 
 def _digest(rows: ItemRows) -> str:
-    return fingerprint(names=rows.names, generation=rows.generation, codes=rows.codes, vectors=rows.vectors)
+    """Of all that a later generation is made from; the text as items.tsv holds it."""
+    return fingerprint(**{**vars(rows), "texts": [" ".join(text.split()) for text in rows.texts]})
+
+
+def _cut(rows: ItemRows, count: int) -> ItemRows:
+    """The first rows: those that a manifest knows. More are there when the next generation was cut off."""
+    return ItemRows(**{name: values[:count] for name, values in vars(rows).items()})
 
 
 # --- the two forms ---
@@ -246,7 +254,8 @@ def append_items(folder: Path | str, file: Path | str) -> dict[str, Any]:
 
     A new item's vectors are estimated from its words, by a ridge regression of the old items' vectors on
     their TF-IDF words. Its codes are, level by level, those whose old items lie nearest on average. A digit
-    that tells items of one code apart goes on counting.
+    that tells items of one code apart goes on counting. An item without text stands at the mean of the old
+    ones.
 
     Args:
         folder: what `export_items` wrote.
@@ -261,7 +270,7 @@ def append_items(folder: Path | str, file: Path | str) -> dict[str, Any]:
             from text.
     """
     rows, manifest = read_items(folder)
-    names, texts = _new_items(Path(file), manifest)
+    names, texts = read_new_items(Path(file), manifest["item_field"], manifest["text_fields"])
     known = set(rows.names)
     again = [name for name in names if name in known]
     if again or len(set(names)) < len(names):
@@ -288,26 +297,6 @@ def append_items(folder: Path | str, file: Path | str) -> dict[str, Any]:
         sources=np.concatenate([rows.sources, placed[:, width:]]),
     )
     return write_items(Path(folder), grown, manifest)
-
-
-def _new_items(file: Path, manifest: dict[str, Any]) -> tuple[list[str], list[str]]:
-    import pandas as pd
-
-    with reading(file, "give a tab-separated table with a header"):
-        table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, quoting=3)
-    table.columns = [str(column).partition(":")[0] for column in table.columns]
-    wanted = [manifest["item_field"], *manifest["text_fields"]]
-    missing = [column for column in wanted if column not in table]
-    if missing:
-        raise UserError(
-            f"{file} has no column {missing[0]!r}{nearest(missing[0], table.columns)}; it needs "
-            f"{', '.join(wanted)}"
-        )
-    if not len(table):
-        raise UserError(f"{file} holds no item")
-    parts = zip(*(table[column] for column in manifest["text_fields"]), strict=True)
-    texts = [". ".join(part.strip() for part in row if part.strip()) for row in parts]
-    return [name.strip() for name in table[wanted[0]]], texts or [""] * len(table)
 
 
 def from_text(texts: list[str], vectors: np.ndarray, new: list[str]) -> np.ndarray:

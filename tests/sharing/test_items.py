@@ -107,7 +107,15 @@ def test_mistakes_are_sentences_and_change_nothing(trained, tmp_path: Path, new_
     refused("'i1_3' is in the folder already", "item_id\ttitle\tcategory\ni1_3\ta\tb\n")
     refused("'x' stands twice", "item_id\ttitle\tcategory\nx\ta\tb\nx\ta\tb\n")
     refused("holds no item", "item_id\ttitle\tcategory\n")
-    refused("is damaged", "")
+    refused("no column 'item_id'", "")
+    # a line that has more or fewer cells than the header is never shifted or filled in
+    refused("bad.item:2 has 4 columns, the header has 3", "item_id\ttitle\tcategory\nx\ta\tb\tc\n")
+    refused("bad.item:3 has 2 columns, the header has 3", "item_id\ttitle\tcategory\nx\ta\tb\ny\ta\n")
+    refused("bad.item:2 has '' in the place of the item's name", "item_id\ttitle\tcategory\n \ta\tb\n")
+    refused(r"\[PAD\].* in the place of", "item_id\ttitle\tcategory\n[PAD]\ta\tb\n")
+    refused("has two columns 'title'", "item_id\ttitle\ttitle\tcategory\nx\ta\tb\tc\n")
+    with pytest.raises(UserError, match="no.item cannot be read .No such file"):
+        append_items(folder, tmp_path / "no.item")
     with pytest.raises(UserError, match="not empty"):
         export_items(trained("SIGMA")[0], folder)
     with pytest.raises(UserError, match="no exported items"):
@@ -115,14 +123,45 @@ def test_mistakes_are_sentences_and_change_nothing(trained, tmp_path: Path, new_
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_changed_row_is_noticed(trained, tmp_path: Path, new_items: Path) -> None:
+@pytest.mark.parametrize("name", ["semantic_ids", "vectors", "code_sources", "items"])
+def test_a_changed_row_is_noticed(name: str, trained, tmp_path: Path, new_items: Path) -> None:
+    """Whatever new codes are made from: a changed value is told, and a lost row."""
     folder = tmp_path / "items"
     export_items(trained("SIGMA")[0], folder)
-    codes = np.load(folder / "semantic_ids.npy")
-    codes[3, 0] += 1
-    np.save(folder / "semantic_ids.npy", codes)
+    path = folder / f"{name}{'.tsv' if name == 'items' else '.npy'}"
+    if name == "items":
+        path.write_text(path.read_text().replace("thing", "think", 1))
+    else:
+        values = np.load(path)
+        np.save(path, values[:-1])
+        with pytest.raises(UserError, match="is damaged .*: export the items again"):
+            append_items(folder, new_items)
+        values[3, 0] += 1
+        np.save(path, values)
     with pytest.raises(UserError, match="is damaged .*: export the items again"):
         append_items(folder, new_items)
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_append_can_be_cut_off_between_any_two_files(
+    form: str, trained, tmp_path: Path, new_items: Path
+) -> None:
+    """The folder is then that of the generation before, and the same command does what it was asked for."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    export_items(trained("TIGER")[0], old, form)
+    shutil.copytree(old, new)
+    append_items(new, new_items)
+    names = sorted({path.name for path in new.iterdir()} - {"manifest.json"})
+    for done in range(len(names) + 1):
+        folder = tmp_path / f"cut-{done}"
+        shutil.copytree(old, folder)
+        for name in names[:done]:
+            shutil.copyfile(new / name, folder / name)
+        assert read_items(folder)[0].names == read_items(old)[0].names
+        append_items(folder, new_items)
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+            p.name: p.read_bytes() for p in new.iterdir()
+        }
 
 
 def test_codes_that_no_text_makes_are_refused(trained, tmp_path: Path, new_items: Path) -> None:
