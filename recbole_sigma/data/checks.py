@@ -83,7 +83,7 @@ def check_files(config: Any, needs_text: bool) -> None:
             problems.append(f"{path} holds no interaction below its header")
         problems += _role_problems(config, path, columns)
         if labelled and columns:
-            problems += label_column_problems(config, path, fields)
+            problems += label_column_problems(config, path, columns)
         if columns and not problems:
             problems += line_problems(path, columns, form, (users, items), [time] if time in fields else [])
     if needs_text:
@@ -137,6 +137,8 @@ def _role_problems(config: Any, path: Path, columns: Sequence[Column]) -> list[s
         roles |= {config[key]: (key, ("float",)) for key in ("RATING_FIELD", "LABEL_FIELD", "TIME_FIELD")}
         roles[f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"] = ("LIST_SUFFIX", ("token_seq",))
     roles |= {config[key]: (key, ("token",)) for key in ("USER_ID_FIELD", "ITEM_ID_FIELD")}
+    numbers = config["numerical_features"] or ()
+    roles |= {name: ("numerical_features", ("float", "float_seq")) for name in numbers}
     problems = []
     for column in columns:
         key, kinds = roles.get(column.name, ("", (column.kind,)))

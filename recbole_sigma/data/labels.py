@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_sigma.data.atomic import Column
 from recbole_sigma.settings.label_keys import LabelKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import nearest
@@ -18,14 +19,15 @@ from recbole_sigma.values import UserError
 PARTS = ("train", "validation", "test")
 
 
-def label_column_problems(config: Any, path: Path, fields: Sequence[str]) -> list[str]:
+def label_column_problems(config: Any, path: Path, columns: Sequence[Column]) -> list[str]:
     """Sentences about a file of interactions from which no label can be read.
 
     Args:
         config: resolved config.
         path: the file.
-        fields: columns of its header.
+        columns: of its header.
     """
+    fields = [column.name for column in columns]
     label, threshold = config["LABEL_FIELD"], config["threshold"]
     loaded = (config["load_col"] or {}).get("inter") if config["load_col"] is not None else None
     wanted = next(iter(threshold)) if isinstance(threshold, dict) and len(threshold) == 1 else label
@@ -42,16 +44,32 @@ def label_column_problems(config: Any, path: Path, fields: Sequence[str]) -> lis
         return [f"{path}:1 has no column {wanted!r}{nearest(wanted, fields)}, which threshold names"]
     if loaded is not None and loaded != "*" and wanted not in loaded:
         return [f"load_col does not load {wanted!r}, which labels are made of: add it to load_col: {{inter}}"]
+    least = 0 if threshold is None else threshold[wanted]
+    if isinstance(least, bool) or not isinstance(least, int | float):
+        return [f"threshold must name one column and a number, such as {{rating: 4}}, not {threshold!r}"]
+    kind = next(column.kind for column in columns if column.name == wanted)
+    if kind != "float":
+        return [
+            f"{path}:1 declares {wanted!r} as {kind}, but labels are made of numbers: write "
+            f"{wanted}:float in the header, or name another column"
+        ]
     return []
 
 
 def check_labels(config: Any, dataset: Any) -> None:
-    """Refuse labels that are not 0 and 1, or all the same.
+    """Refuse labels that are not 0 and 1, and rows without one.
 
     Raises:
         UserError: naming the column.
     """
     label = config["LABEL_FIELD"]
+    source = label if config["threshold"] is None else next(iter(config["threshold"]))
+    missing = dataset.missing_values.get(source, 0)
+    if missing:  # RecBole has put the mean of all rows there
+        raise UserError(
+            f"column {source!r} of {config['dataset']} has no number in {missing} rows, so they have no "
+            "label: take those rows out, or fill them in"
+        )
     values = dataset.inter_feat[label]  # a column of a table: RecBole makes tensors when it splits
     wrong = (values != 0) & (values != 1)
     if bool(wrong.any()):
@@ -62,15 +80,16 @@ def check_labels(config: Any, dataset: Any) -> None:
 
 
 def check_parts(config: Any, parts: Sequence[Any]) -> None:
-    """Refuse a split of which one part has rows of one label only: its AUC says nothing.
+    """Refuse a part of the split with rows of one label only, whose AUC says nothing, and a wrong gauc_group.
 
     Args:
         config: resolved config.
         parts: the datasets of train, validation and test.
 
     Raises:
-        UserError: naming the part.
+        UserError: naming the part, or the column.
     """
+    _check_group(read(LabelKeys, config).gauc_group, parts[0])
     for name, part in zip(PARTS, parts, strict=True):
         labels = part.inter_feat[config["LABEL_FIELD"]]
         positive = int(labels.sum())
@@ -79,6 +98,21 @@ def check_parts(config: Any, parts: Sequence[Any]) -> None:
                 f"all {len(labels)} {name} rows of {config['dataset']} have the label {int(labels[0])}, so "
                 "there is nothing to tell apart: change threshold or the split"
             )
+
+
+def _check_group(field: str | None, train: Any) -> None:
+    """Refuse a ``gauc_group`` before training that no row has, or that holds no single value per row."""
+    if field is None:
+        return
+    if field not in (there := train.fields()):
+        raise UserError(
+            f"gauc_group names {field!r}{nearest(field, there)}, which is no column of the rows; they have "
+            f"{', '.join(there)}"
+        )
+    if train.field2type[field] not in _token_types():
+        raise UserError(
+            f"gauc_group names {field!r}, which holds no single value per row: name a token column"
+        )
 
 
 def learn_from_train(config: Any, parts: Sequence[Any]) -> None:

@@ -133,6 +133,10 @@ BAD = [
     ({"LABEL_FIELD": "click"}, r"clicks.inter:1 has no column 'click', and FM learns from labels"),
     ({"LABEL_FIELD": "price"}, "load_col does not load 'price'"),
     ({"threshold": {"stars": 3}}, "has no column 'stars'"),
+    ({"threshold": {"user_id": 3}}, "declares 'user_id' as token, but labels are made of numbers"),
+    ({"threshold": {"label": "high"}}, "threshold must name one column and a number"),
+    ({"threshold": {"label": None}}, "threshold must name one column and a number"),
+    ({"numerical_features": ["user_id"]}, "declares 'user_id' as token, but numerical_features names it"),
     ({"judged_by": "clicks"}, "judged_by must be one of"),
 ]  # fmt: skip
 
@@ -152,6 +156,22 @@ def test_labels_that_are_no_labels_are_told(clicks) -> None:
     path.write_text(text.replace("\t1\tk", "\t0\tk"))
     with pytest.raises(UserError, match="all .* train rows of clicks have the label 0"):
         run("FM", "clicks", config_dict=clicks, saved=False)
+
+
+@pytest.mark.parametrize("threshold", [None, {"label": 1}])
+def test_a_row_without_a_label_has_none(threshold: Any, clicks) -> None:
+    """RecBole fills in the mean of all rows, which a threshold would make a label of."""
+    path = Path(clicks["data_path"]) / "clicks" / "clicks.inter"
+    path.write_text(path.read_text().replace("\t1\tk", "\t\tk", 3))
+    with pytest.raises(UserError, match="'label' of clicks has no number in 3 rows"):
+        run("FM", "clicks", config_dict={**clicks, "threshold": threshold}, saved=False)
+
+
+@pytest.mark.parametrize("group", ["colour", "label"])
+def test_a_group_that_is_none_is_told_before_training(group: str, clicks) -> None:
+    config = RunConfig("FM", "clicks", config_dict={**clicks, "gauc_group": group})
+    with pytest.raises(UserError, match=f"gauc_group names '{group}'"):
+        load_data(config, config.model_class)
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BPR", "SIGMA", "Pop"])
