@@ -56,7 +56,7 @@ def play(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_sigma.play.desk import Desk
     from recbole_sigma.recommend.recommender import Recommender
 
-    models = [Recommender.load(path, moved_places(options)) for path in paths]
+    models = [Recommender.load(path, moved_places(options, path)) for path in paths]
     names = [model.config["model"] for model in models]
     shown = [
         name if names.count(name) == 1 else f"{name} ({Path(path).stem})"

@@ -107,13 +107,22 @@ MOVED = {
 """Options for what lies elsewhere than when a checkpoint was written."""
 
 
-def moved_places(options: argparse.Namespace) -> dict[str, str]:
-    """The values of `MOVED` that are given."""
+def moved_places(options: argparse.Namespace, checkpoint: str | None = None) -> dict[str, str]:
+    """The values of `MOVED` that are given; a folder of save_pretrained that holds data brings its own.
+
+    Args:
+        options: the command's.
+        checkpoint: the file that is loaded; None is that of the options.
+    """
     values = {name: vars(options)[name] for name in MOVED}
+    beside = Path(checkpoint or options.checkpoint or "")
+    if values["data_path"] is None and beside.name == _SHARED and (beside.parent / "data").is_dir():
+        values["data_path"] = str(beside.parent / "data")
     return {name: value for name, value in values.items() if value is not None}
 
 
 LATEST = "latest"
+_SHARED = "model.safetensors"  # the weights in a folder of save_pretrained
 
 
 def checkpoint_named(word: str) -> str:
@@ -123,7 +132,7 @@ def checkpoint_named(word: str) -> str:
         UserError: latest, and nothing was trained here.
     """
     if word != LATEST:
-        inside = Path(word) / "model.safetensors"  # a folder of save_pretrained
+        inside = Path(word) / _SHARED
         return str(inside) if inside.is_file() else word
     saved = Path("saved")
     # trained alone, or a row of a benchmark (the file beside the weights that says how the row decodes them)

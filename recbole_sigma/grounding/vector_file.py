@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_sigma.grounding.cooccurrence import unit_rows
+from recbole_sigma.machine.files import reading
 from recbole_sigma.values import UserError
 
 
@@ -173,11 +174,13 @@ def read_item_vectors(
                 "--output=FOLDER"
             )
     vectors = _mapped(array, f"{key}: {{}} is no .npy array of numbers ({{}}): export it again")
-    tokens = [line.split("\t", 1)[0] for line in names.read_text(encoding="utf-8").split("\n")[1:-1]]
-    if vectors.ndim != 2 or len(vectors) != len(tokens) or not np.isfinite(vectors).all():
+    with reading(names, "export the items again into a new folder"):
+        tokens = [line.split("\t", 1)[0] for line in names.read_text(encoding="utf-8").split("\n")[1:-1]]
+    numbers = vectors.dtype.kind in "fiu" and bool(np.isfinite(vectors).all())
+    if vectors.ndim != 2 or len(vectors) != len(tokens) or not numbers:
         raise UserError(
-            f"{key}: {array} of shape {vectors.shape} does not go with the {len(tokens)} items of {names}, "
-            "or holds what is no number: export it again"
+            f"{key}: {array} ({vectors.dtype} {vectors.shape}) does not go with the {len(tokens)} items of "
+            f"{names}, or holds what is no number: export it again"
         )
     row_of = {token: row for row, token in enumerate(item_tokens) if row}
     found = np.asarray([row_of.get(token, 0) for token in tokens], dtype=np.int64)

@@ -11,7 +11,9 @@ not be passed on.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +51,19 @@ def save_pretrained(
         The folder.
 
     Raises:
-        UserError: no such checkpoint, a folder that is not empty, or results of another model.
+        UserError: no such checkpoint, a model that makes no lists, a folder that is not empty, results of
+            another model, or no data to copy.
     """
     target = Path(folder)
     check_empty(target)
     saved = files.read(checkpoint)
     saved.meta["config"] = {**saved.meta["config"], **(overrides or {})}
     record = record_of(Path(checkpoint), None if results is None else Path(results))
-    target.mkdir(parents=True, exist_ok=True)
-    files.write(target / WEIGHTS, saved)
+    if rebuild_config(saved.meta["config"])["judged_by"] == "labels":
+        raise UserError(
+            f"{checkpoint} holds {saved.meta['model']}, which was trained on labelled rows and makes no "
+            "lists: from_pretrained could not load it, so pass the checkpoint itself on"
+        )
     settings = {
         "library": "recbole-sigma",
         "version": __version__,
@@ -65,12 +71,21 @@ def save_pretrained(
         "dataset": saved.meta["dataset"],
         "settings": saved.meta["config"],
     }
-    write_atomically(target / SETTINGS, json.dumps(settings, indent=1, sort_keys=True).encode())
-    if record is not None:
-        write_atomically(target / RESULTS, json.dumps(record, indent=1).encode())
-    if with_data:
-        _copy_data(saved.meta, target / DATA / saved.meta["dataset"])
-    write_atomically(target / CARD, card(saved.meta, record, with_data).encode())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # whole, or not there at all: a folder with weights counts as a model
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+        fresh = Path(name) / "model"
+        fresh.mkdir()
+        files.write(fresh / WEIGHTS, saved)
+        write_atomically(fresh / SETTINGS, json.dumps(settings, indent=1, sort_keys=True).encode())
+        if record is not None:
+            write_atomically(fresh / RESULTS, json.dumps(record, indent=1).encode())
+        if with_data:
+            _copy_data(saved.meta, fresh / DATA / saved.meta["dataset"])
+        write_atomically(fresh / CARD, card(saved.meta, record, with_data).encode())
+        if target.is_dir():
+            target.rmdir()  # it is empty
+        os.rename(fresh, target)
     return target
 
 

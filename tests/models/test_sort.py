@@ -164,6 +164,12 @@ def test_a_folder_that_is_none(tmp_path) -> None:
     np.save(tmp_path / "items/vectors.npy", np.full((1, 2), np.nan))
     with pytest.raises(UserError, match="no number"):
         read_item_vectors(folder, ["[PAD]", "x"], "sort_items_from")
+    np.save(folder / "vectors.npy", np.array([["a", "b"]]))
+    with pytest.raises(UserError, match="holds what is no number"):
+        read_item_vectors(folder, ["[PAD]", "a"], "sort_items_from")
+    (folder / "items.tsv").write_bytes(b"item\n\xff\n")
+    with pytest.raises(UserError, match=r"items.tsv is damaged .*: export the items again"):
+        read_item_vectors(folder, ["[PAD]", "a"], "sort_items_from")
 
 
 def clusters(rng, count, groups=100, each=6, length=10):

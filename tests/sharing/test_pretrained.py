@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from recbole_sigma.commands.main import main
+from recbole_sigma.quick_start import run
 from recbole_sigma.recommend.recommender import Recommender
 from recbole_sigma.sharing.pretrained import from_pretrained, push_to_hub, save_pretrained
 from recbole_sigma.values import UserError
+from tests.ctr.planted_clicks import clicks_config
 
 HISTORY = ["i1_3", "i1_4"]
 
@@ -33,6 +35,8 @@ def test_the_folder_recommends_as_the_checkpoint_does(trained, tmp_path: Path) -
     moved = Path(values["data_path"]).rename(tmp_path / "elsewhere")
     try:
         assert lists(from_pretrained(folder)) == expected
+        # the commands take the data in the folder too
+        assert main(["recommend", f"--checkpoint={folder}", "--history=i1_3; i1_4"]) == 0
         shutil.rmtree(folder / "data")
         assert lists(from_pretrained(folder, data_path=moved)) == expected
         with pytest.raises(UserError, match="cycle"):
@@ -40,6 +44,26 @@ def test_the_folder_recommends_as_the_checkpoint_does(trained, tmp_path: Path) -
     finally:
         moved.rename(values["data_path"])
     assert not [path for path in folder.rglob("*") if path.suffix in (".py", ".pkl", ".pt", ".bin")]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(trained, tmp_path: Path) -> None:
+    checkpoint, _ = trained("SIGMA")
+    empty, new = tmp_path / "empty", tmp_path / "new"
+    empty.mkdir()
+    for target in (empty, new):
+        with pytest.raises(UserError, match="holds no files of cycle"):
+            save_pretrained(checkpoint, target, with_data=True, overrides={"data_path": str(tmp_path)})
+    assert sorted(tmp_path.rglob("*")) == [empty]
+    assert sorted(path.name for path in save_pretrained(checkpoint, empty).iterdir())
+
+
+def test_a_model_of_labels_is_not_written_as_a_model_of_lists(tmp_path: Path) -> None:
+    """Its card would speak of ranked lists, and from_pretrained refuses it."""
+    values = clicks_config(tmp_path, rows=200, epochs=1, checkpoint_dir=str(tmp_path / "saved"))
+    checkpoint = run("FM", "clicks", config_dict=values)["checkpoint"]
+    with pytest.raises(UserError, match="FM, which was trained on labelled rows and makes no lists"):
+        save_pretrained(checkpoint, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_card_holds_the_figures_of_the_record(trained, tmp_path: Path, capsys) -> None:
