@@ -25,7 +25,8 @@ class FileJudge(Judge):
         train: the train part of a dataset, whose users and items the file names.
 
     Raises:
-        UserError: no such file, a line that is none, a user or an item that the dataset does not have.
+        UserError: no such file, a line that is none, a user or an item that the dataset does not have, two
+            scores of one pair.
     """
 
     def __init__(self, path: str, train: Any) -> None:
@@ -50,7 +51,7 @@ def read_scores(path: Path, train: Any) -> dict[tuple[int, int], float]:
     if not path.is_file():
         raise UserError(f"policy_judge: the file {path} does not exist: name a file of scores")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"policy_judge: {path} is no text in UTF-8: write a tab-separated file") from error
     names = tuple(cell.partition(":")[0].strip() for cell in lines[0].split("\t")) if lines else ()
@@ -61,6 +62,8 @@ def read_scores(path: Path, train: Any) -> dict[tuple[int, int], float]:
     items = train.field2token_id[train.iid_field]
     found: dict[tuple[int, int], float] = {}
     for number, line in enumerate(lines[1:], 2):
+        if line in ("", "\r"):
+            continue
         cells = line.split("\t")
         if len(cells) != len(HEADER):
             raise UserError(f"policy_judge: {path}:{number} has {len(cells)} cells in place of {len(HEADER)}")
@@ -76,7 +79,12 @@ def read_scores(path: Path, train: Any) -> dict[tuple[int, int], float]:
             value = math.nan
         if not math.isfinite(value):
             raise UserError(f"policy_judge: {path}:{number} has the score {cells[2][:80]!r}, which is none")
-        found[int(users[cells[0]]), int(items[cells[1]])] = value
+        pair = int(users[cells[0]]), int(items[cells[1]])
+        if found.setdefault(pair, value) != value:
+            raise UserError(
+                f"policy_judge: {path}:{number} scores item {cells[1][:80]!r} for user {cells[0][:80]!r} "
+                f"again, as {value:g} after {found[pair]:g}: keep one of the lines"
+            )
     if not found:
         raise UserError(f"policy_judge: {path} holds no score below its header")
     return found

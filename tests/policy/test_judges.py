@@ -230,6 +230,7 @@ def test_scores_of_a_file_are_taken_and_missing_ones_have_no_say(chain, tmp_path
         (HEAD + "nobody\tg0i3\t1\n", r":2 names user 'nobody'"),
         (HEAD + "u0\tg0i3\t1\nu0\tg0i4\tnan\n", r":3 has the score 'nan', which is none"),
         (HEAD + "u0\tg0i3\n", r":2 has 2 cells in place of 3"),
+        (HEAD + "u0\tg0i3\t1\nu0\tg0i3\t2\n", r":3 scores item 'g0i3' for user 'u0' again, as 2 after 1"),
         (HEAD, "holds no score"),
         ("", ":1 must name the columns user_id, item_id, score"),
         ("a,b,c\n", ":1 must name the columns"),
