@@ -106,7 +106,7 @@ def _run(given: list[str]) -> int:
     if given[:1] == ["convert"]:  # the options depend on the adapter
         return _convert(given[1:])
     if given[:1] == ["fetch"]:
-        return fetch(given[1:], _Parser, _convert)
+        return fetch(given[1:], _Parser, _convert, _check_options)
     options = parser.parse_args(given)
     if options.verb == "list":
         every: list[Adapter | LabelledAdapter] = [*ADAPTERS.values(), *LABELLED.values()]
@@ -218,6 +218,19 @@ def _k_core(text: str) -> int:
     return int(text)
 
 
+def _check_options(name: str, words: Sequence[str]) -> None:
+    """Refuse an option of ``convert`` that an adapter does not have."""
+    adapter = find_adapter(name)
+    parser = convert_parser(adapter)
+    known = [text for action in parser._actions for text in action.option_strings]
+    for text in words:
+        option = text.split("=", 1)[0]
+        if option.startswith("--") and option not in known:
+            raise AdapterError(
+                f"{adapter.name} has no option {option}{nearest(option, known)}; see: {parser.prog} --help"
+            )
+
+
 def _convert(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(
@@ -228,13 +241,7 @@ def _convert(given: list[str]) -> int:
         return 0 if given else 2
     adapter = find_adapter(given[0])
     parser = convert_parser(adapter)
-    known = [text for action in parser._actions for text in action.option_strings]
-    for text in given[1:]:
-        option = text.split("=", 1)[0]
-        if option.startswith("--") and option not in known:
-            raise AdapterError(
-                f"{adapter.name} has no option {option}{nearest(option, known)}; see: {parser.prog} --help"
-            )
+    _check_options(given[0], given[1:])
     options = parser.parse_args(given[1:])
     named = {spec.role: getattr(options, f"input_{spec.role}") for spec in adapter.inputs}
     job = Job(

@@ -202,7 +202,10 @@ def parser_of(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
 
 
 def fetch(
-    given: Sequence[str], kind: type[argparse.ArgumentParser], convert: Callable[[list[str]], int]
+    given: Sequence[str],
+    kind: type[argparse.ArgumentParser],
+    convert: Callable[[list[str]], int],
+    check: Callable[[str, Sequence[str]], None],
 ) -> int:
     """The verb.
 
@@ -210,9 +213,11 @@ def fetch(
         given: its words.
         kind: the command line's parser class.
         convert: the verb of that name.
+        check: refuses an option that an adapter does not have.
     """
     options, rest = parser_of(kind).parse_known_args(given)
     source, output = find_source(options.name), Path(options.output)
+    check(source.adapter, rest)  # before the download
     accepted(source, options.accept_terms)
     output.mkdir(parents=True, exist_ok=True)
     archive = download(source, output / KEPT, options.mirror, options.quiet)

@@ -183,6 +183,11 @@ def test_a_kept_archive_that_was_changed_is_fetched_anew(published, server: Serv
     assert len(server.asked) == 2
 
 
+def test_an_option_that_convert_does_not_have_is_told_before_a_byte_is_fetched(published, capsys) -> None:
+    assert main([*YES, "--k-cores=5"]) == 2
+    assert "has no option --k-cores" in capsys.readouterr().err and not Path("dataset").exists()
+
+
 def test_mistakes_are_sentences(published, server: Server, capsys) -> None:
     server.status = 404
     assert main(YES) == 2
