@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -256,3 +257,20 @@ def no_likelihoods(model: str) -> str:
         f"policy: {model} gives no likelihood of the tokens of an item, which a policy needs: use SIGMA or "
         "TIGER, or leave policy out"
     )
+
+
+def unread(given: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Sentences about keys of the stage in settings that ask for no policy.
+
+    Args:
+        given: (where, values) of everything that the user gave.
+    """
+    sources = list(given)
+    if any(values.get("policy") not in (None, "none") for _, values in sources):
+        return []
+    found = [(where, [key for key in values if key.startswith("policy_")]) for where, values in sources]
+    return [
+        f"{', '.join(keys)} has no effect without a policy, such as policy: grpo (in {where})"
+        for where, keys in found
+        if keys
+    ]

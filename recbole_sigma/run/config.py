@@ -19,7 +19,7 @@ from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry, stock
 from recbole_sigma.models.contract import contract_class, without_beam
 from recbole_sigma.policy.rewards import reward_column
-from recbole_sigma.policy.stage import no_likelihoods
+from recbole_sigma.policy.stage import no_likelihoods, unread
 from recbole_sigma.run import label_protocol, tracking
 from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings import reading, recipes
@@ -276,6 +276,8 @@ class RunConfig(Config):
             if "loss_type" in values and "loss_type" not in self.internal_config_dict:
                 # no refusal: a table gives its words to every row
                 getLogger().warning(f"loss_type has no effect on {self.model_class.__name__} (in {source})")
+        for sentence in unread(self._given):
+            getLogger().warning(sentence)  # no refusal, for the same reason
         likelihoods = contract_class(self.model_class).token_likelihoods
         if final.get("policy") not in (None, "none") and not likelihoods:
             say(no_likelihoods(self.model_class.__name__))

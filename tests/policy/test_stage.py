@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from recbole_sigma.quick_start import run
+from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.trainer import RunTrainer
 from recbole_sigma.settings.policy_keys import POLICIES
 from recbole_sigma.values import UserError
@@ -253,6 +254,14 @@ def test_mistakes_end_in_one_sentence(started, planted) -> None:
         run("SASRec", "planted", config_dict={**tiny("SASRec", **planted), "policy": "grpo"})
     with pytest.raises(UserError, match="written for model 'SIGMA'"):
         run("TIGER", "planted", config_dict={**tiger, "policy": "grpo", "policy_from": values["policy_from"]})
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"), [({}, True), ({"policy": "none"}, True), ({"policy": "grpo"}, False)]
+)
+def test_keys_of_the_stage_without_a_policy_are_warned_of(policy, told: bool, planted, caplog) -> None:
+    RunConfig("SIGMA", "cycle", config_dict={**planted, **policy, "policy_group": 4})
+    assert ("policy_group has no effect without a policy" in caplog.text) is told
 
 
 def test_a_mistake_of_the_stage_is_told_before_supervision(planted, monkeypatch, tmp_path) -> None:
