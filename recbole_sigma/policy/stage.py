@@ -260,13 +260,13 @@ def no_likelihoods(model: str) -> str:
 
 
 def unread(given: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Sentences about keys of the stage in settings that ask for no policy.
+    """Sentences about keys of the stage in settings that do not speak of a policy.
 
     Args:
         given: (where, values) of everything that the user gave.
     """
     sources = list(given)
-    if any(values.get("policy") not in (None, "none") for _, values in sources):
+    if any("policy" in values for _, values in sources):  # none is on purpose; a checkpoint holds every key
         return []
     found = [(where, [key for key in values if key.startswith("policy_")]) for where, values in sources]
     return [

@@ -257,7 +257,7 @@ def test_mistakes_end_in_one_sentence(started, planted) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "told"), [({}, True), ({"policy": "none"}, True), ({"policy": "grpo"}, False)]
+    ("policy", "told"), [({}, True), ({"policy": "none"}, False), ({"policy": "grpo"}, False)]
 )
 def test_keys_of_the_stage_without_a_policy_are_warned_of(policy, told: bool, planted, caplog) -> None:
     RunConfig("SIGMA", "cycle", config_dict={**planted, **policy, "policy_group": 4})
