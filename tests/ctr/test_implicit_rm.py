@@ -57,6 +57,7 @@ def test_preference_is_recovered_where_clicks_mislead(shown) -> None:
     assert positions == ["position"]
 
 
+@pytest.mark.slow
 def test_the_printed_posterior_is_worse(shown) -> None:
     assert preference_error(shown, irm_loss="swapped")[0] > 1.5 * preference_error(shown)[0]
 

@@ -232,6 +232,7 @@ def test_recommend_refuses_what_makes_no_lists(clicks) -> None:
         Recommender.load(result["checkpoint"])
 
 
+@pytest.mark.slow
 def test_two_processes_score_every_row_once(clicks) -> None:
     result = run("FM", "clicks", config_dict={**clicks, "epochs": 2, "nproc": 2, "gpu_id": ""})
     alone = evaluate_checkpoint(result["checkpoint"], {"nproc": 1})

@@ -115,6 +115,7 @@ def test_the_layer_of_the_published_code_finds_them_and_over_fits_sooner() -> No
     assert recall == 1.0 and value >= 0.88
 
 
+@pytest.mark.slow
 def test_static_filters_that_read_everything_find_them_too() -> None:
     keys = SsrKeys(ssr_filter="static", ssr_views=(8,), ssr_width=128, ssr_dropout=0.0)
     value, recall = fitted(keys)
