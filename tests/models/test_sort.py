@@ -136,7 +136,7 @@ def exported(folder, names, vectors):
     lines = ["item\tgeneration\ttext", *(f"{name}\t1\t" for name in names)]
     (folder / "items.tsv").write_text("\n".join(lines) + "\n")
     np.save(folder / "vectors.npy", vectors.astype(np.float32))
-    return str(folder)
+    return folder
 
 
 def test_frozen_vectors_stay_and_unknown_items_share_one(planted, tmp_path) -> None:
