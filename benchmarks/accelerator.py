@@ -276,7 +276,8 @@ def step_of(name: str, options: argparse.Namespace, **more: Any) -> dict[str, An
         plain()
     replay(batch, losses_of)
     replayed = replay(batch, losses_of) is not None
-    figures = {"kernels_per_step": kernels(plain), "busy_ms": busy_ms(plain), "replayed": replayed}
+    kernels, busy = on_the_card(plain)
+    figures = {"kernels_per_step": kernels, "busy_ms": busy, "replayed": replayed}
     for key, work in (("ms_one_by_one", plain), ("ms_replayed", lambda: replay(batch, losses_of))):
         with clocked() as seconds:
             for _ in range(20):
@@ -285,25 +286,15 @@ def step_of(name: str, options: argparse.Namespace, **more: Any) -> dict[str, An
     return figures
 
 
-def busy_ms(work: Callable[[], None]) -> float:
-    """Milliseconds that the card computes in one call."""
+def on_the_card(work: Callable[[], None]) -> tuple[int, float]:
+    """(kernels, milliseconds that the card computes) of one call."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         work()
         torch.cuda.synchronize()
-    return sum(event.self_device_time_total for event in found.key_averages()) / 1e3
-
-
-def kernels(work: Callable[[], None]) -> int:
-    """Kernels that one call launches."""
-    from torch.profiler import ProfilerActivity, profile
-
-    work()
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        work()
-        torch.cuda.synchronize()
-    return sum(event.count for event in found.key_averages() if event.self_device_time_total)
+    events = [event for event in found.key_averages() if event.self_device_time_total]
+    return sum(e.count for e in events), sum(e.self_device_time_total for e in events) / 1e3
 
 
 def tiger(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from dataset_adapters import atomic
 from dataset_adapters.events import Events, FeatureTable
 from dataset_adapters.filters import Step
 from dataset_adapters.job import Job
 from dataset_adapters.recipe import PROTOCOL_TEXT
 from dataset_adapters.statistics import coverage
+from dataset_adapters.streams import digest_of
 from dataset_adapters.values import SECOND
 
 CARD_VERSION = 1
@@ -48,10 +51,7 @@ def build_card(
         "protocol_text": PROTOCOL_TEXT[job.options.protocol],
         "filter_seen": settings["filter_seen"],
         "order": _order_text(job, events),
-        "sources": [
-            {"role": s.role, "file": s.path.name, "bytes": s.size, "rows": s.rows, "sha256": s.sha256}
-            for s in reader.sources
-        ],
+        "sources": sources_of(job),
         "steps": [asdict(s) for s in steps],
         "statistics": statistics,
         "split": splits,
@@ -60,12 +60,7 @@ def build_card(
             for k in ("text_fields", "category_field", "brand_field", "query_field", "profile_fields")
         },
         "rows": rows,
-        "left_out": [{"fields": fields, "reason": reason} for fields, reason in adapter.left_out],
-        "notes": list(adapter.notes),
-        "warnings": job.warnings,
-        "licence": adapter.licence,
-        "citation": adapter.citation,
-        "homepage": adapter.homepage,
+        **terms_of(job),
     }
     if items:
         card["items"] = {
@@ -95,6 +90,49 @@ def _order_text(job: Job, events: Events) -> str:
     if events.scale != SECOND:
         return "by position (timestamp counts positions, not seconds)"
     return f"each user's events by time; equal times keep the order of {files}"
+
+
+def sources_of(job: Job) -> list[dict[str, Any]]:
+    """The raw files that a conversion read."""
+    return [
+        {"role": s.role, "file": s.path.name, "bytes": s.size, "rows": s.rows, "sha256": s.sha256}
+        for s in job.reader.sources
+    ]
+
+
+def terms_of(job: Job) -> dict[str, Any]:
+    """What a conversion left out, its notes and warnings, and the terms of the raw data."""
+    adapter = job.adapter
+    return {
+        "left_out": [{"fields": fields, "reason": reason} for fields, reason in adapter.left_out],
+        "notes": list(adapter.notes),
+        "warnings": job.warnings,
+        "licence": adapter.licence,
+        "citation": adapter.citation,
+        "homepage": adapter.homepage,
+    }
+
+
+def write_papers(
+    folder: Path,
+    name: str,
+    recipe: str,
+    card: dict[str, Any],
+    markdown: Callable[[Mapping[str, Any]], str],
+) -> None:
+    """Write the property file of a converted set and then its card, which has the digests of all files.
+
+    Args:
+        folder: with the atomic files.
+        name: of the data set.
+        recipe: text of the property file.
+        card: the facts; ``files`` is added.
+        markdown: lays the card out.
+    """
+    atomic.write_text(folder / f"{name}.yaml", recipe)
+    card["files"] = {path.name: digest_of(path) for path in sorted(folder.iterdir())}
+    atomic.write_text(folder / f"{name}.card.json", card_json(card))
+    atomic.write_text(folder / f"{name}.card.md", markdown(card))
 
 
 def card_json(card: Mapping[str, Any]) -> str:

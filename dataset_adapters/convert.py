@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dataset_adapters import atomic
-from dataset_adapters.card import build_card, card_json, card_markdown
+from dataset_adapters.card import build_card, card_markdown, write_papers
 from dataset_adapters.errors import AdapterError
 from dataset_adapters.events import Events, FeatureTable
 from dataset_adapters.filters import apply_filters
 from dataset_adapters.job import Job
 from dataset_adapters.recipe import PROTOCOL_TEXT, recipe, recipe_text
 from dataset_adapters.statistics import log_statistics, split_statistics
-from dataset_adapters.streams import digest_of
 from dataset_adapters.values import SECOND, Clock
 
 
@@ -126,10 +125,7 @@ def _write(
         f"source    {job.adapter.homepage} ; {job.adapter.citation}",
         f"terms     {job.adapter.licence}",
     ]
-    atomic.write_text(folder / f"{name}.yaml", recipe_text(settings, header))
-    card["files"] = {path.name: digest_of(path) for path in sorted(folder.iterdir())}
-    atomic.write_text(folder / f"{name}.card.json", card_json(card))
-    atomic.write_text(folder / f"{name}.card.md", card_markdown(card))
+    write_papers(folder, name, recipe_text(settings, header), card, card_markdown)
 
 
 def _check_protocol(job: Job, events: Events) -> None:

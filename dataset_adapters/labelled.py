@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from dataset_adapters import atomic
-from dataset_adapters.card import card_json
+from dataset_adapters.card import sources_of, terms_of, write_papers
 from dataset_adapters.errors import AdapterError, BadRow
 from dataset_adapters.events import Field
 from dataset_adapters.job import Input, Job, Option
 from dataset_adapters.recipe import recipe_text
-from dataset_adapters.streams import digest_of
 
 PARTS = ("train", "valid", "test")
 LABEL = Field("label", "float")
@@ -162,10 +161,7 @@ def convert_labelled(job: Job, output: Path, name: str, command: str) -> tuple[P
             f"source    {adapter.homepage} ; {adapter.citation}",
             f"terms     {adapter.licence}",
         ]
-        atomic.write_text(folder / f"{name}.yaml", recipe_text(settings, header))
-        card["files"] = {path.name: digest_of(path) for path in sorted(folder.iterdir())}
-        atomic.write_text(folder / f"{name}.card.json", card_json(card))
-        atomic.write_text(folder / f"{name}.card.md", card_markdown(card))
+        write_papers(folder, name, recipe_text(settings, header), card, card_markdown)
     return output / name, card, time.perf_counter() - started
 
 
@@ -203,10 +199,7 @@ def _card(job: Job, adapter: LabelledAdapter, name: str, command: str, sheet: Sh
         "adapter": adapter.name,
         "summary": adapter.summary,
         "command": command,
-        "sources": [
-            {"role": s.role, "file": s.path.name, "bytes": s.size, "rows": s.rows, "sha256": s.sha256}
-            for s in reader.sources
-        ],
+        "sources": sources_of(job),
         "parts": {
             part: {"rows": rows, "positive": sheet.positive[part], "share": sheet.positive[part] / rows}
             for part, rows in sheet.rows.items()
@@ -218,12 +211,7 @@ def _card(job: Job, adapter: LabelledAdapter, name: str, command: str, sheet: Sh
             **job.counts,
         },
         "columns": [f"{f.name}:{f.type}" for f in adapter.columns],
-        "left_out": [{"fields": fields, "reason": reason} for fields, reason in adapter.left_out],
-        "notes": list(adapter.notes),
-        "warnings": job.warnings,
-        "licence": adapter.licence,
-        "citation": adapter.citation,
-        "homepage": adapter.homepage,
+        **terms_of(job),
     }
 
 

@@ -6,7 +6,15 @@ from typing import Any
 
 from recbole_sigma.benchmark.label_statistics import NO_DIFFERENCE, SMALLER, significance
 from recbole_sigma.benchmark.results import metric_columns, title
-from recbole_sigma.benchmark.tables import BETTER, LEVEL, WORSE, markdown_table, markdown_text, ranks
+from recbole_sigma.benchmark.tables import (
+    BETTER,
+    LEVEL,
+    WORSE,
+    markdown_table,
+    markdown_text,
+    metric_line,
+    ranks,
+)
 from recbole_sigma.values import UserError
 
 
@@ -38,11 +46,7 @@ def cells(part: dict[str, Any]) -> tuple[list[str], list[list[tuple[str, int]]]]
             best[column] = ranks([-value for value in values] if column in SMALLER else values)
     body = []
     for number, row in enumerate(rows):
-        line = [(row["model"], 0)]
-        for column in columns:
-            spread = row.get(f"{column} sd")
-            text = f"{row[column]:.4f}" + (f" ±{spread:.4f}" if spread is not None else "")
-            line.append((text + marked.get((row["model"], column), ""), best[column][number]))
+        line = metric_line(row, {column: best[column][number] for column in columns}, marked)
         line += [(str(len(row["seeds"])), 0), (f"{row['parameters']:,}", 0), (f"{row['cpu seconds']:.0f}", 0)]
         body.append(line)
     return ["model", *map(title, columns), "seeds", "parameters", "CPU s"], body

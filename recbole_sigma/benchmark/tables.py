@@ -81,15 +81,29 @@ def cells(record: dict[str, Any], policy: bool) -> tuple[list[str], list[list[tu
     best = {column: ranks([row[column] for row in rows]) for column in columns}
     body = []
     for number, row in enumerate(rows):
-        line = [(row["model"], 0)]
-        for column in columns:
-            spread = row.get(f"{column} sd")
-            text = f"{row[column]:.4f}" + (f" ±{spread:.4f}" if spread is not None else "")
-            line.append((text + marked.get((row["model"], column), ""), best[column][number]))
+        line = metric_line(row, {column: best[column][number] for column in columns}, marked)
         line.append((str(len(row["seeds"])), 0))
         line.append((f"{row['cpu seconds']:.0f}", 0))
         body.append(line)
     return ["model", *map(title, columns), "seeds", "CPU s"], body
+
+
+def metric_line(
+    row: dict[str, Any], rank: dict[str, int], marked: dict[tuple[str, str], str]
+) -> list[tuple[str, int]]:
+    """A row's name and figures with spread and mark: (text, rank) per cell.
+
+    Args:
+        row: of the record's table.
+        rank: metric -> rank of the row, in the order of the columns.
+        marked: (row, metric) -> mark.
+    """
+    line = [(row["model"], 0)]
+    for column, place in rank.items():
+        spread = row.get(f"{column} sd")
+        text = f"{row[column]:.4f}" + (f" ±{spread:.4f}" if spread is not None else "")
+        line.append((text + marked.get((row["model"], column), ""), place))
+    return line
 
 
 def footnote(record: dict[str, Any], policy: bool) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from recbole_sigma.data.dataset import item_names
 from recbole_sigma.models.as_of_counts import FEATURES, AsOfCounts
 from recbole_sigma.models.contract import Contract
+from recbole_sigma.models.losses import with_negatives
 from recbole_sigma.models.packed import PackedModel
 from recbole_sigma.preparation.codes import CodedDataset, codes_extra, prepare_codes
 from recbole_sigma.settings.ranker_keys import GateSidKeys
@@ -79,10 +80,8 @@ class GateSID(PackedModel, SequentialRecommender):
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Softmax of the target against uniform negatives, and lambda times the gated alignment."""
         target = interaction[self.ITEM_ID]
-        shape = (len(target), self.keys.gate_negatives)
-        drawn = torch.randint(1, self.n_items - 1, shape, device=target.device)
-        drawn = drawn + (drawn >= target[:, None])  # every item but the target, with equal chance
-        logits, gate = self.score(interaction, torch.cat([target[:, None], drawn], dim=1))
+        asked = with_negatives(target, self.keys.gate_negatives, self.n_items)
+        logits, gate = self.score(interaction, asked)
         ranked = F.cross_entropy(logits, torch.zeros_like(target))
         return ranked, self.keys.gate_align * self.network.alignment(target, gate[:, 0])
 

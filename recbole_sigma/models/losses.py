@@ -30,6 +30,21 @@ def history_of(items: Tensor, rows: Tensor, last: Tensor) -> Tensor:
     return history.masked_fill((column > last[:, None]) | (history == target[:, None]), 0)
 
 
+def with_negatives(target: Tensor, count: int, n_items: int) -> Tensor:
+    """Each target and, behind it, negatives: every real item but the target, with equal chance.
+
+    Args:
+        target: int64 [B].
+        count: negatives of a row.
+        n_items: N; ids 1 to N - 1 are real.
+
+    Returns:
+        int64 [B, 1 + count].
+    """
+    drawn = torch.randint(1, n_items - 1, (len(target), count), device=target.device)
+    return torch.cat([target[:, None], drawn + (drawn >= target[:, None])], dim=1)
+
+
 def hide(logits: Tensor, seen: SeenPairs | None = None) -> Tensor:
     """Logits with -inf at the padding item and at seen items.
 

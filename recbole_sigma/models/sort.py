@@ -25,6 +25,7 @@ from recbole_sigma.data.dataset import PrefixDataset, item_names
 from recbole_sigma.grounding.vector_file import read_item_vectors
 from recbole_sigma.models.bsarec import left_padded
 from recbole_sigma.models.contract import Contract
+from recbole_sigma.models.losses import with_negatives
 from recbole_sigma.models.packed import PackedModel
 from recbole_sigma.settings.ranker_keys import SortKeys
 from recbole_sigma.settings.reader import read
@@ -85,10 +86,8 @@ class SORT(PackedModel, SequentialRecommender):
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Of one positive and uniform negatives per request: a softmax over them, or a logistic loss."""
         target = interaction[self.ITEM_ID]
-        shape = (len(target), self.keys.sort_negatives)
-        drawn = torch.randint(1, self.n_items - 1, shape, device=target.device)
-        drawn = drawn + (drawn >= target[:, None])  # every item but the target, with equal chance
-        logits = self.score(interaction, torch.cat([target[:, None], drawn], dim=1))
+        asked = with_negatives(target, self.keys.sort_negatives, self.n_items)
+        logits = self.score(interaction, asked)
         if self.keys.sort_loss == "softmax":
             return F.cross_entropy(logits, torch.zeros_like(target))
         return -(F.logsigmoid(logits[:, 0]) + F.logsigmoid(-logits[:, 1:]).mean(dim=1)).mean()

@@ -8,12 +8,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from recbole_sigma.models import gate_sid
 from recbole_sigma.models.as_of_counts import DAY, AsOfCounts
 from recbole_sigma.models.gate_sid import GateNetwork
 from recbole_sigma.settings.ranker_keys import GateSidKeys
 from tests import planted as scenes
-from tests.arithmetic import SCORES
 from tests.planted import tiny
 
 
@@ -113,19 +111,6 @@ def test_copies_of_an_item_are_no_negatives() -> None:
     first = torch.logsumexp(logits[0], 0) - logits[0, 0]
     torch.testing.assert_close(net.alignment(torch.tensor([3, 3, 4]), gate), (2 * first + twice) / 3)
     assert alone.isfinite()
-
-
-def test_a_catalogue_in_blocks_equals_one_candidate_at_a_time(planted, monkeypatch) -> None:
-    _, data, model = scenes.build("GateSID", "planted", {**planted, **tiny("GateSID")})
-    model.eval()
-    batch = scenes.one_batch(data.test)[:9]
-    with torch.no_grad():
-        whole = model.full_sort_predict(batch)
-        monkeypatch.setattr(gate_sid, "_CELLS", 20_000)
-        torch.testing.assert_close(model.full_sort_predict(batch), whole, **SCORES)
-        for item in (1, 5, model.n_items - 1):
-            batch.interaction[model.ITEM_ID] = torch.full((9,), item)
-            torch.testing.assert_close(model.predict(batch), whole[:, item], **SCORES)
 
 
 def test_negatives_are_every_item_but_the_target(planted, monkeypatch) -> None:

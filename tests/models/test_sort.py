@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from recbole_sigma.grounding.vector_file import read_item_vectors
-from recbole_sigma.models import sort
 from recbole_sigma.models.sort import RequestTransformer, kept
 from recbole_sigma.settings.ranker_keys import SortKeys
 from recbole_sigma.values import UserError
@@ -112,20 +111,6 @@ def test_what_is_pruned_is_read_no_more() -> None:
 def test_what_each_layer_keeps() -> None:
     assert kept(50, 16, 3) == [50, 33, 16]
     assert kept(50, 16, 1) == [50] and kept(8, 16, 2) == [8, 8]
-
-
-def test_a_catalogue_in_blocks_equals_one_candidate_at_a_time(planted, monkeypatch) -> None:
-    _, data, model = scenes.build("SORT", "planted", {**planted, **tiny("SORT")})
-    model.eval()
-    batch = scenes.one_batch(data.test)[:9]
-    with torch.no_grad():
-        whole = model.full_sort_predict(batch)
-        monkeypatch.setattr(sort, "CANDIDATES", 7)
-        monkeypatch.setattr(sort, "_ROWS", 2)
-        torch.testing.assert_close(model.full_sort_predict(batch), whole, **SCORES)
-        for item in (1, 5, model.n_items - 1):
-            batch.interaction[model.ITEM_ID] = torch.full((9,), item)
-            torch.testing.assert_close(model.predict(batch), whole[:, item], **SCORES)
 
 
 # --- vectors of another model -------------------------------------------------------------------------------
