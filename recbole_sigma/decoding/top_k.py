@@ -8,6 +8,7 @@ from torch import Tensor
 from recbole_sigma.values import RankedItems, UserError
 
 _MAX_KEY_ELEMENTS = 1 << 23  # int64 keys of one chunk: 64 MB
+_BLOCK = 64  # scores that one maximum stands for: near the root of N / k, where the search reads least
 
 
 def order_keys(scores: Tensor) -> Tensor:
@@ -43,15 +44,18 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     Raises:
         UserError: a score is NaN.
     """
-    scores = scores.to(torch.float32, copy=True)
-    broken = torch.isnan(scores).any()
     batch, n_items = scores.shape
+    blocks = blocks_of(scores)
+    scores = blocks.flatten(1)[:, :n_items]
+    closed = [scores[:, 0].clone()] if seen is None else [scores[:, 0].clone(), scores[seen[0], seen[1]]]
     scores[:, 0] = -torch.inf
     if seen is not None:
         scores[seen[0], seen[1]] = -torch.inf
+    tops = blocks.amax(dim=2)
+    broken = torch.isnan(torch.cat([tops.flatten(), *closed])).any()  # a block that holds NaN has it on top
     width = min(k, n_items)
     items = torch.zeros(batch, k, dtype=torch.int64, device=scores.device)
-    best, found = torch.topk(scores, min(width + 1, n_items), dim=1)
+    best, found = _best(blocks, tops, min(width + 1, n_items))
     items[:, :width] = found[:, :width]
     # Only rows with equal scores near the top need the tie rule, and most rows of most models have none.
     tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(dim=1)
@@ -62,9 +66,42 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
         )
     for part in tied.nonzero().flatten().split(max(1, _MAX_KEY_ELEMENTS // n_items)) if ties else ():
         items[part, :width] = torch.topk(order_keys(scores[part]), width, dim=1).indices
-    values = torch.gather(scores, 1, items)
-    empty = torch.isneginf(values)
-    return RankedItems(items=items.masked_fill(empty, 0), scores=values.masked_fill(empty, -torch.inf))
+    values = scores.new_full((batch, k), -torch.inf)
+    values[:, :width] = best[:, :width]  # the tie rule moves items, not scores
+    return RankedItems(items=items.masked_fill(torch.isneginf(values), 0), scores=values)
+
+
+def blocks_of(scores: Tensor) -> Tensor:
+    """A float32 copy in blocks: [B, N] -> [B, blocks, `_BLOCK`], filled up with -inf."""
+    batch, n_items = scores.shape
+    blocks = -(-n_items // _BLOCK)
+    copy = scores.new_empty(batch, blocks * _BLOCK, dtype=torch.float32)
+    copy[:, :n_items] = scores
+    copy[:, n_items:] = -torch.inf
+    return copy.view(batch, blocks, _BLOCK)
+
+
+def _best(blocks: Tensor, tops: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest scores of each row and where they stand, in no order among equals.
+
+    No score outside the ``count`` blocks of the highest tops is above the lowest of these tops, and they hold
+    ``count`` scores that are not below it. So the search reads each score once, for its block's top.
+
+    Args:
+        blocks: float32 [B, blocks, size].
+        tops: float32 [B, blocks], the highest score of each.
+        count: how many; at most blocks * size.
+
+    Returns:
+        (scores [B, count], highest first, items int64 [B, count]).
+    """
+    if tops.shape[1] <= count or blocks.device.type != "cpu":  # an accelerator wants one launch
+        return torch.topk(blocks.flatten(1), count, dim=1)
+    size = blocks.shape[2]
+    chosen = torch.topk(tops, count, dim=1, sorted=False).indices
+    candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, size)).flatten(1)
+    best, place = torch.topk(candidates, count, dim=1)
+    return best, chosen.gather(1, place // size) * size + place % size
 
 
 def pairs_of_rows(

@@ -52,16 +52,23 @@ def hide(logits: Tensor, seen: SeenPairs | None = None) -> Tensor:
         logits: float [M, N].
         seen: (row, item) pairs, or None.
     """
-    closed = torch.zeros_like(logits, dtype=torch.bool)
-    closed[:, 0] = True
+    row = torch.arange(len(logits), device=logits.device)
+    item = torch.zeros_like(row)
     if seen is not None:
-        closed[seen] = closed.new_ones(())  # a value of the host would be copied over
-    return logits.masked_fill(closed, float("-inf"))
+        row, item = torch.cat([row, seen[0]]), torch.cat([item, seen[1]])
+    return logits.index_put((row, item), logits.new_full((), float("-inf")))
 
 
 def open_log_softmax(logits: Tensor) -> Tensor:
     """log P over what is left: float [M, N] -> [M, N]; -inf stays, also in a row where nothing is left."""
-    return logits.log_softmax(dim=-1).masked_fill(torch.isneginf(logits), float("-inf"))
+    nothing = torch.isneginf(logits.detach().amax(dim=-1, keepdim=True))
+    return logits.log_softmax(dim=-1).masked_fill(nothing, float("-inf"))
+
+
+def log_sum(logits: Tensor) -> Tensor:
+    """log of the sum of exp over what is left: float [M, N] -> [M, 1], 0 in a row where nothing is left."""
+    total = logits.logsumexp(dim=-1, keepdim=True)
+    return total.masked_fill(torch.isneginf(total), 0.0)
 
 
 def catalogue_cross_entropy(

@@ -25,6 +25,28 @@ def test_a_score_that_is_nan_is_the_users_to_mend(place: tuple[int, int], seen: 
         top_k(scores, 2, seen)
 
 
+@pytest.mark.parametrize("n_items", [2, 63, 64, 65, 700, 5000])
+@pytest.mark.parametrize("k", [1, 10, 70])
+@pytest.mark.parametrize("values", [3, 200, 1 << 20])
+def test_the_list_is_the_sorted_catalogue(n_items: int, k: int, values: int) -> None:
+    """Score descending, then item id ascending, whatever ties and however many blocks the search skips."""
+    draw = torch.Generator().manual_seed(n_items + k + values)
+    scores = torch.randint(values, (9, n_items), generator=draw) - values / 2
+    scores[torch.rand(scores.shape, generator=draw) < 0.3] = -torch.inf
+    scores[8] = -torch.inf
+    seen = tuple(torch.randint(size, (40,), generator=draw) for size in (8, n_items))
+    ranked = top_k(scores, k, seen)
+    left = scores.clone()
+    left[:, 0] = left[seen] = -torch.inf
+    for row, found, value in zip(left.tolist(), ranked.items.tolist(), ranked.scores.tolist(), strict=True):
+        order = sorted(
+            (item for item in range(n_items) if row[item] > -torch.inf), key=lambda i: (-row[i], i)
+        )
+        order = order[:k]
+        assert found == order + [0] * (k - len(order))
+        assert value == [row[item] for item in order] + [-torch.inf] * (k - len(order))
+
+
 def test_infinite_scores_are_ranked() -> None:
     ranked = top_k(torch.tensor([[0.0, torch.inf, 1.0, -torch.inf]]), 3)
     assert ranked.items.tolist() == [[1, 2, 0]]

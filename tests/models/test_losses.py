@@ -121,7 +121,7 @@ def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeyp
     targets, weights = torch.randint(1, 40, (23,)), torch.rand(23)
     hidden = torch.randint(0, 40, (23, 5))  # with empty slots and repetitions
     hidden[hidden == targets[:, None]] = 0
-    seen = (torch.arange(23)[:, None].expand_as(hidden), hidden)
+    seen = (torch.arange(23).repeat_interleave(5), hidden.flatten())
     monkeypatch.setattr(losses, "_CELLS", 40 * 16)  # several blocks
     total, each = catalogue_cross_entropy(queries, items, targets, weights, hidden)
     got = torch.autograd.grad(3.0 * total, [queries, items])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.decoding.fusion import fuse_dense
 from recbole_sigma.decoding.top_k import top_k
-from recbole_sigma.models.losses import catalogue_cross_entropy, hide, open_log_softmax
+from recbole_sigma.models.losses import catalogue_cross_entropy, hide, log_sum, open_log_softmax
 from recbole_sigma.models.sigma.item_tokens import Similarity
 from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Objective, Predictions
 from recbole_sigma.models.sigma.trunk import Prompt
@@ -77,10 +77,17 @@ class JointObjective(Objective):
 
     def log_probs(self, prompt: Prompt, table: ItemTable, how: Decoding, seen: SeenPairs | None) -> Tensor:
         """Step 1 to 3 in one: prefixes by the sum of their items, then fusion; see `Objective.log_probs`."""
-        logits = hide(self.queries(prompt.context, prompt.words) @ table.scored.T, seen)
-        if not self.catalogue.length or (how.mode == "fixed_temp" and not how.width):
-            return open_log_softmax(logits)  # all prefixes at one temperature: fusion would change nothing
+        logits = self._logits(prompt, table, seen)
+        if self._fuses_nothing(how):
+            return open_log_softmax(logits)
         return fuse_dense(logits, self.catalogue, how.mode, how.width)[0]
+
+    def _logits(self, prompt: Prompt, table: ItemTable, seen: SeenPairs | None) -> Tensor:
+        return hide(self.queries(prompt.context, prompt.words) @ table.scored.T, seen)
+
+    def _fuses_nothing(self, how: Decoding) -> bool:
+        """All prefixes at one temperature are the softmax itself."""
+        return not self.catalogue.length or (how.mode == "fixed_temp" and not how.width)
 
     def token_log_probs(
         self, prompt: Prompt, path: Tensor | None, items: Tensor, table: ItemTable, seen: SeenPairs | None
@@ -88,10 +95,9 @@ class JointObjective(Objective):
         """P(prefix) is the sum over its items, so a code's share is one such sum over the one above it; see
         `Objective.token_log_probs`.
         """
-        logits = hide(self.queries(prompt.context, prompt.words) @ table.scored.T, seen)
-        log_probs = open_log_softmax(logits)
+        log_probs = open_log_softmax(self._logits(prompt, table, seen))
         share = log_probs.exp()
-        reached = [torch.zeros_like(items, dtype=logits.dtype)]  # log P of the empty prefix
+        reached = [torch.zeros_like(items, dtype=share.dtype)]  # log P of the empty prefix
         for node in self.catalogue.nodes:
             under = share.new_zeros(len(share), int(node.max()) + 1).index_add(1, node, share)
             # rounding may put a sum below its only item, and an item of no probability at zero
@@ -103,4 +109,8 @@ class JointObjective(Objective):
         self, prompt: Prompt, table: ItemTable, k: int, how: Decoding, seen: SeenPairs | None
     ) -> RankedItems:
         """See `Objective.rank`."""
-        return top_k(self.log_probs(prompt, table, how, seen), k, seen)
+        if not self._fuses_nothing(how):
+            return top_k(self.log_probs(prompt, table, how, seen), k, seen)
+        logits = self._logits(prompt, table, seen)
+        ranked = top_k(logits, k, seen)  # the order is known before the sum, which only the list then needs
+        return RankedItems(ranked.items, ranked.scores - log_sum(logits))
