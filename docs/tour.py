@@ -66,7 +66,7 @@ def tour(dataset: str, values: dict[str, Any]) -> None:
 
     section("4. A batch in the trunk")
     packed = model.packed_rows(batch)
-    histories = Histories(packed.users, packed.items, packed.length)
+    histories = Histories(packed.users, packed.items, packed.length, packed.items)
     torch.manual_seed(0)
     draw = model.branches.draw(packed.first, packed.length)
     branches = None if draw is None else model.branches.of(draw, packed.items)

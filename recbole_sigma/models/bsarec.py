@@ -21,6 +21,7 @@ from recbole_sigma.models.contract import Contract
 from recbole_sigma.models.losses import catalogue_cross_entropy
 from recbole_sigma.models.low_pass import FilterBlock, slow_waves
 from recbole_sigma.models.packed import PackedBatch, PackedModel, fuse_layers
+from recbole_sigma.models.sampled_softmax import sampled_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import BsarecKeys
 from recbole_sigma.settings.reader import read
 
@@ -40,7 +41,9 @@ class BSARec(PackedModel, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         keys, size = read(BsarecKeys, config), config["hidden_size"]
-        self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
+        self.negatives = sampler_of(config, dataset)
+        sparse = self.negatives is not None
+        self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0, sparse=sparse)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         self.norm = nn.LayerNorm(size, eps=config["layer_norm_eps"])
         self.dropout = nn.Dropout(config["hidden_dropout_prob"])
@@ -74,15 +77,18 @@ class BSARec(PackedModel, SequentialRecommender):
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Cross-entropy over the whole catalogue, the mean over rows; items of the history are negatives."""
         queries = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        weights = torch.ones(len(queries), device=queries.device)
-        loss, _ = catalogue_cross_entropy(
-            queries, self.item_embedding.weight, interaction[self.POS_ITEM_ID], weights
-        )
+        weights, targets = torch.ones(len(queries), device=queries.device), interaction[self.POS_ITEM_ID]
+        if self.negatives is None:
+            loss, _ = catalogue_cross_entropy(queries, self.item_embedding.weight, targets, weights)
+        else:
+            drawn = self.negatives.draw()
+            own, others = self.item_embedding(targets), self.item_embedding(drawn.items)
+            loss, _ = sampled_cross_entropy(queries, own, others, targets, drawn, weights)
         return loss / len(queries)
 
     def step_shapes(self, batch: Any) -> Hashable | None:
-        """Rows; they all have the width of the window."""
-        return len(batch) if isinstance(batch, PackedBatch) else None
+        """Rows; they all have the width of the window. Drawn negatives vary in number."""
+        return len(batch) if isinstance(batch, PackedBatch) and self.negatives is None else None
 
     def step_inputs(self, batch: Any) -> list[Tensor]:
         """The columns."""

@@ -19,6 +19,7 @@ from recbole_sigma.data.dataset import PackedDataset
 from recbole_sigma.models.losses import catalogue_cross_entropy, history_of
 from recbole_sigma.models.low_pass import FilterBlock, causal_low_pass
 from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, fuse_layers
+from recbole_sigma.models.sampled_softmax import sampled_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import SasrecKeys
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
@@ -57,6 +58,8 @@ class PackedSASRec(PackedModel, SASRec):
         self.mask_seen = self.follows_filter(config) and read(ProtocolKeys, config).filter_seen
         self._build_trunk(config)
         fuse_layers(self)
+        self.negatives = None if self.binary else sampler_of(config, dataset)
+        self.item_embedding.sparse = self.negatives is not None
         if self.cosine:
             self.scale = nn.Parameter(torch.tensor(1.0 / keys.sasrec_temperature))
 
@@ -120,15 +123,25 @@ class PackedSASRec(PackedModel, SASRec):
         targets = rows.items[row, column + 1]
         if self.binary:
             return self._binary_loss(queries, targets, rows.items, row, rows.weights())
-        vectors = self.item_embedding.weight
         if self.cosine:
-            queries, vectors = self.scale * F.normalize(queries, dim=-1), F.normalize(vectors, dim=-1)
+            queries = self.scale * F.normalize(queries, dim=-1)
         hidden = history_of(rows.items, row, column) if self.mask_seen else None
-        return catalogue_cross_entropy(queries, vectors, targets, rows.weights(), hidden)[0]
+        if self.negatives is None:
+            vectors = self._compared(self.item_embedding.weight)
+            return catalogue_cross_entropy(queries, vectors, targets, rows.weights(), hidden)[0]
+        drawn = self.negatives.draw()
+        own, others = (self._compared(self.item_embedding(items)) for items in (targets, drawn.items))
+        return sampled_cross_entropy(queries, own, others, targets, drawn, rows.weights(), hidden)[0]
+
+    def _compared(self, vectors: Tensor) -> Tensor:
+        """Item vectors as queries meet them."""
+        return F.normalize(vectors, dim=-1) if self.cosine else vectors
 
     def step_shapes(self, batch: Any) -> Hashable | None:
-        """See `Contract.step_shapes`; negatives are drawn again until they fit, which no replay can do."""
-        return None if self.binary else super().step_shapes(batch)
+        """See `Contract.step_shapes`; how many different negatives are drawn varies, which no replay can
+        do.
+        """
+        return None if self.binary or self.negatives is not None else super().step_shapes(batch)
 
     def _read(self, rows: PackedRows, group: RowGroup, more: list[Tensor]) -> Tensor:
         """States float [M, d] before each target of rows of similar length."""

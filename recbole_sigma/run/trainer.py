@@ -16,7 +16,6 @@ import recbole.trainer.trainer as stock
 import torch
 from recbole.utils import calculate_valid_score
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from recbole_sigma.data.shares import epoch_batches, epoch_length
 from recbole_sigma.evaluation.judge import Judgement
@@ -29,6 +28,7 @@ from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state, tracking
 from recbole_sigma.run.logs import training_line
+from recbole_sigma.run.optimizer import adamw, clip
 from recbole_sigma.run.precision import (
     fast_products,
     loss_weight,
@@ -128,7 +128,7 @@ class RunTrainer(StoredRun):
     # --- training ---
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimizers; AdamW is fused, and the model may group its parameters."""
+        """RecBole's optimizers; AdamW is ours, and the model may group its parameters."""
         decay = kwargs.get("weight_decay", self.weight_decay)
         groups = contract(self.model).optimizer_groups(decay)
         if "params" not in kwargs and groups is not None:
@@ -137,8 +137,7 @@ class RunTrainer(StoredRun):
         if learner != "adamw":
             return super()._build_optimizer(**kwargs)  # type: ignore[misc]
         params = kwargs.get("params", self.model.parameters())
-        rate = kwargs.get("learning_rate", self.learning_rate)
-        return torch.optim.AdamW(params, lr=rate, weight_decay=decay, fused=True)
+        return adamw(params, kwargs.get("learning_rate", self.learning_rate), decay)
 
     def fit(
         self, train_data: Any, valid_data: Any = None, *args: Any, saved: bool = True, **kwargs: Any
@@ -270,7 +269,7 @@ class RunTrainer(StoredRun):
                 values = own if values is None else values + own
             if self.clip_grad_norm:
                 self.scaler.unscale_(self.optimizer)
-                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+                clip(self.model.parameters(), **self.clip_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             sums = values if sums is None else sums + values

@@ -113,6 +113,20 @@ class TrainKeys:
 
 
 @dataclass(frozen=True)
+class SoftmaxKeys:
+    """Large catalogues: which items a training step computes."""
+
+    softmax_negatives: int | str = key(
+        "auto",
+        "Items drawn per step to stand for the catalogue in the softmax; a step then computes and updates "
+        "only the items it meets; 0 = the whole catalogue; auto = 0, or 8192 from 200,000 items on",
+        0,
+        1 << 30,
+        words=("auto",),
+    )
+
+
+@dataclass(frozen=True)
 class ProcessKeys:
     """Processes that share each batch."""
 

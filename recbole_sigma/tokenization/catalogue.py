@@ -42,12 +42,18 @@ class ItemsByPrefix:
         """Items per prefix, int64 [C]."""
         return self.start[1:] - self.start[:-1]
 
-    @property
-    def place(self) -> Tensor:
-        """Place of each item among those of its prefix, int64 [N]; 0 for ids that are not in the
+    def place(self, items: Tensor) -> Tensor:
+        """Place of items [...] among those of their prefix, int64 [...]; 0 for ids that are not in the
         catalogue.
         """
-        return (self.row - self.start[self.prefix]).clamp_min(0)
+        return (self.row[items] - self.start[self.prefix[items]]).clamp_min(0)
+
+    def under(self, prefixes: Tensor) -> tuple[Tensor, Tensor]:
+        """The items of prefixes int64 [c], those of one behind those of the other, and how many each has."""
+        start = self.start[prefixes]
+        sizes = self.start[prefixes + 1] - start
+        first = torch.repeat_interleave(start - (sizes.cumsum(0) - sizes), sizes)
+        return self.order[first + torch.arange(len(first), device=first.device)], sizes
 
 
 def group_by_prefix(prefix: Tensor, n_prefixes: int) -> ItemsByPrefix:

@@ -138,7 +138,7 @@ def test_a_label_after_an_empty_history_is_the_generated_prediction(valid_chosen
         context = model._prompt(batch, batch["item_length"], table).context
         items = batch["item_id"][:, None]
         draw = LabelDraw(torch.full((3, 1), -1), wording.expand(3, 1, -1))
-        histories = Histories(batch["user_id"], items, torch.ones(3, dtype=torch.int64))
+        histories = Histories(batch["user_id"], items, torch.ones(3, dtype=torch.int64), items)
         slots, branches, start = model.trunk.packed(histories, table.tokens, model.branches.of(draw, items))
         states = slots[:, :, -1] + model.paths(items, table.tokens, table.vectors)
         found = model.branches.states(draw, states, branches, start)

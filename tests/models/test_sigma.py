@@ -96,7 +96,7 @@ def label_states(model, batch, label):
     text = model.branches.instructions[:1].expand(len(items), 1, -1)
     branches = Branches((length - 1)[:, None], text, torch.full((len(items), 1), label))
     table = model.item_table()
-    histories = Histories(batch["user_id"], rows, length + 1)
+    histories = Histories(batch["user_id"], rows, length + 1, rows)
     slots, read, start = model.trunk.packed(histories, table.tokens, branches)
     states = slots[:, :, -1] + model.paths(rows, table.tokens, table.vectors)
     found = model.branches.states(LabelDraw(branches.after, text), states, read, start)

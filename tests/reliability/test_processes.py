@@ -191,6 +191,19 @@ def test_the_gradient_of_two_processes_is_that_of_one(model, write_dataset, rank
     assert first[1] == pytest.approx(losses, rel=1e-5)
 
 
+def test_single_rows_are_updated_in_one_process(planted, ranks) -> None:
+    values = {**planted, **tiny("PackedSASRec"), "softmax_negatives": 4}
+
+    def work() -> Any:
+        try:
+            return run("PackedSASRec", "planted", config_dict=values)
+        except UserError as error:
+            return str(error)
+
+    answers = [str(answer) for answer in ranks(work)]  # one may end before the other and close the connection
+    assert any("use --nproc=1, or softmax_negatives: 0" in answer for answer in answers), answers
+
+
 @pytest.mark.parametrize("model", ["BPR", "SIGMA"])
 def test_metrics_of_two_processes_are_those_of_one(model, planted, ranks, scratch: Path) -> None:
     """60 users on 2 processes; SIGMA's items are prepared by one of them."""

@@ -54,6 +54,14 @@ def test_killed_and_continued_is_bit_for_bit_the_uninterrupted_run(
     assert in_process(model, {**values, "resume": True}, "cut", ("step", 1)) == whole
 
 
+@pytest.mark.parametrize("model", ["PackedSASRec", "SIGMA"])
+def test_single_rows_and_drawn_negatives_go_on_too(model, planted, in_process) -> None:
+    values = settings(planted, model, softmax_negatives=6, checkpoint_steps=1)
+    whole = in_process(model, values, "whole")
+    assert in_process(model, {**values, "resume": True}, "cut", ("step", 3)) == signal.SIGKILL
+    assert in_process(model, {**values, "resume": True}, "cut") == whole
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", ["BPR", "SASRec", "PackedSASRec", "SIGMA", "TIGER"])

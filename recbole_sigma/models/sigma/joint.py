@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.decoding.fusion import fuse_dense
 from recbole_sigma.decoding.top_k import top_k
-from recbole_sigma.models.losses import catalogue_cross_entropy, hide, log_sum, open_log_softmax
+from recbole_sigma.models.losses import hide, log_sum, open_log_softmax
 from recbole_sigma.models.sigma.item_tokens import Similarity
 from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Objective, Predictions
 from recbole_sigma.models.sigma.trunk import Prompt
@@ -50,9 +50,7 @@ class JointObjective(Objective):
     def losses(self, predictions: Predictions, table: ItemTable) -> tuple[tuple[Tensor, ...], Tensor]:
         """Cross-entropy over the catalogue; see `Objective.losses`."""
         queries = self.queries(predictions.context, predictions.words)
-        total, each = catalogue_cross_entropy(
-            queries, table.scored, predictions.targets, predictions.weights, predictions.hidden
-        )
+        total, each = self.catalogue_loss(queries, predictions, table)
         return (total,), each
 
     # Both sums over codes are folded into two vectors of e = 2d numbers, [q, U q] and [v + w, v * e], so
@@ -63,16 +61,17 @@ class JointObjective(Objective):
         query = self.similarity.queries(context, words)
         return torch.cat([query, self.condition(query)], dim=1) if self.catalogue.length else query
 
-    def scored(self, vectors: Tensor) -> Tensor:
+    def scored(self, vectors: Tensor, items: Tensor | None = None) -> Tensor:
         """float [N, d] item vectors -> [N, e]."""
         if not self.catalogue.length:
             return vectors
-        own, condition = (self._by_codes(tables) for tables in (self.code_vectors, self.conditions))
+        codes = self.catalogue.codes if items is None else self.catalogue.codes[items]
+        own, condition = (self._by_codes(tables, codes) for tables in (self.code_vectors, self.conditions))
         return torch.cat([vectors + own, vectors * condition], dim=1)
 
-    def _by_codes(self, tables: nn.ModuleList) -> Tensor:
-        """Sum over the levels of what the tables hold for each item's code: float [N, d]."""
-        codes = self.catalogue.codes
+    @staticmethod
+    def _by_codes(tables: nn.ModuleList, codes: Tensor) -> Tensor:
+        """Sum over the levels of what the tables hold for each item's code: int64 [n, l] -> float [n, d]."""
         return reduce(torch.add, (table(codes[:, level]) for level, table in enumerate(tables)))
 
     def log_probs(self, prompt: Prompt, table: ItemTable, how: Decoding, seen: SeenPairs | None) -> Tensor:

@@ -29,6 +29,7 @@ from recbole_sigma.models.packed import (
     host_length,
     length_groups,
 )
+from recbole_sigma.models.sampled_softmax import sampler_of
 from recbole_sigma.models.sigma.branches import LABEL_WEIGHT, InstructionBranches, LabelStates
 from recbole_sigma.models.sigma.build import build_item_tokens, build_language, build_objective, build_trunk
 from recbole_sigma.models.sigma.labels import INSTRUCTION, LabelDraw, build_task_labels
@@ -81,6 +82,9 @@ class SIGMA(PackedModel, SequentialRecommender):
         self.paths = StraightPaths(options.paths, width, options.dropout)
         self.objective = build_objective(options, self.prepared, self.trunk, width)  # (d) losses and lists
         self.loss_names = (*self.objective.names, "label")
+        self.negatives = sampler_of(config, dataset)
+        if self.negatives is not None and self.item_tokens.residual is not None:
+            self.item_tokens.residual.sparse = True
         self._table: tuple[list[Any], ItemTable] | None = None  # see `_kept_table`
 
     @property
@@ -102,6 +106,20 @@ class SIGMA(PackedModel, SequentialRecommender):
         """The catalogue from today's weights."""
         return self.objective.table(self.item_tokens())
 
+    def _table_of(self, items: Tensor) -> ItemTable:
+        """What a step reads of the catalogue.
+
+        Args:
+            items: int64 [B, T], the batch's rows, targets included.
+        """
+        if self.negatives is None:
+            return self.item_table()
+        drawn = self.negatives.draw() if self.objective.over_catalogue else None
+        parts = [items.new_zeros(1), items.flatten(), self.objective.met(items)]
+        met = torch.unique(torch.cat(parts if drawn is None else [*parts, drawn.items]))
+        place = torch.empty_like(self.objective.catalogue.row)
+        return self.objective.part(met, self.item_tokens(met), place, drawn)
+
     # --- training -------------------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
@@ -116,7 +134,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         labelled = interaction.labelled if isinstance(interaction, PackedBatch) else self.branches.take_part()
         draw = self.branches.draw(rows.first, rows.length) if labelled else None
         labels = 0.0 if draw is None else LABEL_WEIGHT * draw.after.numel()
-        table = self.item_table()  # once per step
+        table = self._table_of(rows.items)  # once per step
         found = [self._read(rows, group, table, draw) for group in rows.groups]
         context, path = (torch.cat(parts) for parts in list(zip(*found, strict=True))[:2])
         row, column = rows.row, rows.column
@@ -150,12 +168,12 @@ class SIGMA(PackedModel, SequentialRecommender):
         items = rows.items[own, : group.width]
         labels = None if draw is None else draw.rows(own)
         slots, branches, start = self.trunk.packed(
-            Histories(rows.users[own], items, rows.length[own]),
+            Histories(rows.users[own], items, rows.length[own], table.rows(items)),
             table.tokens,
             None if labels is None else self.branches.of(labels, items),
         )
         # the state at a slot's end predicts what follows its item; the paths read the items directly
-        states = slots[:, :, -1] + self.paths(items, table.tokens, table.vectors)  # [R, T, d]
+        states = slots[:, :, -1] + self.paths(table.rows(items), table.tokens, table.vectors)  # [R, T, d]
         # teacher forcing: the states behind the prefix tokens of the item that did follow
         path = group.pick(slots[:, 1:, : self.trunk.layout.prefix])
         asked = None if labels is None else self.branches.states(labels, states, branches, start)
@@ -173,9 +191,11 @@ class SIGMA(PackedModel, SequentialRecommender):
         return batch
 
     def step_shapes(self, batch: Any) -> Hashable | None:
-        """See `Contract.step_shapes`; a loss per prefix has shapes of its own in every batch."""
-        shapes = super().step_shapes(batch)
-        return (shapes, batch.labelled) if shapes and self.objective.fixed_shapes else None
+        """See `Contract.step_shapes`; a loss per prefix has shapes of its own in every batch, and so have the
+        items that a step meets.
+        """
+        shapes, fixed = super().step_shapes(batch), self.objective.fixed_shapes and self.negatives is None
+        return (shapes, batch.labelled) if shapes and fixed else None
 
     def train(self, mode: bool = True) -> SIGMA:
         """Forget the catalogue that lists are made from: steps change it."""
@@ -293,7 +313,7 @@ class SIGMA(PackedModel, SequentialRecommender):
     def _asked(self, interaction: Any, known: Tensor) -> tuple[Histories, Tensor]:
         """Histories as wide as the longest, and the instruction of each row: int64 [B, I]."""
         items = interaction[self.ITEM_SEQ][:, : max(int(known.max()), 1)]
-        histories = Histories(interaction[self.USER_ID], items, interaction[self.ITEM_SEQ_LEN])
+        histories = Histories(interaction[self.USER_ID], items, interaction[self.ITEM_SEQ_LEN], items)
         return histories, self.branches.text(interaction, INSTRUCTION, len(items))
 
     def _with_paths(self, prompt: Prompt, histories: Histories, text: Tensor, table: ItemTable) -> Prompt:

@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from recbole_sigma.models.sigma.item_tokens import Similarity
+from recbole_sigma.models.losses import catalogue_cross_entropy
+from recbole_sigma.models.sampled_softmax import Drawn, sampled_cross_entropy
+from recbole_sigma.models.sigma.item_tokens import Similarity, rows_of
 from recbole_sigma.models.sigma.trunk import Prompt
 from recbole_sigma.tokenization.catalogue import Catalogue
 from recbole_sigma.values import RankedItems, SeenPairs
@@ -38,17 +41,27 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ItemTable:
-    """The whole catalogue, computed once per training step and once per evaluation.
+    """The catalogue, computed once per training step and once per evaluation; or the n items that a step
+    meets.
 
     Attributes:
-        tokens: float [N, d], what the trunk reads.
-        vectors: float [N, d], what states are compared with.
-        scored: float [N, e], what an objective multiplies its queries with; see `Objective.scored`.
+        tokens: float [N or n, d], what the trunk reads.
+        vectors: float [N or n, d], what states are compared with.
+        scored: float [N or n, e], what an objective multiplies its queries with; see `Objective.scored`.
+        place: int64 [N], the row of each of the n items, anything for the others; None: an item's row is its
+            number.
+        drawn: the negatives that stand for the catalogue in a softmax over it; None: there are all.
     """
 
     tokens: Tensor
     vectors: Tensor
     scored: Tensor
+    place: Tensor | None = None
+    drawn: Drawn | None = None
+
+    def rows(self, items: Tensor) -> Tensor:
+        """Where items [...] stand in the table: int64 [...]; item 0 in row 0."""
+        return items if self.place is None else self.place[items]
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,44 @@ class Objective(nn.Module, ABC):
         vectors = self.similarity.items(tokens)
         return ItemTable(tokens, vectors, self.scored(vectors))
 
+    def part(self, items: Tensor, tokens: Tensor, place: Tensor, drawn: Drawn | None) -> ItemTable:
+        """The table of some items.
+
+        Args:
+            items: int64 [n], ascending, the first of them 0.
+            tokens: float [n, d].
+            place: int64 [N], of which the places of these items are overwritten.
+            drawn: see `ItemTable`.
+        """
+        place[items] = torch.arange(len(items), device=items.device)
+        vectors = self.similarity.items(tokens)
+        return ItemTable(tokens, vectors, self.scored(vectors, items), place, drawn)
+
     @abstractmethod
-    def scored(self, vectors: Tensor) -> Tensor:
-        """From item vectors float [N, d] to the rows that queries are multiplied with."""
+    def scored(self, vectors: Tensor, items: Tensor | None = None) -> Tensor:
+        """From item vectors float [N, d] to the rows that queries are multiplied with; or those of some items
+        int64 [n], in their order.
+        """
+
+    @property
+    def over_catalogue(self) -> bool:
+        """Whether a loss is a softmax over the catalogue."""
+        return True
+
+    def met(self, items: Tensor) -> Tensor:
+        """What the losses of a batch compare its items [...] with, beside these and drawn ones: int64 [n]."""
+        return items.new_zeros(0)
+
+    @staticmethod
+    def catalogue_loss(queries: Tensor, predictions: Predictions, table: ItemTable) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of queries float [M, e] over the catalogue, or over what was drawn from it; see
+        `losses.catalogue_cross_entropy`.
+        """
+        targets, weights, hidden = predictions.targets, predictions.weights, predictions.hidden
+        if table.drawn is None:
+            return catalogue_cross_entropy(queries, table.scored, targets, weights, hidden)
+        own, others = (rows_of(table.scored, table.rows(items)) for items in (targets, table.drawn.items))
+        return sampled_cross_entropy(queries, own, others, targets, table.drawn, weights, hidden)
 
     @property
     def reads_cache(self) -> bool:

@@ -24,7 +24,7 @@ from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 from recbole_sigma.decoding.kv import Step
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
 from recbole_sigma.language.backbone import hidden_states
-from recbole_sigma.models.losses import catalogue_cross_entropy, hide, open_log_softmax
+from recbole_sigma.models.losses import hide, open_log_softmax
 from recbole_sigma.models.sigma.item_tokens import Similarity
 from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Objective, Predictions
 from recbole_sigma.models.sigma.trunk import PackedTrunk, Prompt
@@ -122,9 +122,23 @@ class PaperObjective(Objective):
         """See `Objective.reads_cache`."""
         return bool(self.catalogue.length)
 
-    def scored(self, vectors: Tensor) -> Tensor:
-        """The item vectors, with prefixes sorted by them so that those of a prefix are one slice."""
-        return vectors[self.catalogue.order] if self.catalogue.length else vectors
+    def scored(self, vectors: Tensor, items: Tensor | None = None) -> Tensor:
+        """The item vectors; those of all items, which lists are made from, sorted by prefix, so that those of
+        a prefix are one slice.
+        """
+        whole = items is None and self.catalogue.length
+        return vectors[self.catalogue.order] if whole else vectors
+
+    @property
+    def over_catalogue(self) -> bool:
+        """See `Objective.over_catalogue`."""
+        return not self.catalogue.length
+
+    def met(self, items: Tensor) -> Tensor:
+        """The items that share a prefix with one of these."""
+        if self.over_catalogue:
+            return super().met(items)
+        return self.catalogue.under(self.catalogue.prefix[items].unique())[0]
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -135,7 +149,7 @@ class PaperObjective(Objective):
         context, targets, weights = predictions.context, predictions.targets, predictions.weights
         if not self.catalogue.length:
             query = self.similarity.queries(context, predictions.words)
-            total, each = catalogue_cross_entropy(query, table.scored, targets, weights, predictions.hidden)
+            total, each = self.catalogue_loss(query, predictions, table)
             return (total.new_zeros(()), total), each
         prefix = -sum(self._code_log_probs(context, predictions.path, targets), torch.zeros_like(weights))
         item = torch.zeros_like(prefix)
@@ -144,7 +158,7 @@ class PaperObjective(Objective):
                 context + self.prefix_gate * predictions.path[:, -1], predictions.words
             )
             item = self.id_weight * same_prefix_loss(
-                query, targets, table.scored, self.catalogue, predictions.hidden
+                query, targets, table, self.catalogue, predictions.hidden
             )
         return ((prefix * weights).sum(), (item * weights).sum()), (prefix + item).detach()
 
@@ -174,7 +188,7 @@ class PaperObjective(Objective):
         codes = self._code_log_probs(context, behind, targets)
         query = self.similarity.queries(context + self.prefix_gate * behind[:, -1], words)
         hidden = None if seen is None else padded(seen, len(items)).repeat_interleave(each, dim=0)
-        item = -same_prefix_loss(query, targets, table.scored, self.catalogue, hidden)
+        item = -same_prefix_loss(query, targets, table, self.catalogue, hidden)
         return torch.stack([*codes, item], dim=1).view(*items.shape, -1)
 
     def rank(
@@ -281,7 +295,7 @@ def padded(pairs: SeenPairs, batch: int) -> Tensor:
 def same_prefix_loss(
     queries: Tensor,
     targets: Tensor,
-    items: Tensor,
+    table: ItemTable,
     catalogue: ItemsByPrefix,
     hidden: Tensor | None = None,
 ) -> Tensor:
@@ -290,9 +304,9 @@ def same_prefix_loss(
     Predictions are grouped by prefix, so that each prefix costs one matrix product with its own items.
 
     Args:
-        queries: float [M, d], scaled: logits are inner products with ``items``.
+        queries: float [M, d], scaled: logits are inner products with the table's ``vectors``.
         targets: int64 [M] item ids.
-        items: float [n, d], in the order of ``catalogue.order``.
+        table: at least the items that share a prefix with a target.
         catalogue: the items by prefix.
         hidden: int64 [M, H], items that are no negatives, 0 in empty slots; never the target. None for
             nothing.
@@ -303,16 +317,15 @@ def same_prefix_loss(
     prefix = catalogue.prefix[targets]
     order = torch.argsort(prefix, stable=True)
     touched, counts = torch.unique_consecutive(prefix[order], return_counts=True)
-    sizes = catalogue.sizes[touched]
     # The rows of all touched prefixes in one gather: the backward pass of a slice per prefix would fill a
     # whole [n, d] for each of them.
-    first = torch.repeat_interleave(catalogue.start[touched] - (sizes.cumsum(0) - sizes), sizes)
-    members = items[first + torch.arange(len(first), device=items.device)].split(sizes.tolist())
-    place, own = catalogue.place[targets][order], counts.tolist()
+    items, sizes = catalogue.under(touched)
+    members = table.vectors[table.rows(items)].split(sizes.tolist())
+    place, own = catalogue.place(targets)[order], counts.tolist()
     blocked: Sequence[Tensor | None] = [None] * len(own)
     if hidden is not None:
         inside = (catalogue.prefix[hidden] == prefix[:, None]) & (hidden > 0)
-        blocked = torch.where(inside, catalogue.place[hidden], -1)[order].split(own)
+        blocked = torch.where(inside, catalogue.place(hidden), -1)[order].split(own)
     parts = []
     for query, target, block, no in zip(
         queries[order].split(own), place.split(own), members, blocked, strict=True
@@ -322,7 +335,7 @@ def same_prefix_loss(
             continue
         logits = query @ block.T
         if no is not None:  # one column more, where empty slots are marked
-            closed = torch.zeros(len(query), len(block) + 1, dtype=torch.bool, device=items.device)
+            closed = torch.zeros(len(query), len(block) + 1, dtype=torch.bool, device=query.device)
             closed.scatter_(1, torch.where(no < 0, len(block), no), True)
             logits = logits.masked_fill(closed[:, :-1], float("-inf"))
         parts.append(F.cross_entropy(logits, target, reduction="none"))

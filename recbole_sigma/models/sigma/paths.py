@@ -43,9 +43,9 @@ class StraightPaths(nn.Module):
         """The paths' sum.
 
         Args:
-            items: int64 [B, T] histories, oldest first.
-            tokens: float [N, d] item tokens, as the trunk reads them.
-            vectors: float [N, d] item vectors, as queries are compared with them.
+            items: int64 [B, T] histories as rows of the next two, oldest first.
+            tokens: float [n, d] item tokens, as the trunk reads them.
+            vectors: float [n, d] item vectors, as queries are compared with them.
 
         Returns:
             float [B, T, d], zeros without a path.
@@ -173,10 +173,10 @@ class WordPath(nn.Module):
 
 
 def covariance(vectors: Tensor) -> Tensor:
-    """Covariance of the item vectors over the catalogue, without gradient.
+    """Covariance of the item vectors over the catalogue, or over what a step meets of it, without gradient.
 
     Args:
-        vectors: float [N, d]; row 0 is the padding item.
+        vectors: float [n, d]; row 0 is the padding item.
 
     Returns:
         float [d, d].

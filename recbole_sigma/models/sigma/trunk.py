@@ -30,11 +30,13 @@ class Histories:
         users: int64 [B].
         items: int64 [B, T], oldest first, right-padded.
         length: int64 [B].
+        rows: int64 [B, T], where the items stand in the table of tokens.
     """
 
     users: Tensor
     items: Tensor
     length: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class PackedTrunk(nn.Module):
 
         Args:
             histories: B rows of T items.
-            tokens: float [N, d] item tokens.
+            tokens: float [n, d] item tokens, at least those of ``histories.rows``.
             branches: M per row, or None.
 
         Returns:
@@ -175,7 +177,7 @@ class PackedTrunk(nn.Module):
 
         Args:
             histories: B rows of T items.
-            tokens: float [N, d] item tokens.
+            tokens: float [n, d] item tokens, at least those of ``histories.rows``.
             text: int64 [B, I], the instruction; all padding where nothing is asked, and then nothing of it is
                 read later.
             cached: keep the keys and values.
@@ -199,7 +201,7 @@ class PackedTrunk(nn.Module):
 
         Args:
             histories: B rows of T items.
-            tokens: float [N, d] item tokens.
+            tokens: float [n, d] item tokens, at least those of ``histories.rows``.
             text: int64 [B, I], the instruction, as in `prompt`.
             items: int64 [B, G].
 
@@ -229,7 +231,7 @@ class PackedTrunk(nn.Module):
         batch, slots = histories.items.shape
         layout = self.layout
         profile = self.profiles[histories.users]
-        rows = torch.cat([self.embed(profile), self._item_slots(histories.items, tokens)], dim=1)
+        rows = torch.cat([self.embed(profile), self._item_slots(histories, tokens)], dim=1)
         width = rows.shape[1]
         positions = torch.arange(width, device=rows.device).expand(batch, -1)
         real = profile != self.pad
@@ -247,10 +249,10 @@ class PackedTrunk(nn.Module):
         allowed = branch_allowed(allowed, real, branches.text != self.pad, branches.after, layout, tail)
         return rows, positions, allowed, width
 
-    def _item_slots(self, items: Tensor, tokens: Tensor) -> Tensor:
+    def _item_slots(self, histories: Histories, tokens: Tensor) -> Tensor:
         """Input embeddings of items [B, T]: float [B, T * S, d]."""
-        layout = self.layout
-        own = self.item_scale * self.read(rows_of(tokens, items))
+        layout, items = self.layout, histories.items
+        own = self.item_scale * self.read(rows_of(tokens, histories.rows))
         if not self.prefix_tokens.shape[1]:
             return own
         prefix = self.embed(self.prefix_tokens[items])  # [B, T, l, d]
