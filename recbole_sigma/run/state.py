@@ -310,7 +310,7 @@ def _check_optimizer(optimizer: Any, fresh: list[dict[str, Any]]) -> None:
                 if not isinstance(value, Tensor):
                     if value is not None and _kind(value) != "number":
                         raise TypeError(f"the optimizer's {name} is a {type(value).__name__}")
-                elif value.numel() != 1 and value.shape != parameter.shape:
+                elif value.numel() != 1 and value.shape not in (parameter.shape, parameter.shape[:1]):
                     raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}")
                 elif not torch.isfinite(value).all():
                     raise ValueError(f"the optimizer's {name} holds NaN or infinite numbers")

@@ -28,7 +28,7 @@ from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state, tracking
 from recbole_sigma.run.logs import training_line
-from recbole_sigma.run.optimizer import adamw, clip
+from recbole_sigma.run.optimizer import adamw, clip, settle
 from recbole_sigma.run.precision import (
     fast_products,
     loss_weight,
@@ -137,7 +137,7 @@ class RunTrainer(StoredRun):
         if learner != "adamw":
             return super()._build_optimizer(**kwargs)  # type: ignore[misc]
         params = kwargs.get("params", self.model.parameters())
-        return adamw(params, kwargs.get("learning_rate", self.learning_rate), decay)
+        return adamw(self.model, params, kwargs.get("learning_rate", self.learning_rate), decay)
 
     def fit(
         self, train_data: Any, valid_data: Any = None, *args: Any, saved: bool = True, **kwargs: Any
@@ -282,6 +282,7 @@ class RunTrainer(StoredRun):
                 seconds = time.perf_counter() - started
                 self.store(epoch - 1, {"batches": done, "losses": totals, "parts": parts, "seconds": seconds})
         self._look_at_losses(epoch)
+        settle(self.optimizer)
         totals = [] if sums is None else sums.tolist()
         if self.world.several:
             totals = distributed.mean(totals)
