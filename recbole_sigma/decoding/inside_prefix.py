@@ -21,7 +21,7 @@ from recbole_sigma.decoding.beam import top_with_ties
 from recbole_sigma.tokenization.catalogue import ItemsByPrefix
 from recbole_sigma.values import RankedItems
 
-_CELLS = 1 << 20
+_CELLS = 1 << 18
 """Scores held at a time: few enough to stay in cache between the product and the selection."""
 
 
@@ -80,7 +80,8 @@ def search_in_prefixes(
         queries = query_of(columns, part.clamp_min(0))
         if scale is not None:
             queries = queries * scale[:, None, None]
-        score, row = _best_per_prefix(queries, part, weight, items, vectors, k, seen, seen_keep_mass)
+        least = best_score[:, -1] if best_score.shape[1] == k else weight.new_full((batch,), -torch.inf)
+        score, row = _best_per_prefix(queries, part, weight, items, vectors, k, least, seen, seen_keep_mass)
         best_score, best_row = _merge(
             torch.cat([best_score, score], 1), torch.cat([best_row, row], 1), items, k
         )
@@ -106,10 +107,16 @@ def _best_per_prefix(
     items: ItemsByPrefix,
     vectors: Tensor,
     k: int,
+    least: Tensor,
     seen: tuple[Tensor, Tensor] | None,
     keep_mass: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The best k items under every (user, prefix): scores and rows of the catalogue, both [B, c * k]."""
+    """The best k items under every (user, prefix) that can be among the user's best k: scores and rows of the
+    catalogue, both [B, c * k].
+
+    A prefix whose best item is behind the best items of k other prefixes, or behind ``least`` [B], holds none
+    of the user's best k: its items are not sorted.
+    """
     batch, width = beam.shape
     held = items.start[beam.clamp_min(0) + 1] - items.start[beam.clamp_min(0)]
     live = ((beam >= 0) & (weight > -torch.inf) & (held > 0)).flatten()
@@ -126,22 +133,46 @@ def _best_per_prefix(
     row = torch.zeros(batch * width, keep, dtype=torch.int64, device=beam.device)
     banned = _seen_cells(prefix, slots, width, items, seen)
     query, weight = queries.flatten(0, 1)[slots], weight.flatten()[slots]
+    peak = torch.full((batch * width,), -torch.inf, device=beam.device)
     for begin, end, runs in _blocks(prefix, low, size):
         mine = slice(*torch.searchsorted(banned[0], torch.tensor([begin, end], device=beam.device)).tolist())
         pair, seen_row = banned[0][mine], banned[1][mine]
         logits = _logits(query[begin:end], runs, vectors, int(size[begin]))
-        total = logits.logsumexp(dim=1)
+        top, total = _top_and_sum(logits)
         if len(pair):
             logits[pair - begin, seen_row - low[pair]] = -torch.inf
-            if not keep_mass:
-                total = logits.logsumexp(dim=1)
-        rows = torch.arange(logits.shape[1], device=beam.device)
-        total = total.masked_fill(total == -torch.inf, 0.0)  # every item seen: nothing to list
-        place = (low[begin:end, None] + rows).clamp_max_(len(items.order) - 1)
-        best, index = top_with_ties(logits, keep, partial(items.order.__getitem__, place))
-        score[slots[begin:end], : best.shape[1]] = best + (weight[begin:end] - total)[:, None]
-        row[slots[begin:end], : best.shape[1]] = place.gather(1, index)
+            top, left = _top_and_sum(logits)
+            total = total if keep_mass else left
+        offset, own = weight[begin:end] - total, slots[begin:end]
+        peak[own] = top + offset
+        if width > k:
+            least = torch.maximum(least, peak.view(batch, width).topk(k).values[:, -1])
+        able = (~(peak[own] < least[own // width])).nonzero().flatten()  # NaN too, which is refused below
+        start = low[begin:end][able, None]
+        best, index = top_with_ties(
+            logits if len(able) == len(own) else logits[able],
+            keep,
+            partial(_item_ids, items, start, logits.shape[1]),
+        )
+        score[own[able], : best.shape[1]] = best + offset[able, None]
+        row[own[able], : best.shape[1]] = (start + index).clamp_max_(len(items.order) - 1)
     return score.view(batch, width * keep), row.view(batch, width * keep)
+
+
+def _top_and_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest logit of each row, and the logarithm of the sum of their exponentials; 0 for that where
+    every item is seen, as there is nothing to list.
+    """
+    top = logits.amax(dim=1)
+    shift = top.masked_fill(top == -torch.inf, 0.0)
+    total = (logits - shift[:, None]).exp_().sum(dim=1).log_()
+    return top, torch.where(top == -torch.inf, 0.0, total + shift)
+
+
+def _item_ids(items: ItemsByPrefix, start: Tensor, width: int) -> Tensor:
+    """Ids of the items in ``width`` rows of the catalogue from each start [n, 1] on: int64 [n, width]."""
+    rows = start + torch.arange(width, device=start.device)
+    return items.order[rows.clamp_max_(len(items.order) - 1)]
 
 
 def _blocks(
@@ -170,11 +201,9 @@ def _blocks(
 def _logits(query: Tensor, runs: list[tuple[int, int, int]], vectors: Tensor, widest: int) -> Tensor:
     """Item logits of a block [pairs, widest], ``-inf`` beyond a prefix's end."""
     block = query.new_full((len(query), widest), -torch.inf)
-    begin = 0
-    for number, start, length in runs:
-        part = query[begin : begin + number] @ vectors[start : start + length].T
-        block[begin : begin + number, :length] = part
-        begin += number
+    numbers = [number for number, _, _ in runs]
+    for (_, start, length), own, out in zip(runs, query.split(numbers), block.split(numbers), strict=True):
+        out[:, :length] = torch.mm(own, vectors[start : start + length].T)
     return block.float()
 
 
