@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from recbole_sigma.decoding.kv import Step
+from recbole_sigma.decoding.top_k import largest
 from recbole_sigma.tokenization.trie import Trie
 from recbole_sigma.values import RankedItems, UserError
 
 SCORES = ("vocab", "level", "children")
-_PIECE = 16  # columns of a long row that share a maximum; see `largest`
 
 
 class Decoder(Protocol):
@@ -390,27 +390,6 @@ def top_with_ties(scores: Tensor, k: int, tie_key: Callable[[], Tensor]) -> tupl
         index[rows] = by_key.gather(1, by_score)
         top = scores.gather(1, index)
     return top, index
-
-
-def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``torch.topk``, of long rows in two steps: whoever is among the k best stands in one of the k pieces
-    with the greatest maxima.
-
-    Args:
-        scores: float [B, M].
-        k: at most M.
-    """
-    length = scores.shape[1] // _PIECE
-    if length < 2 * k:
-        return scores.topk(k, dim=1)
-    # piece j holds the columns j, j + length, ...: the maxima of all are one pass over whole vectors
-    pieces = scores[:, : length * _PIECE].unflatten(1, (_PIECE, length)).amax(dim=1)
-    chosen = pieces.topk(k, dim=1).indices
-    step = torch.arange(_PIECE, device=scores.device)[:, None] * length
-    rest = torch.arange(length * _PIECE, scores.shape[1], device=scores.device).expand(len(scores), -1)
-    column = torch.cat([(chosen[:, None] + step).flatten(1), rest], dim=1)
-    top, place = scores.gather(1, column).topk(k, dim=1)
-    return top, column.gather(1, place)
 
 
 def _to_items(beams: Beams, trie: Trie, k: int) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from recbole_sigma.values import RankedItems, UserError
 
-_MAX_KEY_ELEMENTS = 1 << 23  # int64 keys of one chunk: 64 MB
-_BLOCK = 64  # scores that one maximum stands for: near the root of N / k, where the search reads least
+_CELLS = 1 << 21  # scores ranked at a time on a CPU; what is made of them takes ten times their 8 MB
+_PIECE = 16  # columns of a long row that share a maximum; see `largest`
 
 
 def order_keys(scores: Tensor) -> Tensor:
@@ -44,18 +44,24 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
     Raises:
         UserError: a score is NaN.
     """
+    rows = max(1, _CELLS // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    if len(scores) > rows:
+        parts = []
+        for own in torch.arange(len(scores)).split(rows):
+            parts.append(top_k(scores[own[0] : own[-1] + 1], k, pairs_of_rows(seen, own, len(scores))))
+        return RankedItems(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("items", "scores"))
+        )
+    scores = scores.to(torch.float32, copy=True)
     batch, n_items = scores.shape
-    blocks = blocks_of(scores)
-    scores = blocks.flatten(1)[:, :n_items]
     closed = [scores[:, 0].clone()] if seen is None else [scores[:, 0].clone(), scores[seen[0], seen[1]]]
     scores[:, 0] = -torch.inf
     if seen is not None:
         scores[seen[0], seen[1]] = -torch.inf
-    tops = blocks.amax(dim=2)
-    broken = torch.isnan(torch.cat([tops.flatten(), *closed])).any()  # a block that holds NaN has it on top
     width = min(k, n_items)
     items = torch.zeros(batch, k, dtype=torch.int64, device=scores.device)
-    best, found = _best(blocks, tops, min(width + 1, n_items))
+    best, found = largest(scores, min(width + 1, n_items))
+    broken = torch.isnan(torch.cat([best[:, 0], *closed])).any()  # NaN comes before all numbers
     items[:, :width] = found[:, :width]
     # Only rows with equal scores near the top need the tie rule, and most rows of most models have none.
     tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(dim=1)
@@ -64,44 +70,32 @@ def top_k(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None) -> 
         raise UserError(
             "the model gave NaN scores: its training diverged; lower learning_rate or clip the gradient"
         )
-    for part in tied.nonzero().flatten().split(max(1, _MAX_KEY_ELEMENTS // n_items)) if ties else ():
+    for part in tied.nonzero().flatten().split(max(1, _CELLS // n_items)) if ties else ():
         items[part, :width] = torch.topk(order_keys(scores[part]), width, dim=1).indices
     values = scores.new_full((batch, k), -torch.inf)
     values[:, :width] = best[:, :width]  # the tie rule moves items, not scores
     return RankedItems(items=items.masked_fill(torch.isneginf(values), 0), scores=values)
 
 
-def blocks_of(scores: Tensor) -> Tensor:
-    """A float32 copy in blocks: [B, N] -> [B, blocks, `_BLOCK`], filled up with -inf."""
-    batch, n_items = scores.shape
-    blocks = -(-n_items // _BLOCK)
-    copy = scores.new_empty(batch, blocks * _BLOCK, dtype=torch.float32)
-    copy[:, :n_items] = scores
-    copy[:, n_items:] = -torch.inf
-    return copy.view(batch, blocks, _BLOCK)
-
-
-def _best(blocks: Tensor, tops: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest scores of each row and where they stand, in no order among equals.
-
-    No score outside the ``count`` blocks of the highest tops is above the lowest of these tops, and they hold
-    ``count`` scores that are not below it. So the search reads each score once, for its block's top.
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``torch.topk``, of long rows on a CPU in two steps: whoever is among the k best stands in one of the k
+    pieces with the greatest maxima. Among equals it may choose others.
 
     Args:
-        blocks: float32 [B, blocks, size].
-        tops: float32 [B, blocks], the highest score of each.
-        count: how many; at most blocks * size.
-
-    Returns:
-        (scores [B, count], highest first, items int64 [B, count]).
+        scores: float [B, M].
+        k: at most M.
     """
-    if tops.shape[1] <= count or blocks.device.type != "cpu":  # an accelerator wants one launch
-        return torch.topk(blocks.flatten(1), count, dim=1)
-    size = blocks.shape[2]
-    chosen = torch.topk(tops, count, dim=1, sorted=False).indices
-    candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, size)).flatten(1)
-    best, place = torch.topk(candidates, count, dim=1)
-    return best, chosen.gather(1, place // size) * size + place % size
+    length = scores.shape[1] // _PIECE
+    if length < 2 * k or scores.device.type != "cpu":  # an accelerator wants one launch
+        return scores.topk(k, dim=1)
+    # piece j holds the columns j, j + length, ...: the maxima of all are one pass over whole vectors
+    pieces = scores[:, : length * _PIECE].unflatten(1, (_PIECE, length)).amax(dim=1)
+    chosen = pieces.topk(k, dim=1).indices
+    step = torch.arange(_PIECE, device=scores.device)[:, None] * length
+    rest = torch.arange(length * _PIECE, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    column = torch.cat([(chosen[:, None] + step).flatten(1), rest], dim=1)
+    top, place = scores.gather(1, column).topk(k, dim=1)
+    return top, column.gather(1, place)
 
 
 def pairs_of_rows(

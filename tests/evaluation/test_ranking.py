@@ -44,7 +44,7 @@ def test_keys_of_a_row_are_unique_and_ordered() -> None:
 def test_chunks_change_nothing(monkeypatch) -> None:
     scores = torch.from_numpy(np.random.default_rng(0).integers(0, 5, (37, 29)).astype(np.float32))
     whole = top_k(scores.clone(), 10)
-    monkeypatch.setattr(ranking, "_MAX_KEY_ELEMENTS", 29 * 4)
+    monkeypatch.setattr(ranking, "_CELLS", 29 * 4)
     assert torch.equal(top_k(scores.clone(), 10).items, whole.items)
 
 
