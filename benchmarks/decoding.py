@@ -1,6 +1,6 @@
 """Constrained decoding against transformers' ``generate``: speed, growth, memory, exactness.
 
-Compared in one process, interleaved, medians of process CPU time, one torch thread:
+Compared in one process, interleaved, medians and minima of process CPU time, one torch thread:
 
     (a)   generate + prefix_allowed_tokens_fn over a nested-dict trie, kind to the peers: no EOS step, no text
     (b)   generate + a logits processor over a tensor trie
@@ -70,10 +70,14 @@ def time_case(case: Case | HybridCase, items: int, repeats: int, peers: bool) ->
             inner = 1 if name in ("a", "b") else 3
             seconds[name] += [cpu_seconds(run) for _ in range(inner)]
     median = {name: statistics.median(values) for name, values in seconds.items()}
+    least = {name: min(values) for name, values in seconds.items()}  # what a busy machine disturbs least
     row["ms_per_user"] = {name: 1000 * value / case.batch for name, value in median.items()}
+    row["least_ms_per_user"] = {name: 1000 * value / case.batch for name, value in least.items()}
     row["spread"] = {name: (max(v) - min(v)) / statistics.median(v) for name, v in seconds.items()}
     row |= {f"{name}_over_c": value / median["c"] for name, value in median.items() if name in ("a", "b")}
     row |= {f"c_over_{name}": median["c"] / median[name] for name in ("bare", "dot") if name in median}
+    row |= {f"least_{n}_over_c": least[n] / least["c"] for n in ("a", "b") if n in least}
+    row["least_c_over_bare"] = least["c"] / least["bare"]
     return row
 
 
@@ -162,6 +166,7 @@ def profile_search(options: argparse.Namespace) -> str:
 def run_worker(options: argparse.Namespace) -> dict[str, Any]:
     """All timings of one allocator setting."""
     rows, growth = [], {}
+    alone = (1,) if options.alone else ()  # the batch of one user who waits
 
     def measure(case: Case | HybridCase, items: int, peers: bool) -> None:
         repeats = 1 if case.name == "135m" else options.repeats
@@ -174,17 +179,18 @@ def run_worker(options: argparse.Namespace) -> dict[str, Any]:
             peers = items in options.peer_items
             if name == "hybrid":
                 for beam in options.beams:
-                    if peers:
-                        measure(HybridCase(items, beam, 8), items, True)
+                    for batch in (8, *alone) if peers else ():
+                        measure(HybridCase(items, beam, batch), items, True)
                     widest[items] = HybridCase(items, beam, 32)
                     measure(widest[items], items, False)
                 continue
             catalogue = Catalogue(items)
             model, offset = build_model(name, sum(catalogue.sizes))
             for beam in options.beams:
-                case = Case(name, model, offset, catalogue, beam, BATCH[name])
-                case.record()
-                measure(case, items, peers)
+                for batch in (*(alone if peers else ()), BATCH[name]):
+                    case = Case(name, model, offset, catalogue, beam, batch)
+                    case.record()
+                    measure(case, items, peers)
                 widest[items] = case
         if {12_000, 1_000_000} <= widest.keys():
             growth[name] = time_growth(widest[12_000], widest[1_000_000], options.repeats)
@@ -209,27 +215,29 @@ def cpu_name() -> str:
 
 RATIOS = (
     # model, allocator, items, beam, batch, key, bound, whether larger is better
-    ("t5", "default", 12_000, 50, 8, "c_over_bare", 1.15, False),
-    ("t5", "default", 1_000_000, 50, 8, "c_over_bare", 1.15, False),
-    ("llama4", "default", 12_000, 50, 4, "c_over_bare", 1.15, False),
-    ("llama4", "default", 1_000_000, 50, 4, "c_over_bare", 1.15, False),
-    ("llama4", "default", 12_000, 50, 4, "a_over_c", 18, True),
-    ("llama4", "tuned", 12_000, 50, 4, "a_over_c", 12, True),
+    ("t5", "default", 12_000, 50, 8, "c_over_bare", 1.05, False),
+    ("t5", "default", 1_000_000, 50, 8, "c_over_bare", 1.05, False),
+    ("llama4", "default", 12_000, 50, 4, "c_over_bare", 1.05, False),
+    ("llama4", "default", 1_000_000, 50, 4, "c_over_bare", 1.05, False),
+    ("hybrid", "default", 12_000, 50, 8, "c_over_bare", 1.05, False),
+    ("hybrid", "default", 12_000, 50, 32, "c_over_bare", 1.05, False),
+    ("llama4", "default", 12_000, 50, 4, "a_over_c", 25, True),
+    ("llama4", "tuned", 12_000, 50, 4, "a_over_c", 18, True),
     ("llama4", "default", 12_000, 20, 4, "a_over_c", 11, True),
     ("llama4", "tuned", 12_000, 20, 4, "a_over_c", 9.5, True),
     ("t5", "default", 12_000, 50, 8, "a_over_c", 10, True),
     ("t5", "tuned", 12_000, 50, 8, "a_over_c", 4.5, True),
     ("t5", "default", 12_000, 20, 8, "a_over_c", 4.5, True),
     ("t5", "tuned", 12_000, 20, 8, "a_over_c", 3.5, True),
-    ("hybrid", "default", 12_000, 50, 8, "a_over_c", 14, True),
+    ("hybrid", "default", 12_000, 50, 8, "a_over_c", 20, True),
     ("hybrid", "tuned", 12_000, 50, 8, "a_over_c", 7, True),
     ("hybrid", "default", 12_000, 20, 8, "a_over_c", 5, True),
     ("hybrid", "tuned", 12_000, 20, 8, "a_over_c", 4.5, True),
     ("hybrid", "default", 1_700, 20, 32, "c_over_dot", 2.5, False),
     ("hybrid", "default", 12_000, 20, 32, "c_over_dot", 2.5, False),
 )
-GROWTH = {"t5": 1.10, "llama4": 1.10, "hybrid": 1.4}
-TRIE_OF_A_MILLION = {"build_s": 1.0, "mb": 16, "mb_with_dense": 100}
+GROWTH = {"t5": 1.10, "llama4": 1.10, "hybrid": 1.2}
+TRIE_OF_A_MILLION = {"build_s": 0.2, "mb": 8, "mb_with_dense": 100}
 PEAK_MB = {"t5": 100, "llama4": 50}
 
 
@@ -263,12 +271,14 @@ def show(report: dict[str, Any]) -> str:
         [
             allocator, row["model"], row["items"], row["beam"], row["batch"],
             *(row["ms_per_user"].get(name) for name in columns),
-            *(row.get(key) for key in ("a_over_c", "b_over_c", "c_over_bare", "same_rank_share")),
+            *(row.get(key) for key in ("a_over_c", "b_over_c", "c_over_bare")),
+            row.get("least_ms_per_user", {}).get("c"),
+            *(row.get(key) for key in ("least_a_over_c", "least_c_over_bare", "same_rank_share")),
         ]
         for allocator, rows in report["timings"].items() for row in rows
     ]  # fmt: skip
     heads = ["allocator", "model", "items", "beam", "batch", *(f"{name} ms/user" for name in columns)]
-    heads += ["a / c", "b / c", "c / bare", "same places"]
+    heads += ["a / c", "b / c", "c / bare", "least c", "least a / c", "least c / bare", "same places"]
     tries = [list(row.values()) for row in report["tries"]]
     peaks = [[model, *sizes.values()] for model, sizes in report["memory_mb"].items()]
     judged = [
@@ -305,6 +315,7 @@ def main() -> None:
         "--peer-items", default="12000", type=numbers, help="catalogues on which (a) and (b) run as well"
     )
     parser.add_argument("--beams", default="20,50", type=numbers)
+    parser.add_argument("--alone", action="store_true", help="batches of one user too, where (a) runs")
     parser.add_argument("--repeats", default=5, type=int)
     parser.add_argument("--allocators", default="default,tuned", type=lambda text: text.split(","))
     parser.add_argument(
@@ -333,6 +344,7 @@ def main() -> None:
         return
 
     passed = ["--worker", "time", "--repeats", str(options.repeats), "--models", ",".join(options.models)]
+    passed += ["--alone"] if options.alone else []
     for flag, values in (
         ("items", options.items),
         ("peer-items", options.peer_items),

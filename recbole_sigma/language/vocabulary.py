@@ -133,10 +133,11 @@ def encode_left_padded(
     """
     head = [tokenizer.token_to_id(START)] if start else []
     tail = [tokenizer.token_to_id(END)] if end else []
-    rows = [head + tokens.ids + tail for tokens in encode_as_text(tokenizer, texts)]
+    number = {text: place for place, text in enumerate(dict.fromkeys(texts))}  # many users share a profile
+    rows = [head + tokens.ids + tail for tokens in encode_as_text(tokenizer, list(number))]
     width = width or max(len(row) for row in rows)
     rows = [row[-width:] for row in rows]
     out = np.full((len(rows), width), tokenizer.token_to_id(PAD), dtype=np.int64)
     for row, ids in zip(out, rows, strict=True):
         row[width - len(ids) :] = np.asarray(ids)
-    return out
+    return out[[number[text] for text in texts]]
