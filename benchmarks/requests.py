@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from recbole_sigma.models.sort import RequestTransformer  # noqa: E402
+from recbole_sigma.models.sort_network import RequestTransformer  # noqa: E402
 from recbole_sigma.settings.ranker_keys import SortKeys  # noqa: E402
 
 

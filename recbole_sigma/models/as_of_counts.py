@@ -34,6 +34,8 @@ class AsOfCounts(nn.Module):
         start = torch.searchsorted(keys, torch.arange(count + 1) * self.stride)
         self._table("keys", keys)
         self._table("start", start)
+        self._table("ranks", torch.sort(ranks, stable=True).values)
+        self._table("items", items[torch.argsort(ranks, stable=True)])
         self.dated = seconds is not None
         times = torch.zeros(self.stride, dtype=torch.float64) if seconds is None else seconds
         times = torch.cat([times, times[-1:].expand(self.stride - len(times))])
@@ -75,3 +77,22 @@ class AsOfCounts(nn.Module):
         recent = until - torch.searchsorted(self.keys, base + self.recent_from[moments])
         age = ((self.seconds[moments] - self.first[items]) / DAY).clamp_min(0) * (count > 0)
         return torch.stack([count.float(), age.float(), recent.float()], dim=-1).log1p()
+
+    def of_all(self, moment: Tensor) -> Tensor:
+        """`forward` of every item at one moment: one pass over the events, no search per item.
+
+        Args:
+            moment: int64 [], a position in time.
+
+        Returns:
+            float [N, 3].
+        """
+        moment, count = moment.clamp(0, self.stride - 1), len(self.first)
+        bounds = torch.stack([self.recent_from[moment], moment])
+        begin, end = torch.searchsorted(self.ranks, bounds).tolist()
+        met = torch.bincount(self.items[:end], minlength=count).float()
+        if not self.dated:
+            return torch.stack([met.log1p(), torch.zeros_like(met), torch.zeros_like(met)], dim=-1)
+        recent = torch.bincount(self.items[begin:end], minlength=count).float()
+        age = ((self.seconds[moment] - self.first) / DAY).clamp_min(0) * (met > 0)
+        return torch.stack([met, age.float(), recent], dim=-1).log1p()

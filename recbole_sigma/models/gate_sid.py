@@ -13,7 +13,8 @@ event.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +23,17 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_sigma.data.dataset import item_names
+from recbole_sigma.language.transformer import with_cheap_dropout
 from recbole_sigma.models.as_of_counts import FEATURES, AsOfCounts
 from recbole_sigma.models.contract import Contract
 from recbole_sigma.models.losses import with_negatives
-from recbole_sigma.models.packed import PackedModel
+from recbole_sigma.models.packed import PackedModel, length_groups
 from recbole_sigma.preparation.codes import CodedDataset, codes_extra, prepare_codes
 from recbole_sigma.settings.ranker_keys import GateSidKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.tokenization.published_ids import items_fingerprint
 
-_CELLS = 1 << 24  # numbers of one block of candidates while a whole catalogue is scored: 64 MB
+_BLOCK = 2048  # candidates at a time while a whole catalogue is scored: what a processor's cache holds
 
 
 class GateSIDDataset(CodedDataset):
@@ -72,31 +74,42 @@ class GateSID(PackedModel, SequentialRecommender):
         Returns:
             (float [B, C], float [B, C]).
         """
-        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        length = interaction[self.ITEM_SEQ_LEN]
+        history = interaction[self.ITEM_SEQ][:, : max(int(length.max()), 1)]
         features = self.counts(items, self.moments(interaction)[:, None])
         age = length[:, None] - 1 - torch.arange(history.shape[1], device=history.device)  # 0 = the newest
         return self.network(history, items, features, self.ages(age.clamp_min(0)))
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, Tensor]:
-        """Softmax of the target against uniform negatives, and lambda times the gated alignment."""
+        """Softmax of the target against uniform negatives, and lambda times the gated alignment.
+
+        Rows of similar length share a pass.
+        """
         target = interaction[self.ITEM_ID]
         asked = with_negatives(target, self.keys.gate_negatives, self.n_items)
-        logits, gate = self.score(interaction, asked)
-        ranked = F.cross_entropy(logits, torch.zeros_like(target))
-        return ranked, self.keys.gate_align * self.network.alignment(target, gate[:, 0])
+        parts, gates = [], torch.empty(len(target), device=target.device)
+        for rows in length_groups(interaction[self.ITEM_SEQ_LEN].cpu(), target.device):
+            own = rows.to(target.device)
+            logits, gate = self.score(interaction[own], asked[own])
+            parts.append((logits.logsumexp(dim=1) - logits[:, 0]).sum())
+            gates = gates.index_put((own,), gate[:, 0])
+        ranked = torch.stack(parts).sum() / len(target)
+        return ranked, self.keys.gate_align * self.network.alignment(target, gates)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Scores of all items, float [B, N], a few users and a block of candidates at a time."""
-        every = torch.arange(self.n_items, device=interaction[self.ITEM_SEQ].device)
-        width = self.network.numbers_per_candidate(interaction[self.ITEM_SEQ].shape[1])
-        block = max(1, min(self.n_items, _CELLS // width))
-        rows = max(1, _CELLS // (width * block))
-        out = torch.empty(len(interaction), self.n_items, device=every.device)
-        for begin in range(0, len(interaction), rows):
-            part = interaction[begin : begin + rows]
-            for items in every.split(block):
-                scores, _ = self.score(part, items.expand(len(part), -1))
-                out[begin : begin + rows, items[0] : items[0] + len(items)] = scores
+        """Scores of all items, float [B, N]: row after row, a block of candidates at a time.
+
+        What depends on the candidate alone is computed once for all rows.
+        """
+        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        catalogue = self.network.catalogue(_BLOCK)
+        out = torch.empty(len(history), self.n_items, device=history.device)
+        ages = self.ages.weight
+        for row, (many, moment) in enumerate(zip(length.tolist(), self.moments(interaction), strict=True)):
+            about = ages[:many].flip(0)  # 0 = the newest
+            self.network.rank_all(
+                catalogue, history[row, :many], self.counts.of_all(moment), about, out[row]
+            )
         return out
 
     def predict(self, interaction: Any) -> Tensor:
@@ -138,6 +151,7 @@ class GateNetwork(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
         mask = torch.tensor([name in keys.gate_features for name in FEATURES], dtype=torch.float32)
         self.register_buffer("read", mask, persistent=False)
+        with_cheap_dropout(self)
 
     def semantic(self, items: Tensor) -> Tensor:
         """e_sid of items [...]: float [..., d], the vectors of all levels, joined."""
@@ -208,6 +222,77 @@ class GateNetwork(nn.Module):
             return each.mean()
         return ((gate.detach() if self.keys.gate_detach else gate) * each).mean()
 
-    def numbers_per_candidate(self, length: int) -> int:
-        """Numbers that one candidate takes while it is scored, roughly: for the size of blocks."""
-        return 3 * length + 10 * self.keys.gate_size + sum(self.keys.gate_hidden)
+    def catalogue(self, block: int) -> list[Catalogue]:
+        """What of every item depends on nothing else, a block of items at a time."""
+        size, first = self.items.embedding_dim, cast(nn.Linear, self.rank[0])
+        opening, vectors = cast(nn.Linear, self.gate[0]), self.items.weight
+        own = {"sid": self.semantic(torch.arange(len(self.codes), device=vectors.device)), "id": vectors}
+        pair = torch.cat([own["sid"], own["id"]], dim=-1)
+        parts = {
+            "base": F.linear(pair, first.weight[:, 2 * size : 4 * size], first.bias),
+            "opening": F.linear(vectors, opening.weight[:, :size], opening.bias),
+            **{name: self.queries[name](own[name]) * size**-0.5 for name in own},
+        }
+        split = {name: part.split(block) for name, part in parts.items()}
+        return [Catalogue(*row) for row in zip(*split.values(), strict=True)]
+
+    def rank_all(
+        self, catalogue: list[Catalogue], history: Tensor, features: Tensor, about: Tensor, out: Tensor
+    ) -> None:
+        """Logits of all items behind one history, as `forward` gives them, written to ``out`` (float [N]).
+
+        The first layer of the perceptron reads a sum over events, so it is applied to the events, which are
+        few, and summed behind.
+
+        Args:
+            catalogue: of `catalogue`.
+            history: int64 [L], no padding.
+            features: float [N, 3].
+            about: float [L, d], see `forward`.
+        """
+        size, first, features = self.items.embedding_dim, cast(nn.Linear, self.rank[0]), features * self.read
+        past = {"sid": self.semantic(history), "id": self.items(history)}
+        told = {
+            name: F.linear(past[name] + about, first.weight[:, place * size : (place + 1) * size])
+            for place, name in enumerate(past)
+        }
+        readers = {name: self.readers[name](past[name]) for name in past}
+        known = first.weight[:, 4 * size :].T
+        joined = self.keys.gate_mode != "concat"
+        events = torch.cat([*([told["sid"] + told["id"]] if joined else told.values()), known])
+        begin = 0
+        for part in catalogue:
+            block = slice(begin, begin := begin + len(part.base))
+            shares = {name: (readers[name] @ getattr(part, name).T).softmax(dim=0) for name in past}
+            rows = list(shares.values())
+            if joined:
+                gate = self._gates_of(part, features[block])
+                rows = [torch.lerp(shares["id"], shares["sid"], gate)]
+            hidden = torch.addmm(part.base, torch.cat([*rows, features[block].T]).T, events)
+            for layer in self.rank[1:]:
+                hidden = layer(hidden)
+            out[block] = hidden[:, 0]
+
+    def _gates_of(self, part: Catalogue, features: Tensor) -> Tensor:
+        """`gates` of a block of the catalogue, float [n]."""
+        if self.keys.gate_mode != "learned":
+            return self.gates(part.opening, features)
+        opening, last = cast(nn.Linear, self.gate[0]), cast(nn.Linear, self.gate[2])
+        known = opening.weight[:, self.items.embedding_dim :]
+        return last(torch.addmm(part.opening, features, known.T).relu_())[:, 0].sigmoid()
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """n items: what each adds to the first layer of the perceptron and of the gate, and its two queries.
+
+    Attributes:
+        base: float [n, width of the perceptron's first layer].
+        opening: float [n, d].
+        sid, id: float [n, d], scaled.
+    """
+
+    base: Tensor
+    opening: Tensor
+    sid: Tensor
+    id: Tensor

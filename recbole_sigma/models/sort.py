@@ -8,12 +8,12 @@ history tokens. Norms are RMSNorm, positions rotary, queries and keys normalised
 
 A request here is built from one positive and sampled negatives; an impression log would bring its own. Item
 vectors may come from another model and stay as they are (`sort_items_from`, `sort_freeze`): the two stages of
-GPSD (arXiv 2506.03699). No mixture of experts.
+GPSD (arXiv 2506.03699).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +26,13 @@ from recbole_sigma.grounding.vector_file import read_item_vectors
 from recbole_sigma.models.bsarec import left_padded
 from recbole_sigma.models.contract import Contract
 from recbole_sigma.models.losses import with_negatives
-from recbole_sigma.models.packed import PackedModel
+from recbole_sigma.models.packed import PackedModel, length_groups
+from recbole_sigma.models.sort_network import RequestLayer, RequestTransformer
 from recbole_sigma.settings.ranker_keys import SortKeys
 from recbole_sigma.settings.reader import read
 
-CANDIDATES = 512  # scored at a time while a whole catalogue is ranked
+CANDIDATES = 2048  # scored at a time while a whole catalogue is ranked
 _ROWS = 64  # requests at a time
-_BOS, _SEP = 0, 1
 
 
 class SORTDataset(PrefixDataset):
@@ -74,7 +74,7 @@ class SORT(PackedModel, SequentialRecommender):
     def context(self, interaction: Any) -> list[tuple[Tensor, Tensor]]:
         """What candidates of B requests read in every layer; see `RequestTransformer.context`."""
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        history = left_padded(history, length, history.shape[1])
+        history = left_padded(history, length, max(int(length.max()), 1))
         return self.network.context(
             self.item_tokens(history), history > 0, self.profiles(interaction[self.USER_ID])
         )
@@ -84,24 +84,41 @@ class SORT(PackedModel, SequentialRecommender):
         return self.network.candidates(self.context(interaction), self.item_tokens(items))
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Of one positive and uniform negatives per request: a softmax over them, or a logistic loss."""
-        target = interaction[self.ITEM_ID]
-        asked = with_negatives(target, self.keys.sort_negatives, self.n_items)
-        logits = self.score(interaction, asked)
-        if self.keys.sort_loss == "softmax":
-            return F.cross_entropy(logits, torch.zeros_like(target))
-        return -(F.logsigmoid(logits[:, 0]) + F.logsigmoid(-logits[:, 1:]).mean(dim=1)).mean()
+        """Of one positive and uniform negatives per request: a softmax over them, or a logistic loss.
+
+        Requests of similar length share a pass.
+        """
+        asked = with_negatives(interaction[self.ITEM_ID], self.keys.sort_negatives, self.n_items)
+        total = torch.zeros((), device=asked.device)
+        for rows in length_groups(interaction[self.ITEM_SEQ_LEN].cpu(), asked.device):
+            own = rows.to(asked.device)
+            logits = self.score(interaction[own], asked[own])
+            if self.keys.sort_loss == "softmax":
+                each = logits.logsumexp(dim=1) - logits[:, 0]
+            else:
+                each = -F.logsigmoid(logits[:, 0]) - F.logsigmoid(-logits[:, 1:]).mean(dim=1)
+            total = total + each.sum()
+        return total / len(asked)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Scores of all items, float [B, N]: the context once, then block after block of candidates."""
-        every = torch.arange(self.n_items, device=interaction[self.ITEM_SEQ].device)
-        tokens, out = self.item_tokens(every), []
-        for begin in range(0, len(interaction), _ROWS):
-            context = self.context(interaction[begin : begin + _ROWS])
-            rows = len(context[0][0])
-            blocks = (part.expand(rows, -1, -1) for part in tokens.split(CANDIDATES))
-            out.append(torch.cat([self.network.candidates(context, part) for part in blocks], dim=1))
-        return torch.cat(out)
+        """Scores of all items, float [B, N]: the context once, then block after block of candidates.
+
+        Requests of similar length share a context, and a block is small enough for a processor's cache.
+        """
+        length = interaction[self.ITEM_SEQ_LEN]
+        tokens = self.item_tokens(torch.arange(self.n_items, device=length.device))[None]
+        layer = cast(RequestLayer, self.network.layers[0])
+        first = [part.split(CANDIDATES, dim=2) for part in layer.heads(layer.first(tokens))]
+        blocks = list(zip(tokens.split(CANDIDATES, dim=1), *first, strict=True))
+        out = tokens.new_empty(len(length), self.n_items)
+        together = 1 if length.device.type == "cpu" else _ROWS
+        for rows in torch.argsort(length).split(_ROWS):
+            context = self.context(interaction[rows])
+            for part in torch.arange(len(rows), device=rows.device).split(together):
+                own = [(pairs[part], readable[part]) for pairs, readable in context]
+                scores = [self.network.candidates(own, block, tuple(parts)) for block, *parts in blocks]
+                out[rows[part]] = torch.cat(scores, dim=1)
+        return out
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of one item per request, float [B]."""
@@ -138,145 +155,3 @@ class Profiles(nn.Module):
         if not parts:
             return torch.zeros(len(users), 0, self.size, device=users.device)
         return torch.stack(parts, dim=1)
-
-
-def kept(length: int, least: int, layers: int) -> list[int]:
-    """History tokens that each layer computes: from all of them down to ``least``, evenly.
-
-    Args:
-        length: history tokens of the longest row.
-        least: those of the last layer.
-        layers: number of layers.
-    """
-    last = min(least, length)
-    return [length - round((length - last) * layer / max(layers - 1, 1)) for layer in range(layers)]
-
-
-class RequestTransformer(nn.Module):
-    """The layers, first over the context, then over candidates that read it.
-
-    Args:
-        keys: ``sort_*``.
-        longest: history tokens of the longest row; what a layer drops follows from it, not from the batch.
-    """
-
-    def __init__(self, keys: SortKeys, longest: int) -> None:
-        super().__init__()
-        self.keys, self.kept = keys, kept(longest, keys.sort_keep, keys.sort_layers)
-        self.marks = nn.Embedding(2, keys.sort_size)
-        nn.init.normal_(self.marks.weight, std=0.02)
-        self.layers = nn.ModuleList(RequestLayer(keys) for _ in range(keys.sort_layers))
-        self.head = nn.Sequential(
-            nn.Linear(keys.sort_size, 4 * keys.sort_size), nn.ReLU(), nn.Linear(4 * keys.sort_size, 1)
-        )
-
-    def context(self, history: Tensor, real: Tensor, profile: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the context in every layer.
-
-        Args:
-            history: float [B, T, d], left-padded.
-            real: bool [B, T].
-            profile: float [B, P, d].
-
-        Returns:
-            per layer (keys and values [B, 2, H, S, d / H], readable bool [B, S]).
-        """
-        batch, length, _ = history.shape
-        begin, sep = (self.marks.weight[mark].expand(batch, 1, -1) for mark in (_BOS, _SEP))
-        states = torch.cat([begin, history, sep, profile, sep], dim=1)
-        tail = states.shape[1] - 1 - length  # tokens behind the history
-        always = torch.ones(batch, 1, dtype=torch.bool, device=real.device)
-        readable = torch.cat([always, real, always.expand(-1, tail)], dim=1)
-        # positions count from the candidates backwards, and BOS stands before the first event, so that
-        # padding on the left moves nothing
-        place = (torch.arange(states.shape[1], device=real.device) - states.shape[1]).repeat(batch, 1)
-        place[:, 0] = -(real.sum(dim=1) + tail + 1)
-        allowed = self._allowed(length, tail, real.device)
-        found = []
-        for layer, size in zip(self.layers, self.kept, strict=True):
-            dropped = max(states.shape[1] - 1 - tail - size, 0)  # the oldest of those that are left
-            own = [0, *range(1 + dropped, states.shape[1])]
-            states, readable, place = states[:, own], readable[:, own], place[:, own]
-            allowed = allowed[own][:, own]
-            mask = allowed & readable[:, None] | torch.eye(len(own), dtype=torch.bool, device=real.device)
-            states, pairs = layer(states, place, mask[:, None])
-            found.append((pairs, readable))
-        return found
-
-    def _allowed(self, length: int, tail: int, device: Any) -> Tensor:
-        """Who may read whom in the context: bool [S, S]; history tokens read a window and BOS."""
-        size = 1 + length + tail
-        step = torch.arange(size, device=device)
-        causal = step[:, None] >= step
-        near = (step[:, None] - step < self.keys.sort_window) | (step == 0)
-        inside = (step >= 1) & (step <= length)
-        return causal & (near | ~inside[:, None])
-
-    def candidates(self, context: list[tuple[Tensor, Tensor]], states: Tensor) -> Tensor:
-        """Logits of candidates: float [B, C, d] -> [B, C]; each reads the context and itself."""
-        for layer, (pairs, readable) in zip(self.layers, context, strict=True):
-            states = layer.alone(states, pairs, readable)
-        return self.head(F.rms_norm(states, states.shape[-1:]))[..., 0]
-
-
-class RequestLayer(nn.Module):
-    """x + gate * attention(norm(x)), then x + SwiGLU(norm(x))."""
-
-    def __init__(self, keys: SortKeys) -> None:
-        super().__init__()
-        size, self.heads = keys.sort_size, keys.sort_heads
-        self.normalised = keys.sort_qk_norm
-        self.first, self.second = nn.RMSNorm(size), nn.RMSNorm(size)
-        self.enter = nn.Linear(size, 3 * size, bias=False)
-        self.leave = nn.Linear(size, size, bias=False)
-        self.gate = nn.Linear(size, self.heads) if keys.sort_gate else None
-        inner = 8 * size // 3
-        self.up, self.down = nn.Linear(size, 2 * inner, bias=False), nn.Linear(inner, size, bias=False)
-        self.scale = nn.Parameter(torch.full((self.heads, 1, 1), (size // self.heads) ** 0.5))
-        self.dropout = nn.Dropout(keys.sort_dropout)
-
-    def _heads(self, states: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [B, H, Q, d / H]; positions turn queries and keys."""
-        query, key, value = self.enter(self.first(states)).chunk(3, dim=-1)
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
-        )
-        if self.normalised:
-            query, key = F.normalize(query, dim=-1) * self.scale, F.normalize(key, dim=-1)
-        else:
-            query = query * query.shape[-1] ** -0.5
-        return rotated(query, place), rotated(key, place), value
-
-    def _end(self, states: Tensor, mixed: Tensor) -> Tensor:
-        """The layer behind its attention: mixed values [B, H, Q, d / H] -> states [B, Q, d]."""
-        if self.gate is not None:  # one gate per head
-            mixed = mixed * self.gate(self.first(states)).sigmoid().transpose(1, 2)[..., None]
-        states = states + self.dropout(self.leave(mixed.transpose(1, 2).flatten(2)))
-        gate, value = self.up(self.second(states)).chunk(2, dim=-1)
-        return states + self.dropout(self.down(F.silu(gate) * value))
-
-    def forward(self, states: Tensor, place: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Context tokens: states [B, S, d], and the keys and values that candidates read."""
-        query, key, value = self._heads(states, place)
-        weights = (query @ key.transpose(2, 3)).masked_fill(~mask, -1e9).softmax(dim=-1)
-        return self._end(states, weights @ value), torch.stack([key, value], dim=1)
-
-    def alone(self, states: Tensor, pairs: Tensor, readable: Tensor) -> Tensor:
-        """Candidates [B, C, d], each with the context and itself; all stand at position 0."""
-        query, own_key, own_value = self._heads(states, states.new_zeros(1, states.shape[1]))
-        key, value = pairs.unbind(1)
-        context = (query @ key.transpose(2, 3)).masked_fill(~readable[:, None, None], -1e9)
-        itself = (query * own_key).sum(dim=-1, keepdim=True)
-        weights = torch.cat([context, itself], dim=-1).softmax(dim=-1)  # [B, H, C, S + 1]
-        mixed = weights[..., :-1] @ value + weights[..., -1:] * own_value
-        return self._end(states, mixed)
-
-
-def rotated(values: Tensor, place: Tensor) -> Tensor:
-    """Rotary positions (arXiv 2104.09864): float [B, H, Q, w] turned by ``place`` [B or 1, Q]."""
-    half = values.shape[-1] // 2
-    speed = 10_000.0 ** (-torch.arange(half, device=values.device) / half)
-    angle = place[:, None, :, None] * speed
-    left, right = values[..., :half], values[..., half:]
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)

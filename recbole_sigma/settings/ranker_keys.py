@@ -31,7 +31,7 @@ class GateSidKeys:
     )
     gate_detach: bool = key(True, "The alignment sends no gradient into the gate")
     gate_tau: float = key(0.07, "Temperature of the alignment", 1e-4, 1e4)
-    gate_negatives: int = key(32, "Sampled negatives per row", 1, 1 << 20)
+    gate_negatives: int = key(16, "Sampled negatives per row", 1, 1 << 20)
     gate_size: int = key(32, "Width of the vectors", 1, 1 << 14)
     gate_hidden: tuple[int, ...] = key((128, 64), "Layers of the perceptron that ranks")
     gate_dropout: float = key(0.2, "Dropout of these layers", 0.0, 0.99)
@@ -41,19 +41,21 @@ class GateSidKeys:
 class SortKeys:
     """SORT: all candidates of a request in one sequence."""
 
-    sort_size: int = key(64, "Width of the states", 2, 1 << 14)
+    sort_size: int = key(32, "Width of the states", 2, 1 << 14)
     sort_layers: int = key(2, "Layers", 1, 1000)
     sort_heads: int = key(2, "Attention heads; twice their number divides sort_size", 1, 1000)
     sort_window: int = key(32, "Newest tokens that a history token reads", 1, 1 << 20)
     sort_keep: int = key(16, "History tokens that the last layer computes; each layer drops some", 1, 1 << 20)
     sort_qk_norm: bool = key(True, "Normalise queries and keys")
     sort_gate: bool = key(True, "Gate the attention output, one gate per head")
+    sort_marks: bool = key(True, "Special tokens: BOS before the history, SEP around the profile")
+    sort_experts: int = key(1, "Experts of the feed-forward layer; a router sends each token to one", 1, 1024)
     sort_dropout: float = key(0.2, "Dropout", 0.0, 0.99)
     sort_profile: tuple[str, ...] = key((), "Text columns of the users, a token each")
     sort_loss: str = key(
         "softmax", "Over the request's candidates, or logistic", choices=("softmax", "logistic")
     )
-    sort_negatives: int = key(32, "Sampled negatives of a request", 1, 1 << 20)
+    sort_negatives: int = key(16, "Sampled negatives of a request", 1, 1 << 20)
     sort_items_from: str | None = key(
         None, "Item vectors of another model: a folder that `export --what=items` wrote; ~ = learn them"
     )

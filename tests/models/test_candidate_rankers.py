@@ -11,11 +11,21 @@ from tests.planted import tiny
 
 @pytest.mark.parametrize(
     ("name", "module", "blocks"),
-    [("GateSID", gate_sid, {"_CELLS": 20_000}), ("SORT", sort, {"CANDIDATES": 7, "_ROWS": 2})],
+    [
+        *(
+            (f"GateSID {mode}", gate_sid, {"_BLOCK": 7})
+            for mode in ("learned", "hand", "id", "half", "sid", "concat")
+        ),
+        ("SORT", sort, {"CANDIDATES": 7, "_ROWS": 2}),
+    ],
 )
 def test_a_catalogue_in_blocks_equals_one_candidate_at_a_time(planted, monkeypatch, name, module, blocks):
-    _, data, model = scenes.build(name, "planted", {**planted, **tiny(name)})
+    name, *mode = name.split()
+    own = {"gate_mode": mode[0]} if mode else {}
+    _, data, model = scenes.build(name, "planted", {**planted, **tiny(name), **own})
     model.eval()
+    if name == "GateSID":
+        torch.nn.init.normal_(model.ages.weight)
     batch = scenes.one_batch(data.test)[:9]
     with torch.no_grad():
         whole = model.full_sort_predict(batch)

@@ -41,6 +41,16 @@ def test_statistics_equal_a_count_by_hand(seed) -> None:
             torch.testing.assert_close(found[item], want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dated", [True, False])
+def test_statistics_of_all_items_at_once_are_the_same(dated) -> None:
+    items, seconds = events(2)
+    train = torch.from_numpy(np.random.default_rng(0).random(len(items)) < 0.7)
+    counts = AsOfCounts(items[train], torch.arange(300)[train], seconds if dated else None, 12, days=30.0)
+    for moment in (0, 3, 150, 299, 300, 10_000):
+        found = counts.of_all(torch.tensor(moment))
+        assert torch.equal(found, counts(torch.arange(12), torch.tensor(moment)))
+
+
 def test_what_happens_later_changes_no_earlier_statistic() -> None:
     items, seconds = events(5)
     ranks = torch.arange(len(items))

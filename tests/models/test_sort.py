@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from recbole_sigma.grounding.vector_file import read_item_vectors
-from recbole_sigma.models.sort import RequestTransformer, kept
+from recbole_sigma.models.sort_network import RequestTransformer, kept, turns
 from recbole_sigma.settings.ranker_keys import SortKeys
 from recbole_sigma.values import UserError
 from tests import planted as scenes
@@ -71,7 +71,8 @@ def dense(net: RequestTransformer, history, real, profile, candidate) -> torch.T
     place = (torch.arange(size) - (size - 1))[None]  # the candidate stands at 0
     mask = torch.ones(size, size, dtype=torch.bool).tril()[None, None]
     for layer in net.layers:
-        states, _ = layer(states, place, mask)
+        key, value = layer.read(states, turns(place, 8))
+        states = layer(states, key, value, turns(place, 8), mask)
     return net.head(F.rms_norm(states[0, -1], (16,)))[0]
 
 
@@ -87,7 +88,7 @@ def test_without_window_and_pruning_it_is_full_causal_attention(changes) -> None
 
 
 def test_a_window_hides_what_is_far() -> None:
-    allowed = transformer(sort_window=3)._allowed(9, 4, "cpu")
+    allowed = transformer(sort_window=3)._allowed(9, 4, "cpu")[0]
     assert allowed[7].nonzero().flatten().tolist() == [0, 5, 6, 7]  # BOS and the three newest
     assert allowed[10].nonzero().flatten().tolist() == list(range(11))  # behind the history: everything
 
