@@ -146,6 +146,8 @@ class Judged:
             "lengths": judgement.lengths.tolist(),
             "pair_counts": np.asarray(pairs).ravel().astype(np.int64).tolist(),
         }
+        if judgement.gates is not None:
+            self.places["places"]["gates"] = [float(f"{gate:.4g}") for gate in judgement.gates.tolist()]
         self.diversity = intra_list_distance(judgement.lists[:, :10], events, train._dataset.item_num)
 
 

@@ -66,7 +66,7 @@ _JUDGED_NAMES = tuple(name.removesuffix("?") for name in _JUDGED)
 _LABEL_CELL_IN_A_TABLE = {k: v for k, v in _CELL_IN_A_TABLE.items() if k != "intra_list_distance@10"}
 LABEL_ROWS = {"users": [int], "groups": [int], "labels": [int]}
 LABEL_CELL = {**_LABEL_CELL_IN_A_TABLE, "rows": {**LABEL_ROWS, "scores": [_NUMBER]}}
-CELL = {**_CELL_IN_A_TABLE, "places": {**_JUDGED, "places": [int]}}
+CELL = {**_CELL_IN_A_TABLE, "places": {**_JUDGED, "places": [int], "gates?": [_NUMBER]}}
 TRAINING = {**_TRAINED, "key": str, "best_valid_result": {...: _NUMBER}}
 FAILURE = {"key": str, "row": _NAME, "seed": int, "filter_seen": bool, "kind": str, "error": str}
 RESULTS = {
@@ -75,7 +75,7 @@ RESULTS = {
     "dataset": [str],
     "notes": [str],
     "judged": [_JUDGED],
-    "cells": [{**_CELL_IN_A_TABLE, "places": {"judged": int, "places": [int]}}],
+    "cells": [{**_CELL_IN_A_TABLE, "places": {"judged": int, "places": [int], "gates?": [_NUMBER]}}],
     "failed": [FAILURE],
     "table": [{"model": str, "filter_seen": bool, "seeds": [int], "cpu seconds": _NUMBER}],
     "significance": [dict],

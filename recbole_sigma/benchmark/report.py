@@ -80,9 +80,9 @@ def html(record: dict[str, Any], pictures: dict[str, plots.Picture]) -> str:
         parts.append(f"<h2>Results, {tables.policy_name(policy)}</h2>")
         parts += [_main_table(record, policy), _soft(tables.footnote(record, policy))]
         parts += [_comparison(test) for test in record["significance"] if test["filter_seen"] == policy]
-        sliced = tables.slice_cells(record, policy)
+        sliced = tables.slice_tables(record, policy)
         if sliced:
-            inner = f"{_ranked(*sliced)}{_soft(tables.SLICES_NOTE)}"
+            inner = "".join(f"{_ranked(head, body)}{_soft(note)}" for head, body, note in sliced)
             parts.append(f"<details><summary>NDCG@10 on parts of the targets</summary>{inner}</details>")
         parts += [_figure(stem, p) for stem, p in pictures.items() if p.filter_seen == policy]
     if record.get("labels"):

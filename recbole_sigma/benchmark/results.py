@@ -124,7 +124,8 @@ def _judged(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         own = {name: cell["places"].pop(name) for name in _SHARED if name in cell["places"]}
         if own not in sets:
             sets.append(own)
-        cell["places"] = {"judged": sets.index(own), "places": cell["places"]["places"]}
+        known = {name: cell["places"][name] for name in ("places", "gates") if name in cell["places"]}
+        cell["places"] = {"judged": sets.index(own), **known}
     return sets
 
 

@@ -133,12 +133,17 @@ OWN = "SIGMA"  # rows over this model are what is compared, never the baseline
 
 
 def places_by_user(
-    record: dict[str, Any], policy: bool
+    record: dict[str, Any], policy: bool, what: str = "places"
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Places per row and seed on the targets that all rows were judged on.
 
+    Args:
+        record: what `results.collect` gave.
+        policy: whether seen items are filtered.
+        what: another list of a cell with an entry per target; cells without it are left out.
+
     Returns:
-        (row name -> int [seeds, P], {``users``, ``targets``, ``train_counts`` and, where the record has them,
+        (row name -> [seeds, P], {``users``, ``targets``, ``train_counts`` and, where the record has them,
         ``lengths`` and ``pair_counts``} -> int [P]).
 
     Raises:
@@ -159,14 +164,15 @@ def places_by_user(
     common = np.unique(common)
     index = {number: np.argsort(pair, kind="stable") for number, pair in enumerate(keys)}
 
-    def pick(number: int, values: list[int]) -> np.ndarray:
+    def pick(number: int, values: list[Any]) -> np.ndarray:
         order = index[number]
         return np.asarray(values)[order][np.searchsorted(keys[number][order], common)]
 
     rows: dict[str, list[np.ndarray]] = {}
     for cell in cells:
-        number = cell["places"]["judged"]
-        rows.setdefault(cell["row"]["name"], []).append(pick(number, cell["places"]["places"]))
+        if what in cell["places"]:
+            number = cell["places"]["judged"]
+            rows.setdefault(cell["row"]["name"], []).append(pick(number, cell["places"][what]))
     about = {"users": common >> 32, "targets": common & 0xFFFFFFFF}
     for name in ("train_counts", "lengths", "pair_counts"):
         known = [number for number, own in enumerate(record["judged"]) if name in own and number in used]
@@ -206,7 +212,7 @@ def significance(
         _, person = np.unique(about["users"], return_inverse=True)
         for metric, (gain, k) in METRICS.items():
             values = np.stack(
-                [_per_user(gain(places[name], k).mean(axis=0), person) for name in names], axis=1
+                [per_user(gain(places[name], k).mean(axis=0), person) for name in names], axis=1
             )
             means = values.mean(axis=0)
             baselines = [m for m, name in enumerate(names) if base[name] != OWN] or list(range(len(names)))
@@ -235,7 +241,7 @@ def significance(
     return found
 
 
-def _per_user(values: np.ndarray, person: np.ndarray) -> np.ndarray:
+def per_user(values: np.ndarray, person: np.ndarray) -> np.ndarray:
     """Mean over each user's targets."""
     return np.bincount(person, weights=values) / np.bincount(person)
 
@@ -285,51 +291,6 @@ def _span_label(group: list[int]) -> str:
         return f"{low}+"
     high = BINS[last + 1] - 1
     return str(low) if low == high else f"{low}-{high}"
-
-
-_LENGTHS = (0, 1, 6, 11, 21, 51)
-_COUNTS = (0, 1, 6, 21, 101)
-
-
-def slices(record: dict[str, Any], policy: bool) -> dict[str, Any]:
-    """NDCG@10 on parts of the targets: what is remembered, and what has to be told from something else.
-
-    A target is memorised where train holds its step, from the newest item of the history to the target at
-    once (arXiv 2603.19809). The other parts go by the length of the history and by how often train holds the
-    target; a cold target stands in no train event.
-
-    Returns:
-        ``parts``: of each part its ``group``, ``name``, ``targets`` (number) and ``rows`` (name -> NDCG@10,
-        mean over seeds); parts without a target are left out. Empty where the cells do not say it.
-    """
-    places, about = places_by_user(record, policy)
-    if "pair_counts" not in about:
-        return {}
-    masks: list[tuple[str, str, np.ndarray]] = [
-        ("step", "memorisation", about["pair_counts"] > 0),
-        ("step", "generalisation", about["pair_counts"] == 0),
-    ]
-    for group, name, bounds in (
-        ("history", "lengths", _LENGTHS),
-        ("target in train", "train_counts", _COUNTS),
-    ):
-        for low, after in zip(bounds, (*bounds[1:], None), strict=True):
-            inside = about[name] >= low if after is None else (about[name] >= low) & (about[name] < after)
-            label = f"{low}+" if after is None else str(low) if after == low + 1 else f"{low}-{after - 1}"
-            masks.append((group, "cold" if (name, low) == ("train_counts", 0) else label, inside))
-    gains = {row: ndcg_at(found, 10).mean(axis=0) for row, found in places.items()}
-    return {
-        "parts": [
-            {
-                "group": group,
-                "name": name,
-                "targets": int(mask.sum()),
-                "rows": {row: float(gain[mask].mean()) for row, gain in gains.items()},
-            }
-            for group, name, mask in masks
-            if mask.any()
-        ]
-    }
 
 
 LEVELS = ("ClosedForm", "PackedSASRec")

@@ -45,6 +45,7 @@ class Judgement:
         unreachable: number of targets that the seen-item filter forbids.
         seconds: wall seconds of the pass.
         lists: int64 [rows, K], what was recommended, 0 in slots that count for nothing.
+        gates: float32 [P], `Contract.target_gates` of every target; None where the model has none.
     """
 
     metrics: OrderedDict[str, float]
@@ -56,6 +57,7 @@ class Judgement:
     unreachable: int
     seconds: float
     lists: np.ndarray
+    gates: np.ndarray | None = None
 
 
 class Judge:
@@ -135,6 +137,9 @@ class Judge:
             newest[length > 0] = met[1][length.cumsum(0)[length > 0] - 1]
             found["lengths"].append(length[positive_u])
             found["last"].append(newest[positive_u])
+            gates = contract(model).target_gates(interaction[positive_u.to(device)], positive_i.to(device))
+            if gates is not None:
+                found["gates"].append(gates.float().cpu())
         bar.close()
         if not found:
             raise UserError("the evaluation set is empty: no user has enough events for this split")
@@ -152,6 +157,7 @@ class Judge:
             unreachable=int(whole["closed"].sum()),
             seconds=time.perf_counter() - started,
             lists=collected.get("rec.items").numpy(),
+            gates=whole["gates"].numpy() if "gates" in whole else None,
         )
 
     def _survival(

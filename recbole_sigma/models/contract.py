@@ -143,6 +143,17 @@ class Contract:
         codes = self.semantic_ids()
         return 0 if codes is None else codes.codes.shape[1]
 
+    def target_gates(self, interaction: Any, items: Tensor) -> Tensor | None:
+        """How far each row's item is told by its semantic ID (1) and not by clicks (0): float [B].
+
+        A table shows the mean per slice. None for a model that decides nothing of the kind.
+
+        Args:
+            interaction: B rows with a history.
+            items: int64 [B].
+        """
+        return None
+
     # --- lists ----------------------------------------------------------------------------------------------
 
     def rank(self, interaction: Any, k: int, seen: SeenPairs | None = None) -> RankedItems:

@@ -107,10 +107,15 @@ class GateSID(PackedModel, SequentialRecommender):
         ages = self.ages.weight
         for row, (many, moment) in enumerate(zip(length.tolist(), self.moments(interaction), strict=True)):
             about = ages[:many].flip(0)  # 0 = the newest
-            self.network.rank_all(
-                catalogue, history[row, :many], self.counts.of_all(moment), about, out[row]
-            )
+            self.network.rank_all(catalogue, history[row, :many], self.counts.of_all(moment), about, out[row])
         return out
+
+    def target_gates(self, interaction: Any, items: Tensor) -> Tensor | None:
+        """w of one item per row; None where the two attentions stand side by side."""
+        if self.keys.gate_mode == "concat":
+            return None
+        features = self.counts(items, self.moments(interaction))
+        return self.network.gates(self.network.items(items), features * self.network.read)
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of one item per row, float [B]."""
@@ -239,7 +244,7 @@ class GateNetwork(nn.Module):
     def rank_all(
         self, catalogue: list[Catalogue], history: Tensor, features: Tensor, about: Tensor, out: Tensor
     ) -> None:
-        """Logits of all items behind one history, as `forward` gives them, written to ``out`` (float [N]).
+        """Logits of all items behind one history, as `forward` gives them.
 
         The first layer of the perceptron reads a sum over events, so it is applied to the events, which are
         few, and summed behind.
@@ -249,6 +254,7 @@ class GateNetwork(nn.Module):
             history: int64 [L], no padding.
             features: float [N, 3].
             about: float [L, d], see `forward`.
+            out: float [N], where they are written to.
         """
         size, first, features = self.items.embedding_dim, cast(nn.Linear, self.rank[0]), features * self.read
         past = {"sid": self.semantic(history), "id": self.items(history)}

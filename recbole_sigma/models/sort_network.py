@@ -81,8 +81,9 @@ class RequestTransformer(nn.Module):
             drop = max(states.shape[1] - 1 - tail - self.kept[number + 1], 0)  # the oldest of those left
             mask = allowed[:, None] & readable[:, None, None]
             mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
-            states = layer(without(states, drop), key, value, _without_turns(turn, drop), without(mask, drop, 2))
-            turn, readable = _without_turns(turn, drop), without(readable, drop)
+            states, readable = without(states, drop), without(readable, drop)
+            turn = (without(turn[0], drop, 2), without(turn[1], drop, 2))
+            states = layer(states, key, value, turn, without(mask, drop, 2))
             allowed = without(without(allowed, drop), drop, 2)
         return found
 
@@ -123,10 +124,6 @@ def without(values: Tensor, drop: int, dim: int = 1) -> Tensor:
         return values
     rest = values.shape[dim] - 1 - drop
     return torch.cat([values.narrow(dim, 0, 1), values.narrow(dim, 1 + drop, rest)], dim=dim)
-
-
-def _without_turns(turn: tuple[Tensor, Tensor], drop: int) -> tuple[Tensor, Tensor]:
-    return without(turn[0], drop, 2), without(turn[1], drop, 2)
 
 
 class RequestLayer(nn.Module):
@@ -171,7 +168,7 @@ class RequestLayer(nn.Module):
         return self._query(self._split(query)), self._key(self._split(key)), self._split(value)
 
     def read(self, states: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values of context tokens: states [B, S, d] -> two [B, H, S, d / H]; positions turn keys."""
+        """Keys and values of context tokens: [B, S, d] -> two [B, H, S, d / H]; positions turn keys."""
         size = states.shape[-1]
         key, value = F.linear(self.first(states), self.enter.weight[size:]).chunk(2, dim=-1)
         return rotated(self._key(self._split(key)), turn), self._split(value)
@@ -183,7 +180,8 @@ class RequestLayer(nn.Module):
 
         Args:
             states: float [B, Q, d].
-            key, value: float [B, H, S, d / H] of `read`.
+            key: float [B, H, S, d / H] of `read`.
+            value: of the same shape.
             turn: their positions, see `turns`.
             mask: bool [B, 1, Q, S], who may read whom.
 

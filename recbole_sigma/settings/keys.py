@@ -105,6 +105,13 @@ class TrainKeys:
     train_accumulation: int = key(
         1, "Pieces a batch is computed in (gradient accumulation): same steps, less memory", 1, 1 << 20
     )
+    valid_users: int = key(
+        0,
+        "Rows of the validation part, drawn by seed, that epochs are judged on, for models that read "
+        "histories; 0 = all",
+        0,
+        1 << 40,
+    )
     log_to: str = key(
         "none",
         "Where losses and metrics of every epoch go besides the log: log_tensorboard/, W&B or MLflow",

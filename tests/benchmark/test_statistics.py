@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from recbole_sigma.benchmark import statistics
+from recbole_sigma.benchmark.slices import slices
 from recbole_sigma.benchmark.statistics import bootstrap_means, compare, hit_at, holm, ndcg_at, two_sided_p
 from recbole_sigma.values import UserError
 
@@ -197,10 +198,10 @@ def test_a_training_shows_once_under_its_own_row_or_the_first_judged_on_it() -> 
 
 def test_slices_are_means_over_their_own_targets() -> None:
     made = record({"A": [[1, 0, 2, 0], [1, 0, 1, 0]], "B": [[0, 1, 0, 10]]})
-    assert statistics.slices(made, True) == {}, "cells of an earlier version do not say it"
+    assert slices(made, True) == {}, "cells of an earlier version do not say it"
     made["judged"][0].update(lengths=[2, 5, 6, 60], pair_counts=[3, 0, 1, 0], train_counts=[0, 4, 30, 200])
     second = 1 / np.log2(3)
-    parts = {(part["group"], part["name"]): part for part in statistics.slices(made, True)["parts"]}
+    parts = {(part["group"], part["name"]): part for part in slices(made, True)["parts"]}
     assert {key: part["targets"] for key, part in parts.items()} == {
         ("step", "memorisation"): 2,
         ("step", "generalisation"): 2,
@@ -208,10 +209,24 @@ def test_slices_are_means_over_their_own_targets() -> None:
         ("history", "6-10"): 1,
         ("history", "51+"): 1,
         ("target in train", "cold"): 1,
-        ("target in train", "1-5"): 1,
-        ("target in train", "21-100"): 1,
-        ("target in train", "101+"): 1,
+        ("target in train", "1-4"): 1,
+        ("target in train", "20+"): 2,
     }
     assert parts["step", "memorisation"]["rows"] == pytest.approx({"A": (1 + (second + 1) / 2) / 2, "B": 0.0})
     assert parts["step", "generalisation"]["rows"]["B"] == pytest.approx((1 + 1 / np.log2(11)) / 2)
     assert parts["history", "6-10"]["rows"]["A"] == pytest.approx((second + 1) / 2)
+
+
+def test_cold_slices_tell_gates_and_differences_from_the_reference() -> None:
+    made = record({"A": [[1, 0, 1, 1], [1, 0, 1, 1]], "B": [[0, 0, 1, 0], [0, 0, 1, 0]]})
+    made["judged"][0].update(lengths=[2] * 4, pair_counts=[0] * 4, train_counts=[0, 0, 19, 20])
+    for seed, cell in enumerate(c for c in made["cells"] if c["row"]["name"] == "A"):
+        cell["places"]["gates"] = [1.0, 0.5 + 0.2 * seed, 0.25, 0.0]
+    found = {part["name"]: part for part in slices(made, True)["parts"] if part["group"] == "target in train"}
+    assert set(found) == {"cold", "5-19", "20+"} and found["cold"]["gates"] == {"A": pytest.approx(0.8)}
+    assert "against" not in found["cold"], "nothing says what is the reference"
+    made["significance"] = statistics.significance(made, 200, "B")
+    cold, _, warm = (p for p in slices(made, True)["parts"] if p["group"] == "target in train")
+    assert cold["reference"] == "B" and warm["against"] == {"A": pytest.approx((1.0, 1.0, 1.0))}
+    assert cold["against"]["A"] == pytest.approx((0.5, 0.0, 1.0))
+    assert "B" not in cold["against"]
