@@ -82,7 +82,7 @@ def check_files(config: Any, needs_text: bool) -> None:
         if not _has_rows(path):
             problems.append(f"{path} holds no interaction below its header")
         problems += _role_problems(config, path, columns)
-        if labelled and columns:
+        if labelled and columns and config["label_rows"] == "own":
             problems += label_column_problems(config, path, columns)
         if columns and not problems:
             problems += line_problems(path, columns, form, (users, items), [time] if time in fields else [])
@@ -187,7 +187,7 @@ def check_dataset(config: Any, dataset: Any) -> None:
             not 0 and 1.
     """
     if config["judged_by"] == "labels":
-        return check_labels(config, dataset)
+        return None if config["label_rows"] == "gpsd" else check_labels(config, dataset)
     problems = []
     items = dataset.item_num - 1
     if items < 2:

@@ -25,6 +25,7 @@ class Contract:
         generative: the model makes its own lists (`rank`); otherwise its dense scores are ranked.
         label_scored: it learns from labels and is judged by them (AUC and the like) unless ``judged_by``
             says otherwise; None goes by RecBole's type of the model.
+        learns_labels: it learns from labels too where ``judged_by: labels`` asks for it.
         training_free: nothing is trained; one pass over the data, one seed.
         whole_history: reads histories whole; a table's common ``MAX_ITEM_LIST_LENGTH`` does not cut them.
         choices: settings that validation chooses among before the first judgement, such as weights of a sum.
@@ -42,6 +43,7 @@ class Contract:
 
     generative: bool = False
     label_scored: bool | None = None
+    learns_labels: bool = False
     training_free: bool = False
     whole_history: bool = False
     choices: int = 0

@@ -45,13 +45,15 @@ class GateSID(PackedModel, SequentialRecommender):
 
     input_type = InputType.POINTWISE
     loss_names = ("rank", "align")
+    learns_labels = True
     prediction_count = Contract.prediction_count  # one per row
     step_shapes = Contract.step_shapes
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        self.label = config["LABEL_FIELD"] if config["judged_by"] == "labels" else None
         self.keys = keys = read(GateSidKeys, config)
-        self.codes = dataset.prepared or prepare_codes(dataset, config)
+        self.codes = getattr(dataset, "prepared", None) or prepare_codes(dataset, config)
         self.items_sha256, self.time_field = items_fingerprint(item_names(dataset)[1:]), dataset.time_field
         self.counts = AsOfCounts.of(dataset, keys.gate_recent_days)
         self.network = GateNetwork(self.codes.codes, self.codes.sizes, keys)
@@ -81,17 +83,24 @@ class GateSID(PackedModel, SequentialRecommender):
         return self.network(history, items, features, self.ages(age.clamp_min(0)))
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, Tensor]:
-        """Softmax of the target against uniform negatives, and lambda times the gated alignment.
+        """Softmax of the target against uniform negatives, and lambda times the gated alignment; in place of
+        the softmax the logistic loss of the label where rows have one.
 
         Rows of similar length share a pass.
         """
         target = interaction[self.ITEM_ID]
-        asked = with_negatives(target, self.keys.gate_negatives, self.n_items)
+        asked = (
+            target[:, None] if self.label else with_negatives(target, self.keys.gate_negatives, self.n_items)
+        )
         parts, gates = [], torch.empty(len(target), device=target.device)
         for rows in length_groups(interaction[self.ITEM_SEQ_LEN].cpu(), target.device):
             own = rows.to(target.device)
             logits, gate = self.score(interaction[own], asked[own])
-            parts.append((logits.logsumexp(dim=1) - logits[:, 0]).sum())
+            if self.label:
+                said = interaction[self.label][own].float()
+                parts.append(F.binary_cross_entropy_with_logits(logits[:, 0], said, reduction="sum"))
+            else:
+                parts.append((logits.logsumexp(dim=1) - logits[:, 0]).sum())
             gates = gates.index_put((own,), gate[:, 0])
         ranked = torch.stack(parts).sum() / len(target)
         return ranked, self.keys.gate_align * self.network.alignment(target, gates)
@@ -118,8 +127,9 @@ class GateSID(PackedModel, SequentialRecommender):
         return self.network.gates(self.network.items(items), features * self.network.read)
 
     def predict(self, interaction: Any) -> Tensor:
-        """Scores of one item per row, float [B]."""
-        return self.score(interaction, interaction[self.ITEM_ID][:, None])[0][:, 0]
+        """Scores of one item per row, float [B]; probabilities where labels are learned."""
+        scores = self.score(interaction, interaction[self.ITEM_ID][:, None])[0][:, 0]
+        return scores.sigmoid() if self.label else scores
 
     def checkpoint_extra(self) -> dict[str, Any]:
         """The semantic IDs travel with the weights."""

@@ -45,6 +45,29 @@ def with_negatives(target: Tensor, count: int, n_items: int) -> Tensor:
     return torch.cat([target[:, None], drawn + (drawn >= target[:, None])], dim=1)
 
 
+def uniform_cross_entropy(
+    queries: Tensor, items: Tensor, targets: Tensor, weights: Tensor, count: int
+) -> Tensor:
+    """Softmax cross-entropy over each target and items that are drawn uniformly, the same ones for all rows.
+
+    A drawn item that is a row's target counts once, as the target.
+
+    Args:
+        queries: float [M, e].
+        items: float [N, e]; row 0 is padding and never drawn.
+        targets: int64 [M].
+        weights: float [M].
+        count: items to draw, with replacement.
+
+    Returns:
+        the sum of weight times loss, [].
+    """
+    drawn = torch.randint(1, len(items), (count,), device=items.device)
+    own = (queries * items[targets]).sum(dim=-1, keepdim=True)
+    others = (queries @ items[drawn].T).masked_fill(targets[:, None] == drawn, float("-inf"))
+    return ((torch.cat([own, others], dim=1).logsumexp(dim=1) - own[:, 0]) * weights).sum()
+
+
 def hide(logits: Tensor, seen: SeenPairs | None = None) -> Tensor:
     """Logits with -inf at the padding item and at seen items.
 

@@ -16,7 +16,7 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
 from recbole_sigma.data.dataset import PackedDataset
-from recbole_sigma.models.losses import catalogue_cross_entropy, history_of
+from recbole_sigma.models.losses import catalogue_cross_entropy, history_of, uniform_cross_entropy
 from recbole_sigma.models.low_pass import FilterBlock, causal_low_pass
 from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, fuse_layers
 from recbole_sigma.models.sampled_softmax import sampled_cross_entropy, sampler_of
@@ -40,10 +40,15 @@ class PackedSASRec(PackedModel, SASRec):
     ``sasrec_loss: CE`` is the full softmax; ``BCE`` the loss of the SASRec paper (section III-E): at every
     position the target against one negative, drawn uniformly from the items outside the row.
 
+    ``sampled`` is the first stage of GPSD (arXiv 2506.03699): the softmax over the target and
+    ``sasrec_negatives`` items that are drawn uniformly, the same for a whole batch.
+
     ``sasrec_low_pass`` puts BSARec's frequency path beside the attention, made causal (`low_pass`).
 
     ``sasrec_score: dot`` scores by inner product as SASRec does; ``cosine`` by cosine times a learned scale.
     """
+
+    learns_labels = True
 
     @classmethod
     def follows_filter(cls, config: Mapping[str, Any]) -> bool:
@@ -53,7 +58,9 @@ class PackedSASRec(PackedModel, SASRec):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         keys = read(SasrecKeys, config)
+        self.label = config["LABEL_FIELD"] if config["judged_by"] == "labels" else None
         self.binary = keys.sasrec_loss == "BCE"
+        self.drawn = keys.sasrec_negatives if keys.sasrec_loss == "sampled" else 0
         self.cosine = keys.sasrec_score == "cosine"
         self.mask_seen = self.follows_filter(config) and read(ProtocolKeys, config).filter_seen
         self._build_trunk(config)
@@ -115,7 +122,11 @@ class PackedSASRec(PackedModel, SASRec):
         return states @ items.T
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Mean of the loss over all positions of the batch."""
+        """Mean of the loss over all positions of the batch; that of the label where rows have one."""
+        if self.label:
+            return F.binary_cross_entropy_with_logits(
+                self._score(interaction), interaction[self.label].float()
+            )
         rows = self.packed_rows(interaction)
         more = [rows.in_order(part) for part in self.inputs(interaction)]
         queries = torch.cat([self._read(rows, group, more) for group in rows.groups])
@@ -125,6 +136,9 @@ class PackedSASRec(PackedModel, SASRec):
             return self._binary_loss(queries, targets, rows.items, row, rows.weights())
         if self.cosine:
             queries = self.scale * F.normalize(queries, dim=-1)
+        if self.drawn:
+            vectors = self._compared(self.item_embedding.weight)
+            return uniform_cross_entropy(queries, vectors, targets, rows.weights(), self.drawn)
         hidden = history_of(rows.items, row, column) if self.mask_seen else None
         if self.negatives is None:
             vectors = self._compared(self.item_embedding.weight)
@@ -189,7 +203,11 @@ class PackedSASRec(PackedModel, SASRec):
         return self._logits(states, self.item_embedding.weight)
 
     def predict(self, interaction: Any) -> Tensor:
-        """Scores of one item per row, float [B]."""
+        """Scores of one item per row, float [B]; probabilities where labels are learned."""
+        scores = self._score(interaction)
+        return scores.sigmoid() if self.label else scores
+
+    def _score(self, interaction: Any) -> Tensor:
         states = self._last(interaction)
         items = self.item_embedding(interaction[self.ITEM_ID])
         if self.cosine:

@@ -45,11 +45,13 @@ class SORT(PackedModel, SequentialRecommender):
     input_type = InputType.POINTWISE
     known: Tensor | None
     loss_names = ("rank",)
+    learns_labels = True
     prediction_count = Contract.prediction_count  # one per request
     step_shapes = Contract.step_shapes
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        self.label = config["LABEL_FIELD"] if config["judged_by"] == "labels" else None
         self.keys = keys = read(SortKeys, config)
         self.profiles = Profiles(dataset, keys.sort_profile, keys.sort_size)
         if keys.sort_items_from is None:
@@ -84,16 +86,24 @@ class SORT(PackedModel, SequentialRecommender):
         return self.network.candidates(self.context(interaction), self.item_tokens(items))
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Of one positive and uniform negatives per request: a softmax over them, or a logistic loss.
+        """Of one positive and uniform negatives per request: a softmax over them, or a logistic loss; that of
+        the label where rows have one.
 
         Requests of similar length share a pass.
         """
-        asked = with_negatives(interaction[self.ITEM_ID], self.keys.sort_negatives, self.n_items)
+        target = interaction[self.ITEM_ID]
+        asked = (
+            target[:, None] if self.label else with_negatives(target, self.keys.sort_negatives, self.n_items)
+        )
         total = torch.zeros((), device=asked.device)
         for rows in length_groups(interaction[self.ITEM_SEQ_LEN].cpu(), asked.device):
             own = rows.to(asked.device)
             logits = self.score(interaction[own], asked[own])
-            if self.keys.sort_loss == "softmax":
+            if self.label:
+                each = F.binary_cross_entropy_with_logits(
+                    logits[:, 0], interaction[self.label][own].float(), reduction="none"
+                )
+            elif self.keys.sort_loss == "softmax":
                 each = logits.logsumexp(dim=1) - logits[:, 0]
             else:
                 each = -F.logsigmoid(logits[:, 0]) - F.logsigmoid(-logits[:, 1:]).mean(dim=1)
@@ -121,8 +131,9 @@ class SORT(PackedModel, SequentialRecommender):
         return out
 
     def predict(self, interaction: Any) -> Tensor:
-        """Scores of one item per request, float [B]."""
-        return self.score(interaction, interaction[self.ITEM_ID][:, None])[:, 0]
+        """Scores of one item per request, float [B]; probabilities where labels are learned."""
+        scores = self.score(interaction, interaction[self.ITEM_ID][:, None])[:, 0]
+        return scores.sigmoid() if self.label else scores
 
 
 class Profiles(nn.Module):

@@ -9,11 +9,12 @@ from typing import Any
 from recbole.evaluator.register import metric_types
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_sigma.models.contract import learns_from_labels
+from recbole_sigma.models.contract import contract_class, learns_from_labels
 from recbole_sigma.settings import recipes
 from recbole_sigma.settings.reading import nearest
 
 LABELS, LISTS = "labels", "lists"
+GPSD = "gpsd"  # of label_rows
 RULES = ("eval_args", "metrics", "topk", "valid_metric", "filter_seen", "metric_decimal_place")
 """Keys of a data set's own property file that speak of ranked lists."""
 _LEAKS = {
@@ -50,6 +51,8 @@ def defaults(model_class: Any, dataset: str) -> dict[str, Any]:
 def split_of(config: Any) -> dict[str, Any]:
     """``eval_args`` as they hold: with files of a published split, its split is theirs."""
     files, args = config["benchmark_filename"], config["eval_args"]
+    if config["label_rows"] == GPSD:
+        return {**args, "split": {GPSD: config["gpsd_negatives"]}, "order": "TO", "group_by": "user"}
     return args if files is None else {**args, "split": {"files": list(files)}, "order": "as given"}
 
 
@@ -64,11 +67,16 @@ def beside_data(values: dict[str, Any]) -> dict[str, Any]:
 def problems(model_class: Any, final: Mapping[str, Any]) -> list[str]:
     """Sentences about resolved settings under which rows cannot be scored by their labels."""
     name, found = model_class.__name__, []
-    if not learns_from_labels(model_class):
+    if not learns_from_labels(model_class) and not contract_class(model_class).learns_labels:
         return [
-            f"judged_by: labels needs a model that learns from labels (context-aware models, DIN, DIEN), and "
-            f"{name} makes lists: leave judged_by out"
+            "judged_by: labels needs a model that learns from labels (context-aware models, DIN, DIEN, SORT, "
+            f"GateSID, PackedSASRec), and {name} makes lists: leave judged_by out"
         ]
+    made = final["label_rows"] == GPSD
+    if made and model_class.type != ModelType.SEQUENTIAL:
+        found.append(f"label_rows: gpsd gives a history to every row, and {name} reads none: leave it out")
+    if not made and contract_class(model_class).learns_labels:
+        found.append(f"judged_by: labels makes rows for {name} by GPSD's protocol: write label_rows: gpsd")
     known = sorted(metric for metric, kind in metric_types.items() if kind == EvaluatorType.VALUE)
     metrics = [str(metric).lower() for metric in final["metrics"]]
     for metric in metrics:

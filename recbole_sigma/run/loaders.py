@@ -13,9 +13,11 @@ from recbole.utils import ModelType, init_seed
 from recbole_sigma.data import checks as preflight
 from recbole_sigma.data import labels
 from recbole_sigma.data.events import exact
+from recbole_sigma.data.gpsd import GpsdDataset
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.models import registry, stock
 from recbole_sigma.models.contract import contract_class
+from recbole_sigma.run.label_protocol import GPSD
 from recbole_sigma.run.logs import FILE_ONLY
 from recbole_sigma.run.refusals import recbole_refuses
 from recbole_sigma.settings.reading import raise_all
@@ -49,7 +51,8 @@ def load_data(config: Any, model_class: type) -> Loaders:
         "mend the data or the keys that name its columns",
     )
     with recbole_refuses(*words):
-        dataset = make_dataset_class(model_class)(config)
+        made = config["label_rows"] == GPSD
+        dataset = exact(GpsdDataset)(config) if made else make_dataset_class(model_class)(config)
     getLogger().info(dataset, extra=FILE_ONLY)
     preflight.check_dataset(config, dataset)
     features = dataset.item_feat

@@ -420,7 +420,7 @@ class RunTrainer(StoredRun):
     def _sampled(self, valid_data: Any) -> Any:
         """The validation rows that epochs are judged on (`valid_users`): the same ones every time."""
         count = self.keys.valid_users
-        if not count or not valid_data:
+        if not count or not valid_data or isinstance(self.judge, LabelJudge):
             return valid_data
         if not isinstance(valid_data, FullSortEvalDataLoader) or not valid_data.is_sequential:
             raise UserError(

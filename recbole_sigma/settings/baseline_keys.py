@@ -59,9 +59,11 @@ class SasrecKeys:
 
     sasrec_loss: str = key(
         "CE",
-        "CE over the catalogue, or BCE with one sampled negative, the SASRec paper's",
-        choices=("CE", "BCE"),
+        "CE over the catalogue; BCE with one sampled negative, the SASRec paper's; sampled = a softmax over "
+        "the target and sasrec_negatives drawn items",
+        choices=("CE", "BCE", "sampled"),
     )
+    sasrec_negatives: int = key(4096, "Items that sasrec_loss: sampled draws per batch", 1, 1 << 24)
     sasrec_score: str = key(
         "dot", "dot as in SASRec, or cosine with a learned scale", choices=("dot", "cosine")
     )

@@ -16,6 +16,15 @@ class LabelKeys:
         "Labels (AUC, LogLoss) or ranked lists; auto = labels for context-aware models, DIN and DIEN",
         choices=("auto", "labels", "lists"),
     )
+    label_rows: str = key(
+        "own",
+        "Labelled rows of a sequential model: the data's own, or gpsd = each user's last event beside a "
+        "drawn item, the 30 % of the users with the latest ones held out for the test",
+        choices=("own", "gpsd"),
+    )
+    gpsd_negatives: str = key(
+        "uniform", "How label_rows: gpsd draws that item", choices=("uniform", "popularity")
+    )
     gauc_group: str | None = key(None, "Column whose values are the groups of GAUC_CTR; ~ = the user")
     rare_below: int = key(
         0,
