@@ -58,6 +58,10 @@ class SORT(PackedModel, SequentialRecommender):
             self.items = nn.Embedding(self.n_items, keys.sort_size, padding_idx=0)
             nn.init.normal_(self.items.weight, std=0.02)
             self.register_buffer("known", None, persistent=False)
+        elif keys.sort_items_from == "random":
+            table = torch.randn(self.n_items, keys.sort_size)
+            self.items = nn.Embedding.from_pretrained(table, freeze=keys.sort_freeze, padding_idx=0)
+            self.register_buffer("known", None, persistent=False)
         else:
             table, known = read_item_vectors(keys.sort_items_from, item_names(dataset), "sort_items_from")
             self.items = nn.Embedding.from_pretrained(table, freeze=keys.sort_freeze, padding_idx=0)

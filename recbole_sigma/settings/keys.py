@@ -269,6 +269,11 @@ class FusionKeys:
     fusion_id_residual: bool | None = key(
         None, "Add a trained vector per item (ours); ~ = True for joint, False for paper"
     )
+    item_gate: bool = key(
+        False,
+        "GateSID's gate inside the item token: w text + (1 - w) the rest, w from the item and what train "
+        "says of it",
+    )
 
 
 @dataclass(frozen=True)

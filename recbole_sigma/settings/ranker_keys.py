@@ -57,6 +57,8 @@ class SortKeys:
     )
     sort_negatives: int = key(16, "Sampled negatives of a request", 1, 1 << 20)
     sort_items_from: str | None = key(
-        None, "Item vectors of another model: a folder that `export --what=items` wrote; ~ = learn them"
+        None,
+        "Item vectors of another model: a folder that `export --what=items` wrote; ~ = learn them; random = "
+        "drawn ones, the control",
     )
     sort_freeze: bool = key(True, "Vectors of sort_items_from stay as they are")

@@ -135,3 +135,36 @@ def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeyp
     torch.testing.assert_close(total, (expected * weights).sum())
     for mine, true in zip(got, torch.autograd.grad(3.0 * (expected * weights).sum(), [queries, items])):
         torch.testing.assert_close(mine, true, **STATES)
+
+
+def test_sampled_softmax_is_over_the_target_and_the_drawn_items_that_are_others():
+    _, items, _, queries, targets = setup()
+    torch.manual_seed(5)
+    got = losses.sampled_cross_entropy(queries, items, targets, torch.ones(7), 6)
+    torch.manual_seed(5)
+    drawn = torch.randint(1, 12, (6,))
+    want = 0.0
+    for query, target in zip(queries, targets):
+        others = [int(i) for i in drawn if i != target]
+        logits = torch.stack([query @ items[i] for i in (int(target), *others)])
+        want += F.cross_entropy(logits, torch.tensor(0))
+    torch.testing.assert_close(got, want)
+    assert 0 not in drawn
+
+
+def test_a_gate_begins_as_the_plain_sum_and_weighs_text_against_the_rest():
+    torch.manual_seed(0)
+    frozen, known = {"id": torch.randn(6, 3), "text": torch.randn(6, 4)}, torch.rand(6, 3)
+    plain, gated = ItemFusion(frozen, 5, 0, norm=False), ItemFusion(frozen, 5, 0, norm=False, known=known)
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    torch.testing.assert_close(gated(), plain())
+    with torch.no_grad():
+        gated.gate[2].bias.fill_(-40.0)
+        rest = gated.residual.weight + gated.projections["id"](gated.frozen_id)
+        torch.testing.assert_close(gated(), 2 * rest)
+        gated.gate[2].bias.fill_(40.0)
+        torch.testing.assert_close(gated(), 2 * gated.projections["text"](gated.frozen_text))
+        gated.gate[2].weight.normal_()
+        gated.gate[2].bias.zero_()
+        some = torch.tensor([[1, 2], [5, 2]])
+        torch.testing.assert_close(gated(some), gated()[some])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from recbole_sigma.grounding.vector_file import read_item_vectors
-from recbole_sigma.models.sort_network import RequestTransformer, kept, turns
+from recbole_sigma.models.sort_network import RequestTransformer, RMSNorm, kept, turns
 from recbole_sigma.settings.ranker_keys import SortKeys
 from recbole_sigma.values import UserError
 from tests import planted as scenes
@@ -107,6 +107,38 @@ def test_what_is_pruned_is_read_no_more() -> None:
     before, after = near.context(history, real, profile), near.context(oldest, real, profile)
     assert torch.equal(before[1][0][:, :, :, 1:4], after[1][0][:, :, :, 1:4])
     assert not torch.equal(context[1][0][:, :, :, 1:4], changed[1][0][:, :, :, 1:4])
+
+
+def test_each_token_goes_through_the_expert_that_its_router_likes_best() -> None:
+    net = transformer(sort_experts=4)
+    layer, states = net.layers[0], torch.randn(2, 5, 16)
+    found = layer._feed_forward(states)
+    for row in range(2):
+        for place in range(5):
+            share = layer.router(states[row, place]).softmax(dim=0)
+            best = int(share.argmax())
+            want = layer.experts[best](states[row, place]) * share[best]
+            torch.testing.assert_close(found[row, place], want, **SCORES)
+    found.sum().backward()
+    assert layer.router.weight.grad.abs().sum() > 0
+
+
+def test_without_marks_nobody_reads_them() -> None:
+    net, (history, real, profile, asked) = transformer(sort_marks=False), request()
+    whole = scores(net, history, real, profile, asked)
+    with torch.no_grad():
+        net.marks.weight.normal_()
+    torch.testing.assert_close(scores(net, history, real, profile, asked), whole, **SCORES)
+
+
+def test_the_norm_and_its_gradient_are_those_of_torch() -> None:
+    own, theirs = RMSNorm(6).double(), torch.nn.RMSNorm(6, eps=1e-6).double()
+    with torch.no_grad():
+        own.weight.normal_()
+        theirs.weight.copy_(own.weight)
+    given = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(own(given), theirs(given))
+    assert torch.autograd.gradcheck(own, given)
 
 
 def test_what_each_layer_keeps() -> None:

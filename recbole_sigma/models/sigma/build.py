@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.language.backbone import build_backbone, embedding_scale
 from recbole_sigma.language.vocabulary import PAD, code_offsets
+from recbole_sigma.models.as_of_counts import AsOfCounts
 from recbole_sigma.models.sigma.item_tokens import ItemFusion, Similarity
 from recbole_sigma.models.sigma.joint import JointObjective
 from recbole_sigma.models.sigma.objective import Objective
@@ -18,6 +19,8 @@ from recbole_sigma.models.sigma.trunk import PackedTrunk, RowLayout
 from recbole_sigma.preparation.items import Prepared
 from recbole_sigma.tokenization.catalogue import build_catalogue
 from recbole_sigma.values import UserError
+
+_RECENT_DAYS = 30.0  # of late, as GateSID's gate_recent_days
 
 
 def build_language(options: SigmaOptions, prepared: Prepared) -> Any:
@@ -34,8 +37,11 @@ def build_language(options: SigmaOptions, prepared: Prepared) -> Any:
     )
 
 
-def build_item_tokens(options: SigmaOptions, prepared: Prepared, width: int) -> ItemFusion:
+def build_item_tokens(options: SigmaOptions, prepared: Prepared, width: int, dataset: Any) -> ItemFusion:
     """One continuous token per item from the frozen vectors that ``fusion_inputs`` names.
+
+    The catalogue is computed once for all rows of a step, so what a gate knows of an item is how train ended
+    for it, and no statistic as of a row's moment.
 
     Raises:
         UserError: an input that the prepared items lack.
@@ -49,12 +55,22 @@ def build_item_tokens(options: SigmaOptions, prepared: Prepared, width: int) -> 
             "fusion_inputs: image needs real image vectors: name them in grounding_visual_file, or take "
             "image out of the list"
         )
+    known = None
+    if options.item_gate:
+        if options.fusion_hidden or not options.id_residual or "text" not in options.inputs:
+            raise UserError(
+                "item_gate weighs text against a trained vector per item: set fusion_hidden: 0, "
+                "fusion_id_residual: true, and name text in fusion_inputs"
+            )
+        counts = AsOfCounts.of(dataset, _RECENT_DAYS)
+        known = counts.of_all(torch.tensor(counts.stride - 1))
     return ItemFusion(
         {name: vectors for name, vectors in modalities.items() if name in options.inputs},
         width,
         options.fusion_hidden,
         options.id_residual,
         norm=options.paper,
+        known=known,
     )
 
 

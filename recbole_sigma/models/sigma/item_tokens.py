@@ -39,6 +39,8 @@ class ItemFusion(nn.Module):
         hidden: width of the MLP's hidden layer; 0 sums the projections instead (no MLP).
         id_residual: add a trained vector per item.
         norm: layer-normalise the projections; without it, `read` normalises tokens where they are read.
+        known: float [N, f], what is known of every item; None for no gate. With it (arXiv 2603.22916) the
+            token is 2 (w text + (1 - w) rest), w = sigmoid(MLP([residual; known])), one half at the start.
 
     Attributes:
         read: what the trunk applies to the token of a history item.
@@ -51,6 +53,7 @@ class ItemFusion(nn.Module):
         hidden: int,
         id_residual: bool = True,
         norm: bool = True,
+        known: Tensor | None = None,
     ) -> None:
         super().__init__()
         if not modalities and not id_residual:
@@ -81,6 +84,14 @@ class ItemFusion(nn.Module):
         self.residual = nn.Embedding(n_items, d_model) if id_residual else None
         if self.residual is not None:
             nn.init.normal_(self.residual.weight, std=RESIDUAL_STD if norm else PLAIN_STD)
+        self.gate: nn.Sequential | None = None
+        if known is not None:
+            self.register_buffer("known", known, persistent=False)
+            self.gate = nn.Sequential(
+                nn.Linear(d_model + known.shape[1], d_model), nn.ReLU(), nn.Linear(d_model, 1)
+            )
+            nn.init.zeros_(self.gate[2].weight)
+            nn.init.zeros_(self.gate[2].bias)
         self.read = nn.Identity() if norm else nn.LayerNorm(d_model)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
@@ -102,7 +113,20 @@ class ItemFusion(nn.Module):
             parts = [self.mlp(torch.cat(parts, dim=-1))]
         if self.residual is not None:
             parts.append(self.residual.weight if items is None else self.residual(items))
-        return reduce(torch.add, parts)
+        if self.gate is None:
+            return reduce(torch.add, parts)
+        text = parts.pop(self.names.index("text"))
+        gate = self.gates(items)[..., None]
+        return 2.0 * (gate * text + (1.0 - gate) * reduce(torch.add, parts))
+
+    def gates(self, items: Tensor | None = None) -> Tensor:
+        """w of items: float [*items.shape], or [N]; 1 trusts the text alone."""
+        if self.gate is None or self.residual is None:
+            raise ValueError("an item token without a gate")
+        known = self.get_buffer("known")
+        if items is None:
+            return self.gate(torch.cat([self.residual.weight, known], dim=-1))[..., 0].sigmoid()
+        return self.gate(torch.cat([self.residual(items), known[items]], dim=-1))[..., 0].sigmoid()
 
 
 class Similarity(nn.Module):

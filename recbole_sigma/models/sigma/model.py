@@ -68,7 +68,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         self.item_codes = self.prepared.codes
         backbone = build_language(options, self.prepared)
         width = backbone.get_input_embeddings().weight.shape[1]
-        self.item_tokens = build_item_tokens(options, self.prepared, width)
+        self.item_tokens = build_item_tokens(options, self.prepared, width, dataset)
         self.trunk = build_trunk(options, self.prepared, backbone, self.item_tokens.read)
         self.branches = InstructionBranches(  # (c) instructions
             self.prepared.instructions,
@@ -211,6 +211,10 @@ class SIGMA(PackedModel, SequentialRecommender):
         layout = self.trunk.layout
         branch = layout.instruction + layout.prefix
         return layout.history_end(super().longest_row()) + self.options.labels_per_row * branch
+
+    def target_gates(self, interaction: Any, items: Tensor) -> Tensor | None:
+        """The gate of the items' tokens (`item_gate`); see `Contract.target_gates`."""
+        return None if self.item_tokens.gate is None else self.item_tokens.gates(items)
 
     # --- lists ----------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class SigmaOptions:
         inputs: frozen vectors inside the item token.
         fusion_hidden: hidden width of the fusion MLP; 0 sums the projections.
         id_residual: add a trained vector per item.
+        item_gate: weigh text against the rest of an item's token by a gate per item.
         backbone: ``scratch:<size>`` or ``pretrained:<name or folder>``.
         dropout: of a scratch backbone.
         lora: adapters of a pretrained backbone.
@@ -51,6 +52,7 @@ class SigmaOptions:
     inputs: tuple[str, ...]
     fusion_hidden: int
     id_residual: bool
+    item_gate: bool
     backbone: str
     dropout: float
     lora: LoraOptions
@@ -84,6 +86,7 @@ class SigmaOptions:
             inputs=_settled("fusion_inputs", fusion.fusion_inputs),
             fusion_hidden=fusion.fusion_hidden,
             id_residual=_settled("fusion_id_residual", fusion.fusion_id_residual),
+            item_gate=fusion.item_gate,
             backbone=backbone.backbone,
             dropout=backbone.backbone_dropout,
             lora=lora_options(config),
