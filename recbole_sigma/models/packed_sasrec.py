@@ -8,6 +8,7 @@ for the same targets.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
 from recbole_sigma.data.dataset import PackedDataset
+from recbole_sigma.models.history_rates import HistoryRates
 from recbole_sigma.models.losses import catalogue_cross_entropy, history_of, uniform_cross_entropy
 from recbole_sigma.models.low_pass import FilterBlock, causal_low_pass
 from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, fuse_layers
@@ -23,6 +25,7 @@ from recbole_sigma.models.sampled_softmax import sampled_cross_entropy, sampler_
 from recbole_sigma.settings.baseline_keys import SasrecKeys
 from recbole_sigma.settings.keys import ProtocolKeys
 from recbole_sigma.settings.reader import read
+from recbole_sigma.values import UserError
 
 CUTOFF = 5  # c of the low-pass, as published
 
@@ -63,9 +66,19 @@ class PackedSASRec(PackedModel, SASRec):
         self.drawn = keys.sasrec_negatives if keys.sasrec_loss == "sampled" else 0
         self.cosine = keys.sasrec_score == "cosine"
         self.mask_seen = self.follows_filter(config) and read(ProtocolKeys, config).filter_seen
+        self.rates: HistoryRates | None = None
+        self.rate_window = keys.history_rate_window
+        if keys.history_rates != (1,) or self.rate_window:
+            if keys.sasrec_low_pass or not keys.history_rates or min(keys.history_rates) < 1:
+                raise UserError(
+                    f"history_rates must name rates of 1 or more, without sasrec_low_pass, not "
+                    f"{list(keys.history_rates)}"
+                )
+            self.rates = HistoryRates(keys.history_rates, self.hidden_size)
         self._build_trunk(config)
         fuse_layers(self)
-        self.negatives = None if self.binary else sampler_of(config, dataset)
+        whole = not (self.binary or self.drawn or self.label)  # the loss is a softmax over the catalogue
+        self.negatives = sampler_of(config, dataset) if whole else None
         self.item_embedding.sparse = self.negatives is not None
         if self.cosine:
             self.scale = nn.Parameter(torch.tensor(1.0 / keys.sasrec_temperature))
@@ -93,6 +106,8 @@ class PackedSASRec(PackedModel, SASRec):
         Returns:
             float [B, T, d].
         """
+        if self.rates is not None:
+            return self.rates(item_seq, self.item_embedding(item_seq), self._expert)
         positions = torch.arange(item_seq.shape[1], device=item_seq.device)
         hidden = self.item_embedding(item_seq) + self.position_embedding(positions)[None]
         hidden = self.dropout(self.LayerNorm(hidden))
@@ -102,6 +117,24 @@ class PackedSASRec(PackedModel, SASRec):
                 hidden = block(hidden, hidden, self.low_pass[:width, :width] @ hidden, mask)
             return hidden
         return self.trm_encoder(hidden, mask, output_all_encoded_layers=True)[-1]
+
+    def _expert(self, items: Tensor, mark: Tensor) -> Tensor:
+        """States float [R, S, d] of rows of one rate, int64 [R, S]; they share the trunk."""
+        positions = torch.arange(items.shape[1], device=items.device)
+        hidden = self.item_embedding(items) + self.position_embedding(positions) + mark
+        mask = self.get_attention_mask(items)
+        if self.rate_window:
+            far = positions[:, None] - positions >= self.rate_window
+            mask = mask.masked_fill(far, -10_000.0)
+        return self.trm_encoder(self.dropout(self.LayerNorm(hidden)), mask, output_all_encoded_layers=True)[
+            -1
+        ]
+
+    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
+        """Redraw the rows, and say how the epoch before used its rates."""
+        if self.rates is not None and epoch:
+            getLogger().info(self.rates.told())
+        super().on_epoch_start(epoch, train_data)
 
     def compiled_parts(self) -> list[nn.Module]:
         """The transformer, as a whole or by its blocks."""

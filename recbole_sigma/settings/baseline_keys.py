@@ -72,6 +72,10 @@ class SasrecKeys:
     sasrec_low_pass: float = key(
         0.0, "alpha of BSARec's low-pass beside the attention, made causal (ours); 0 = none", 0.0, 1.0
     )
+    history_rates: tuple[int, ...] = key(
+        (1,), "Experts that read every m-th event counted back from the newest, e.g. [1, 2, 4], gated"
+    )
+    history_rate_window: int = key(0, "Newest events of its own that an expert reads; 0 = all", 0, 1 << 20)
     loss_type: str = key("CE", "What RecBole's network is built with; sasrec_loss decides")
 
 

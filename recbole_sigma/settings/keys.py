@@ -341,6 +341,13 @@ class SigmaKeys:
         "Straight paths to the query beside the trunk (ours); ~ = by sigma_history",
         choices=("recency", "interest"),
     )
+    prefix_head: str = key(
+        "learned",
+        "What a first-level code adds to the logit of its items (joint): learned vectors, or etf = a fixed "
+        "equiangular frame",
+        choices=("learned", "etf"),
+    )
+    prefix_head_scale: float = key(1.0, "Length of the vectors of that frame", 1e-6, 1e6)
     sigma_id_weight: float = key(1.0, "gamma of L_NTP + gamma L_ID", 0.0, 1e6)
     sigma_mask_seen: bool | None = key(
         None,

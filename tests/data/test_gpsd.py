@@ -97,7 +97,10 @@ def test_negatives_follow_what_they_say(how) -> None:
     ("changes", "sentence"),
     [
         ({"label_rows": "gpsd"}, "label_rows: gpsd makes labelled rows: write judged_by: labels"),
-        ({"judged_by": "labels", "valid_metric": "AUC"}, "judged_by: labels makes rows for SORT by GPSD's protocol"),
+        (
+            {"judged_by": "labels", "valid_metric": "AUC"},
+            "judged_by: labels makes rows for SORT by GPSD's protocol",
+        ),
     ],
 )
 def test_half_of_the_protocol_is_refused(tmp_path, changes, sentence) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recbole_sigma.language.backbone import build_backbone, embedding_scale
 from recbole_sigma.language.vocabulary import PAD, code_offsets
 from recbole_sigma.models.as_of_counts import AsOfCounts
+from recbole_sigma.models.etf_head import etf_frame
 from recbole_sigma.models.sigma.item_tokens import ItemFusion, Similarity
 from recbole_sigma.models.sigma.joint import JointObjective
 from recbole_sigma.models.sigma.objective import Objective
@@ -94,8 +95,16 @@ def build_objective(options: SigmaOptions, prepared: Prepared, trunk: PackedTrun
     """The objective that ``sigma_objective`` names."""
     codes = prepared.codes
     catalogue = build_catalogue(codes.codes, codes.sizes, codes.prefix_length)
+    if options.frame is not None and (options.paper or not catalogue.length):
+        raise UserError(
+            "prefix_head: etf stands in place of what sigma_objective: joint learns for first-level codes: set "
+            "that objective, and a prefix"
+        )
     if not options.paper:
-        return JointObjective(catalogue, Similarity(cosine=False), width)
+        frame = None if options.frame is None else etf_frame(catalogue.code_sizes[0], width, 0)
+        return JointObjective(
+            catalogue, Similarity(cosine=False), width, None if frame is None else options.frame * frame
+        )
     if not options.beam and catalogue.length:
         warn_of_width(catalogue)
     language = PrefixLanguage(trunk, _first_tokens(prepared), codes.sizes[: codes.prefix_length])

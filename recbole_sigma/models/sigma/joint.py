@@ -18,6 +18,20 @@ from recbole_sigma.tokenization.catalogue import Catalogue
 from recbole_sigma.values import RankedItems, SeenPairs
 
 
+class FixedTable(nn.Module):
+    """An embedding that is a buffer: rows of ``weight`` float [K, d]."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """int64 [...] -> float [..., d]."""
+        return self.weight[rows]
+
+
 class JointObjective(Objective):
     """Item logits that know the item's prefix, under one softmax over all items.
 
@@ -32,15 +46,21 @@ class JointObjective(Objective):
         catalogue: the items by prefix; with prefixes of length 0 only <q, v_i> is left.
         similarity: of states and items.
         d_model: d.
+        frame: float [K, d], fixed vectors in place of the learned w_1 of the K first-level codes; or None. A
+            checkpoint keeps them.
     """
 
     names = ("next_item",)
 
-    def __init__(self, catalogue: Catalogue, similarity: Similarity, d_model: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, similarity: Similarity, d_model: int, frame: Tensor | None = None
+    ) -> None:
         super().__init__(catalogue, similarity)
         self.code_vectors = nn.ModuleList(nn.Embedding(size, d_model) for size in catalogue.code_sizes)
         for table in self.code_vectors:
             nn.init.zeros_(table.weight)
+        if frame is not None:
+            self.code_vectors[0] = FixedTable(frame)
         if catalogue.length:
             self.condition = nn.Linear(d_model, d_model, bias=False)
             self.conditions = nn.ModuleList(nn.Embedding(size, d_model) for size in catalogue.code_sizes)

@@ -28,6 +28,7 @@ class SigmaOptions:
     Attributes:
         paper: the paper's two losses; otherwise one softmax over the catalogue.
         id_weight: gamma of L_NTP + gamma L_ID.
+        frame: length of the fixed vectors of first-level codes; None where they are learned.
         paths: straight paths around the trunk, as ``sigma_paths`` lists them.
         mask_seen: items of the history are no negatives (where the protocol filters them).
         inputs: frozen vectors inside the item token.
@@ -47,6 +48,7 @@ class SigmaOptions:
 
     paper: bool
     id_weight: float
+    frame: float | None
     paths: tuple[str, ...]
     mask_seen: bool
     inputs: tuple[str, ...]
@@ -80,6 +82,7 @@ class SigmaOptions:
         return cls(
             paper=keys.sigma_objective == "paper",
             id_weight=keys.sigma_id_weight,
+            frame=keys.prefix_head_scale if keys.prefix_head == "etf" else None,
             paths=_settled("sigma_paths", keys.sigma_paths),
             mask_seen=_settled("sigma_mask_seen", keys.sigma_mask_seen)
             and read(ProtocolKeys, config).filter_seen,
