@@ -1,9 +1,9 @@
 """Experts that read every event, every second, every fourth ... counted back from the newest one.
 
-One of the two components that are called after IBA here (arXiv 2604.00517, wearable sensors); the form is ours,
-as that paper's formulas are not readable. At a position t of a packed row the expert of rate m reads the
-events t, t - m, t - 2m, ... Those of one remainder of t by m are a row of their own, so an expert is the trunk
-on m shorter rows, and a packed row serves every prefix at once.
+One of the two components that are called after IBA here (arXiv 2604.00517, wearable sensors); the form is
+ours, as that paper's formulas are not readable. At a position t of a packed row the expert of rate m reads
+the events t, t - m, t - 2m, ... Those of one remainder of t by m are a row of their own, so an expert is the
+trunk on m shorter rows, and a packed row serves every prefix at once.
 """
 
 from __future__ import annotations

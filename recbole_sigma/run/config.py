@@ -182,8 +182,7 @@ class RunConfig(Config):
         )
         protocol = {key: self._shipped[key] for key in PROTOCOL_KEYS if key in self._shipped}
         if self.by_labels:
-            made = self.external_config_dict.get("label_rows") == label_protocol.GPSD
-            protocol |= label_protocol.defaults(model_class, "" if made else dataset)
+            protocol |= label_protocol.defaults(model_class, dataset, self.external_config_dict)
         self.internal_config_dict.update(protocol)
         self._defaults = dict(self.internal_config_dict)
         if self._beside_data:
@@ -262,10 +261,7 @@ class RunConfig(Config):
                 for field, value in final["val_interval"].items()
             }
         final["judged_by"] = label_protocol.LABELS if self.by_labels else label_protocol.LISTS
-        if final["label_rows"] == label_protocol.GPSD:
-            if not self.by_labels:
-                self._problems.append("label_rows: gpsd makes labelled rows: write judged_by: labels")
-            final["threshold"] = None  # the protocol makes the labels
+        self._problems += label_protocol.own_rows(final)
         self._check(final)
         reading.raise_all(self._problems)
         self.requested = {key: value for key, value in final.items() if key not in DERIVED_KEYS}

@@ -37,15 +37,27 @@ def resolved(model_class: Any, asked: Mapping[str, Any]) -> str:
     return LABELS if learns_from_labels(model_class) else LISTS
 
 
-def defaults(model_class: Any, dataset: str) -> dict[str, Any]:
-    """The label protocol of a model on a data set.
+def defaults(model_class: Any, dataset: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The label protocol of a model on a data set, under what the user gave.
 
     A sequential model reads the events before a row, so its rows are split in order of time.
     """
-    values = copy.deepcopy(recipes.label_defaults(dataset))
+    values = copy.deepcopy(recipes.label_defaults("" if asked.get("label_rows") == GPSD else dataset))
     if model_class.type == ModelType.SEQUENTIAL:
         values["eval_args"].update(order="TO", group_by="user")
     return values
+
+
+def own_rows(final: dict[str, Any]) -> list[str]:
+    """Take out of resolved settings, in place, what makes labels where GPSD's protocol makes them; a problem
+    where the run is judged by lists.
+    """
+    if final["label_rows"] != GPSD:
+        return []
+    final["threshold"] = None
+    if final["judged_by"] == LABELS:
+        return []
+    return ["label_rows: gpsd makes labelled rows: write judged_by: labels"]
 
 
 def split_of(config: Any) -> dict[str, Any]:

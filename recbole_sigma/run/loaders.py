@@ -6,6 +6,8 @@ from logging import getLogger
 from typing import Any
 
 import recbole.data.utils as stock_data
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.sampler import KGSampler, RepeatableSampler
 from recbole.utils import ModelType, init_seed
@@ -20,6 +22,8 @@ from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.label_protocol import GPSD
 from recbole_sigma.run.logs import FILE_ONLY
 from recbole_sigma.run.refusals import recbole_refuses
+from recbole_sigma.settings.keys import TrainKeys
+from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.reading import raise_all
 from recbole_sigma.values import UserError
 
@@ -145,6 +149,25 @@ def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
         return stock_data.get_dataloader(config, phase)(config, part, sampler, shuffle=False)
     finally:
         config["eval_batch_size"], config["single_spec"] = asked, True
+
+
+def sampled(config: Any, loader: Any) -> Any:
+    """The validation rows that epochs are judged on (`valid_users`): the same ones every time.
+
+    Raises:
+        UserError: rows of a model of lists that hold no histories.
+    """
+    count = read(TrainKeys, config).valid_users
+    if not count or not loader or config["judged_by"] == "labels":
+        return loader
+    if not isinstance(loader, FullSortEvalDataLoader) or not loader.is_sequential:
+        raise UserError(f"valid_users draws histories, and {config['model']} reads none: leave it out")
+    part = loader._dataset
+    if count >= len(part.inter_feat):
+        return loader
+    generator = torch.Generator().manual_seed(config["seed"])
+    chosen = torch.randperm(len(part.inter_feat), generator=generator)[:count].sort().values
+    return FullSortEvalDataLoader(config, part.copy(part.inter_feat[chosen]), loader._sampler, shuffle=False)
 
 
 def make_dataset_class(model_class: type) -> type:

@@ -14,7 +14,6 @@ from typing import Any
 
 import recbole.trainer.trainer as stock
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import calculate_valid_score
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from recbole_sigma.machine.progress import Counted, Progress
 from recbole_sigma.models.contract import Contract, contract
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state, tracking
+from recbole_sigma.run.loaders import sampled
 from recbole_sigma.run.logs import training_line
 from recbole_sigma.run.optimizer import adamw, clip, settle
 from recbole_sigma.run.precision import (
@@ -387,7 +387,7 @@ class RunTrainer(StoredRun):
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
         cpu = time.process_time()
         self.judge.choose(self.model, valid_data)
-        found = self.evaluate(self._sampled(valid_data), load_best_model=False)
+        found = self.evaluate(sampled(self.config, valid_data), load_best_model=False)
         # early stopping must come to the same end in every process
         result = json.loads(distributed.broadcast(json.dumps(found or {})))
         score = calculate_valid_score(result, self.valid_metric)
@@ -416,23 +416,6 @@ class RunTrainer(StoredRun):
                     "other": copy.deepcopy(self.model.other_parameter()),
                 }
         return score, result
-
-    def _sampled(self, valid_data: Any) -> Any:
-        """The validation rows that epochs are judged on (`valid_users`): the same ones every time."""
-        count = self.keys.valid_users
-        if not count or not valid_data or isinstance(self.judge, LabelJudge):
-            return valid_data
-        if not isinstance(valid_data, FullSortEvalDataLoader) or not valid_data.is_sequential:
-            raise UserError(
-                f"valid_users draws histories, and {self.config['model']} reads none: leave it out"
-            )
-        part = valid_data._dataset
-        if count >= len(part.inter_feat):
-            return valid_data
-        generator = torch.Generator().manual_seed(read(RecBoleKeys, self.config).seed)
-        chosen = torch.randperm(len(part.inter_feat), generator=generator)[:count].sort().values
-        sampled = part.copy(part.inter_feat[chosen])
-        return FullSortEvalDataLoader(self.config, sampled, valid_data._sampler, shuffle=False)
 
     @torch.no_grad()
     def evaluate(

@@ -1,4 +1,4 @@
-"""Experts over every m-th event: the same as the trunk on that sub-sequence, and a gate that finds the rate."""
+"""Experts over every m-th event: the same as the trunk on that sub-sequence; a gate that finds the rate."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.schedule import FLOOR, learning_rate_factor
 from recbole_sigma.run.trainer import make_trainer
 from recbole_sigma.values import UserError
+from tests import planted as scenes
 from tests.planted import tiny
 
 
@@ -182,3 +183,22 @@ def test_anomaly_mode_of_another_model_is_switched_off(planted) -> None:
         assert not torch.is_anomaly_enabled()
     finally:
         torch.autograd.set_detect_anomaly(False)
+
+
+def test_epochs_are_judged_on_a_sample_of_the_validation_rows(planted) -> None:
+    from recbole_sigma.run.loaders import sampled
+
+    _, data, _ = scenes.build("PackedSASRec", "planted", {**planted, **tiny("PackedSASRec"), "seed": 3})
+    config, _, _ = scenes.build(
+        "PackedSASRec", "planted", {**planted, **tiny("PackedSASRec"), "seed": 3, "valid_users": 9}
+    )
+    few, again = (sampled(config, data.valid)._dataset.inter_feat for _ in range(2))
+    whole = data.valid._dataset.inter_feat
+    assert len(few) == 9 and torch.equal(few["user_id"], again["user_id"])
+    for row in range(9):
+        (place,) = (whole["user_id"] == few["user_id"][row]).nonzero()[0]
+        assert torch.equal(whole["item_id_list"][place], few["item_id_list"][row])
+        assert whole["item_id"][place] == few["item_id"][row]
+    config, data, _ = scenes.build("Pop", "planted", {**planted, "valid_users": 9})
+    with pytest.raises(UserError, match="valid_users draws histories, and Pop reads none"):
+        sampled(config, data.valid)

@@ -97,8 +97,8 @@ def build_objective(options: SigmaOptions, prepared: Prepared, trunk: PackedTrun
     catalogue = build_catalogue(codes.codes, codes.sizes, codes.prefix_length)
     if options.frame is not None and (options.paper or not catalogue.length):
         raise UserError(
-            "prefix_head: etf stands in place of what sigma_objective: joint learns for first-level codes: set "
-            "that objective, and a prefix"
+            "prefix_head: etf stands in place of what sigma_objective: joint learns for first-level codes: "
+            "set that objective, and a prefix"
         )
     if not options.paper:
         frame = None if options.frame is None else etf_frame(catalogue.code_sizes[0], width, 0)
