@@ -2,9 +2,9 @@
 
     python benchmarks/prefix_calibration.py saved/SIGMA-a.safetensors saved/SIGMA-b.safetensors
 
-Of every test row P(code) is the sum over the code's items, seen ones included. Printed: the expected
-calibration error of the most probable code (ten bins of equal width), how often it is right, and -log P of the
-target's.
+Of every test row P(code) is the sum over the items of the code, seen ones included. Printed: the expected
+calibration error of the most probable code (ten bins of equal width), how often it is right, and -log P
+of the code of the target.
 """
 
 from __future__ import annotations
