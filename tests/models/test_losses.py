@@ -140,7 +140,7 @@ def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeyp
 def test_sampled_softmax_is_over_the_target_and_the_drawn_items_that_are_others():
     _, items, _, queries, targets = setup()
     torch.manual_seed(5)
-    got = losses.sampled_cross_entropy(queries, items, targets, torch.ones(7), 6)
+    got = losses.uniform_cross_entropy(queries, items, targets, torch.ones(7), 6)
     torch.manual_seed(5)
     drawn = torch.randint(1, 12, (6,))
     want = 0.0
