@@ -199,3 +199,22 @@ def test_the_gate_finds_who_is_cold() -> None:
     # the documented failure: with its gradient in, the alignment closes the gate for cold items
     through = learned("learned", detach=False)
     assert through["gate cold"] <= own["gate cold"] - 0.4 and through["auc cold"] < own["auc cold"]
+
+
+def test_no_held_out_event_is_counted(tmp_path) -> None:
+    """Other validation and test items leave every statistic as it was, at any moment."""
+    rng = np.random.default_rng(0)
+    log = [
+        (f"u{user}", f"i{item}", 1_000_000_000 + int(DAY) * (7 * user + 40 * step))
+        for user in range(30)
+        for step, item in enumerate(rng.integers(0, 9, 6))
+    ]
+    other = [(u, f"i{(int(i[1:]) + 1) % 9}" if k % 6 >= 4 else i, t) for k, (u, i, t) in enumerate(log)]
+    small = {**tiny("GateSID"), "tokenizer_vectors": ["collaborative"], "tokenizer_codebook_size": 2}
+    one, two = (
+        scenes.build("GateSID", name, {**scenes.events_config(tmp_path / name, events), **small})[2].counts
+        for name, events in (("one", log), ("two", other))
+    )
+    for name, table in one.named_buffers():
+        assert torch.equal(table, two.get_buffer(name)), name
+    assert len(one.keys) == 30 * 4
