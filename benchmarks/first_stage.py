@@ -1,4 +1,4 @@
-"""How far the first stage of GPSD comes by itself: a model of next items judged on the protocol's labelled rows.
+"""How far GPSD's first stage comes by itself: a model of next items judged on the labelled rows.
 
     python benchmarks/first_stage.py saved/PackedSASRec-a.safetensors --seeds 2024 2025
 
