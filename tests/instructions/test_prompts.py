@@ -47,6 +47,15 @@ def test_rows_end_in_one_column():
         assert real[0] == start and (row[: len(row) - len(real)] == pad).all()
 
 
+def test_texts_that_come_again_are_the_rows_that_they_are_alone():
+    tokenizer = train_bpe(TEXTS, 300, ())
+    texts = ["red", "red running shoe", "red", "", "red running shoe"]
+    rows = encode_left_padded(tokenizer, texts, start=True, end=False)
+    for row, text in zip(rows, texts, strict=True):
+        alone = encode_left_padded(tokenizer, [text], start=True, end=False, width=rows.shape[1])
+        assert row.tolist() == alone[0].tolist()
+
+
 def test_unknown_profile_values_are_left_out():
     assert profile_text({"age": "[PAD]", "gender": "F"}) == "user profile: gender F. recent items:"
     assert profile_text({"age": ""}) == "recent items:"
