@@ -3,4 +3,5 @@
 # cells.csv names the commit of every cell; the names of rows and keys are those of that commit:
 #   git checkout 5cddf9c6fa912e50591cee3704433524e50e14f2
 set -e
-python run_recbole_sigma.py report --output=/tmp/h2t/gate-ml --reference=GateSID-half --publish=results/gate-ml-100k
+python run_recbole_sigma.py benchmark --models=GateSID,GateSID-clicks,GateSID-SID,GateSID-half --dataset=ml-100k --seeds=2024 --reference=GateSID-half --quiet --output=saved/benchmark/gate-ml-100k
+python run_recbole_sigma.py report --output=saved/benchmark/gate-ml-100k --reference=GateSID-half --publish=results/gate-ml-100k
