@@ -271,7 +271,7 @@ class HybridCase:
     def dot(self) -> None:
         with torch.inference_mode():
             hidden = T5Decoder(self.model, self.ids, self.mask).first().hidden[:, 0]
-            (hidden @ self.catalogue.vectors.T).topk(self.k)
+            (hidden @ self.vectors.T).topk(self.k)
 
     def generate(self) -> Tensor:
         if not self.allowed:
