@@ -3,7 +3,8 @@
     MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648 python benchmarks/inside_prefix.py
 
 The task is ``hybrid`` of benchmarks/decoding.py at beam 50: one prefix code of 256 and one item. ``search``
-is the search alone with the queries given, ``whole`` lists with it, ``bare`` the forward passes. Nine repeats.
+is the search alone with the queries given, ``whole`` lists with it, ``bare`` the forward passes. Nine
+repeats.
 """
 
 from __future__ import annotations

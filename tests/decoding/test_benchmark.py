@@ -50,7 +50,7 @@ def test_report_judges_what_was_measured_and_nothing_else():
     }
     judged = {what: (value, bound, larger) for what, value, bound, larger in verdicts(report)}
     assert judged == {
-        "t5, 12000 items, beam 50, batch 8, default: c over bare": (1.0, 1.15, False),
+        "t5, 12000 items, beam 50, batch 8, default: c over bare": (1.0, 1.05, False),
         "t5, 12000 items, beam 50, batch 8, default: a over c": (9.0, 10, True),
         "t5: growth 12k to 1M, largest beam": (1.0, 1.1, False),
         "t5: peak MB": (30.0, 100, False),
