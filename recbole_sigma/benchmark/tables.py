@@ -180,7 +180,7 @@ SLICES_NOTE = (
     "it does not. Then by events before the target, and by train events of the target; a cold one has none."
 )
 AGAINST_NOTE = "Mean difference and its 95 % interval: paired bootstrap over users, 2,000 resamples."
-GATES_NOTE = "Mean gate of the targets: 1 trusts the semantic ID alone, 0 clicks alone."
+GATES_NOTE = "Mean gate of the targets: 1 trusts semantic ID or text alone, 0 what clicks tell alone."
 
 
 def level_title(level: dict[str, Any]) -> str:
