@@ -23,7 +23,7 @@ from recbole_sigma.models.low_pass import FilterBlock, causal_low_pass
 from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, fuse_layers
 from recbole_sigma.models.sampled_softmax import sampled_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import SasrecKeys
-from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.keys import ProtocolKeys, SoftmaxKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
@@ -78,6 +78,12 @@ class PackedSASRec(PackedModel, SASRec):
         self._build_trunk(config)
         fuse_layers(self)
         whole = not (self.binary or self.drawn or self.label)  # the loss is a softmax over the catalogue
+        asked = read(SoftmaxKeys, config).softmax_negatives
+        if not whole and asked not in ("auto", 0):
+            raise UserError(
+                "softmax_negatives stands for the catalogue in sasrec_loss: CE, and this loss has no softmax "
+                "over it: leave softmax_negatives out"
+            )
         self.negatives = sampler_of(config, dataset) if whole else None
         self.item_embedding.sparse = self.negatives is not None
         if self.cosine:

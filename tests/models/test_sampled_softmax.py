@@ -202,6 +202,12 @@ def test_auto_draws_from_a_large_catalogue_on() -> None:
     assert sampler_of({**config, "learner": "sgd"}, Data(LARGE)) is None  # nobody asked for it
 
 
+@pytest.mark.parametrize("loss", ["BCE", "sampled"])
+def test_a_loss_without_a_softmax_over_the_catalogue_is_told(loss: str, planted) -> None:
+    with pytest.raises(UserError, match="leave softmax_negatives out"):
+        scenes.build("PackedSASRec", "planted", planted, sasrec_loss=loss, softmax_negatives=5)
+
+
 def test_an_optimizer_that_cannot_is_refused(planted) -> None:
     with pytest.raises(UserError, match="learner: adamw, or softmax_negatives: 0"):
         scenes.build("PackedSASRec", "planted", planted, softmax_negatives=4, learner="adam")
