@@ -124,9 +124,8 @@ class Judge:
                 weights = (float(self.memory.weight or 0.0),)
                 (ranked,) = self.rank_fused(model, interaction, n_items, seen, loader, bonus, weights)
             survival = None if sampled is None else self._survival(model, interaction, seen, sampled[rows])
-            place = self.collector.collect_ranked(
-                ranked, positive_u.to(device), positive_i.to(device), n_items, seen, survival
-            )
+            row, target = positive_u.to(device), positive_i.to(device)
+            place = self.collector.collect_ranked(ranked, row, target, n_items, seen, survival)
             found["rows"].append(rows[positive_u])
             found["users"].append(row_users[positive_u])
             found["targets"].append(positive_i)
@@ -137,7 +136,7 @@ class Judge:
             newest[length > 0] = met[1][length.cumsum(0)[length > 0] - 1]
             found["lengths"].append(length[positive_u])
             found["last"].append(newest[positive_u])
-            gates = contract(model).target_gates(interaction[positive_u.to(device)], positive_i.to(device))
+            gates = contract(model).target_gates(interaction, row, target)
             if gates is not None:
                 found["gates"].append(gates.float().cpu())
         bar.close()

@@ -145,14 +145,15 @@ class Contract:
         codes = self.semantic_ids()
         return 0 if codes is None else codes.codes.shape[1]
 
-    def target_gates(self, interaction: Any, items: Tensor) -> Tensor | None:
-        """How far each row's item is told by its semantic ID (1) and not by clicks (0): float [B].
+    def target_gates(self, interaction: Any, row: Tensor, items: Tensor) -> Tensor | None:
+        """How far each item is told by its semantic ID (1) and not by clicks (0): float [P].
 
         A table shows the mean per slice. None for a model that decides nothing of the kind.
 
         Args:
             interaction: B rows with a history.
-            items: int64 [B].
+            row: int64 [P], the row whose target an item is.
+            items: int64 [P].
         """
         return None
 

@@ -119,11 +119,11 @@ class GateSID(PackedModel, SequentialRecommender):
             self.network.rank_all(catalogue, history[row, :many], self.counts.of_all(moment), about, out[row])
         return out
 
-    def target_gates(self, interaction: Any, items: Tensor) -> Tensor | None:
-        """w of one item per row; None where the two attentions stand side by side."""
+    def target_gates(self, interaction: Any, row: Tensor, items: Tensor) -> Tensor | None:
+        """See `Contract.target_gates`; None where the two attentions stand side by side."""
         if self.keys.gate_mode == "concat":
             return None
-        features = self.counts(items, self.moments(interaction))
+        features = self.counts(items, self.moments(interaction)[row])
         return self.network.gates(self.network.items(items), features * self.network.read)
 
     def predict(self, interaction: Any) -> Tensor:

@@ -212,7 +212,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         branch = layout.instruction + layout.prefix
         return layout.history_end(super().longest_row()) + self.options.labels_per_row * branch
 
-    def target_gates(self, interaction: Any, items: Tensor) -> Tensor | None:
+    def target_gates(self, interaction: Any, row: Tensor, items: Tensor) -> Tensor | None:
         """The gate of the items' tokens (`item_gate`); see `Contract.target_gates`."""
         return None if self.item_tokens.gate is None else self.item_tokens.gates(items)
 
