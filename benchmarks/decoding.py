@@ -30,8 +30,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +40,20 @@ import torch  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
-from benchmarks.decoding_cases import PROMPT, Case, Catalogue, HybridCase, build_model, nested_dict  # noqa: E402
+from benchmarks.decoding_cases import (  # noqa: E402
+    PROMPT,
+    Case,
+    Catalogue,
+    HybridCase,
+    build_model,
+    cpu_seconds,
+    nested_dict,
+)
 from recbole_sigma.tokenization.trie import build_trie  # noqa: E402
 
 TUNED = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
 BATCH = {"t5": 8, "llama4": 4, "135m": 1}
 MEMORY = ["--worker", "memory", "--items", "12000", "--beams", "50"]
-
-
-def cpu_seconds(function: Callable[[], Any]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def time_case(case: Case | HybridCase, items: int, repeats: int, peers: bool) -> dict[str, Any]:

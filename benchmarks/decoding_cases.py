@@ -3,6 +3,7 @@ users."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,13 @@ from recbole_sigma.tokenization.trie import Trie, build_trie, contiguous_tokens,
 SPECIAL = 3
 PROMPT = 80
 CODEBOOK = 256
+
+
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """What a call takes of this process."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
 
 
 class Catalogue:

@@ -11,25 +11,17 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.decoding_cases import HybridCase
+from benchmarks.decoding_cases import HybridCase, cpu_seconds
 from recbole_sigma.decoding.inside_prefix import search_in_prefixes
 
 CASES = ((12_000, 1), (12_000, 8), (12_000, 32), (1_000_000, 8), (1_000_000, 32), (1_000_000, 128))
 BEAM, REPEATS = 50, 9
-
-
-def milliseconds(run: Callable[[], Any]) -> float:
-    begin = time.process_time()
-    run()
-    return 1000 * (time.process_time() - begin)
 
 
 def main() -> None:
@@ -49,7 +41,7 @@ def main() -> None:
         took: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(1 + REPEATS):
             for name, run in runs.items():
-                took[name].append(milliseconds(run) / batch)
+                took[name].append(1000 * cpu_seconds(run) / batch)
         cells = [
             f"{name} {statistics.median(values[1:]):.2f} ({min(values[1:]):.2f})"
             for name, values in took.items()

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.scale import SETTINGS, write_dataset
+from benchmarks.scale import SETTINGS, settings_of, write_dataset
 
 
 def stepper(config: Any, data: Any) -> Any:
@@ -59,16 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="items-") as temporary:
         folder = Path(temporary)
         write_dataset(folder, words.items)
-        values: dict[str, Any] = {
-            "data_path": str(folder),
-            "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
-            "text_fields": ["title"],
-            "show_progress": False,
-            "state": "ERROR",
-            "artifact_dir": str(folder / "artifacts"),
-            "checkpoint_dir": str(folder / "saved"),
-            **(SETTINGS if words.model == "SIGMA" else {}),
-        }
+        values = settings_of(folder) | (SETTINGS if words.model == "SIGMA" else {})
         steps = {}
         for negatives in ("0", words.negatives):
             own = [*overrides, f"--softmax_negatives={negatives}"]

@@ -48,6 +48,19 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Where the data of `write_dataset` lie and how they are read; nothing is printed."""
+    return {
+        "data_path": str(folder),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
+        "text_fields": ["title"],
+        "show_progress": False,
+        "state": "ERROR",
+        "artifact_dir": str(folder / "artifacts"),
+        "checkpoint_dir": str(folder / "saved"),
+    }
+
+
 def write_dataset(folder: Path, size: int) -> None:
     """Atomic files of ``size`` users and items, a block of users at a time."""
     name = folder / "scale"
@@ -155,17 +168,7 @@ def pipeline(folder: Path, size: int, meter: Meter) -> None:
     meter.around(preparation, "train_bpe", "BPE tokenizer")
     meter.around(build, "build_catalogue", "trie")
     meter.around(sigma, "prepare", "item preparation, whole")
-    values = {
-        "data_path": str(folder),
-        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
-        "text_fields": ["title"],
-        "show_progress": False,
-        "state": "ERROR",
-        "artifact_dir": str(folder / "artifacts"),
-        "checkpoint_dir": str(folder / "saved"),
-        **SETTINGS,
-    }
-    config = RunConfig("SIGMA", "scale", config_dict=values)
+    config = RunConfig("SIGMA", "scale", config_dict={**settings_of(folder), **SETTINGS})
     with meter("loading and split"):
         data = load_data(config, config.model_class)
     with meter("model, items and trie included"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from recbole_sigma.benchmark import policy_figures
 from recbole_sigma.benchmark.results import metric_columns, title
-from recbole_sigma.benchmark.slices import COLD, slices
+from recbole_sigma.benchmark.slices import COLD, RESAMPLES, slices
 from recbole_sigma.benchmark.statistics import OWN, seconds_to_levels
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.models.registry import find_model
@@ -179,7 +179,7 @@ SLICES_NOTE = (
     "Memorisation: train holds the step from the newest item of the history to the target; generalisation: "
     "it does not. Then by events before the target, and by train events of the target; a cold one has none."
 )
-AGAINST_NOTE = "Mean difference and its 95 % interval: paired bootstrap over users, 2,000 resamples."
+AGAINST_NOTE = f"Mean difference and its 95 % interval: paired bootstrap over users, {RESAMPLES:,} resamples."
 GATES_NOTE = "Mean gate of the targets: 1 trusts semantic ID or text alone, 0 what clicks tell alone."
 
 

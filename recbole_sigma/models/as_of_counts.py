@@ -34,8 +34,9 @@ class AsOfCounts(nn.Module):
         start = torch.searchsorted(keys, torch.arange(count + 1) * self.stride)
         self._table("keys", keys)
         self._table("start", start)
-        self._table("ranks", torch.sort(ranks, stable=True).values)
-        self._table("items", items[torch.argsort(ranks, stable=True)])
+        in_time = torch.sort(ranks, stable=True)
+        self._table("ranks", in_time.values)
+        self._table("items", items[in_time.indices])
         self.dated = seconds is not None
         times = torch.zeros(self.stride, dtype=torch.float64) if seconds is None else seconds
         times = torch.cat([times, times[-1:].expand(self.stride - len(times))])

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from recbole_sigma.data.dataset import PrefixDataset
 from recbole_sigma.models.contract import Contract
-from recbole_sigma.models.losses import catalogue_cross_entropy
 from recbole_sigma.models.low_pass import FilterBlock, slow_waves
 from recbole_sigma.models.packed import PackedBatch, PackedModel, fuse_layers
-from recbole_sigma.models.sampled_softmax import sampled_cross_entropy, sampler_of
+from recbole_sigma.models.sampled_softmax import item_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import BsarecKeys
 from recbole_sigma.settings.reader import read
 
@@ -78,12 +77,7 @@ class BSARec(PackedModel, SequentialRecommender):
         """Cross-entropy over the whole catalogue, the mean over rows; items of the history are negatives."""
         queries = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         weights, targets = torch.ones(len(queries), device=queries.device), interaction[self.POS_ITEM_ID]
-        if self.negatives is None:
-            loss, _ = catalogue_cross_entropy(queries, self.item_embedding.weight, targets, weights)
-        else:
-            drawn = self.negatives.draw()
-            own, others = self.item_embedding(targets), self.item_embedding(drawn.items)
-            loss, _ = sampled_cross_entropy(queries, own, others, targets, drawn, weights)
+        loss, _ = item_cross_entropy(self.negatives, queries, self.item_embedding, targets, weights)
         return loss / len(queries)
 
     def step_shapes(self, batch: Any) -> Hashable | None:

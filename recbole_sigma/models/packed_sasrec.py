@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from recbole_sigma.data.dataset import PackedDataset
 from recbole_sigma.models.history_rates import HistoryRates
-from recbole_sigma.models.losses import catalogue_cross_entropy, history_of, uniform_cross_entropy
+from recbole_sigma.models.losses import history_of, uniform_cross_entropy
 from recbole_sigma.models.low_pass import FilterBlock, causal_low_pass
 from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, fuse_layers
-from recbole_sigma.models.sampled_softmax import sampled_cross_entropy, sampler_of
+from recbole_sigma.models.sampled_softmax import item_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import SasrecKeys
 from recbole_sigma.settings.keys import ProtocolKeys, SoftmaxKeys
 from recbole_sigma.settings.reader import read
@@ -156,9 +156,7 @@ class PackedSASRec(PackedModel, SASRec):
 
     def _logits(self, states: Tensor, items: Tensor) -> Tensor:
         """Scores of states [M, d] against item vectors [n, d]."""
-        if self.cosine:
-            return self.scale * F.normalize(states, dim=-1) @ F.normalize(items, dim=-1).T
-        return states @ items.T
+        return self._asking(states) @ self._compared(items).T
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean of the loss over all positions of the batch; that of the label where rows have one."""
@@ -173,18 +171,17 @@ class PackedSASRec(PackedModel, SASRec):
         targets = rows.items[row, column + 1]
         if self.binary:
             return self._binary_loss(queries, targets, rows.items, row, rows.weights())
-        if self.cosine:
-            queries = self.scale * F.normalize(queries, dim=-1)
+        queries = self._asking(queries)
         if self.drawn:
             vectors = self._compared(self.item_embedding.weight)
             return uniform_cross_entropy(queries, vectors, targets, rows.weights(), self.drawn)
         hidden = history_of(rows.items, row, column) if self.mask_seen else None
-        if self.negatives is None:
-            vectors = self._compared(self.item_embedding.weight)
-            return catalogue_cross_entropy(queries, vectors, targets, rows.weights(), hidden)[0]
-        drawn = self.negatives.draw()
-        own, others = (self._compared(self.item_embedding(items)) for items in (targets, drawn.items))
-        return sampled_cross_entropy(queries, own, others, targets, drawn, rows.weights(), hidden)[0]
+        table, weights = self.item_embedding, rows.weights()
+        return item_cross_entropy(self.negatives, queries, table, targets, weights, hidden, self._compared)[0]
+
+    def _asking(self, states: Tensor) -> Tensor:
+        """States as queries of item vectors."""
+        return self.scale * F.normalize(states, dim=-1) if self.cosine else states
 
     def _compared(self, vectors: Tensor) -> Tensor:
         """Item vectors as queries meet them."""

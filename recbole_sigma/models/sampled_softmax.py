@@ -11,6 +11,7 @@ embeddings give row-sparse gradients, and `run.optimizer` updates these rows alo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.machine import processes
+from recbole_sigma.models.losses import catalogue_cross_entropy
 from recbole_sigma.settings.keys import SoftmaxKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
@@ -97,6 +99,33 @@ def sampler_of(config: Any, dataset: Any) -> NegativeSampler | None:
     if asked == "auto":
         return None
     raise UserError(f"softmax_negatives: rows are not updated with {problem}, or softmax_negatives: 0")
+
+
+def item_cross_entropy(
+    sampler: NegativeSampler | None,
+    queries: Tensor,
+    items: nn.Embedding,
+    targets: Tensor,
+    weights: Tensor,
+    hidden: Tensor | None = None,
+    compared: Callable[[Tensor], Tensor] = lambda vectors: vectors,
+) -> tuple[Tensor, Tensor]:
+    """`losses.catalogue_cross_entropy` over a table of items, or over what a sampler draws from it.
+
+    Args:
+        sampler: of `sampler_of`; None for the whole table.
+        queries: float [M, e].
+        items: the table, N items.
+        targets: int64 [M].
+        weights: float [M].
+        hidden: see `losses.catalogue_cross_entropy`.
+        compared: what is applied to item vectors float [n, e] before queries meet them.
+    """
+    if sampler is None:
+        return catalogue_cross_entropy(queries, compared(items.weight), targets, weights, hidden)
+    drawn = sampler.draw()
+    own, others = compared(items(targets)), compared(items(drawn.items))
+    return sampled_cross_entropy(queries, own, others, targets, drawn, weights, hidden)
 
 
 def sampled_cross_entropy(

@@ -54,18 +54,17 @@ class SORT(PackedModel, SequentialRecommender):
         self.label = config["LABEL_FIELD"] if config["judged_by"] == "labels" else None
         self.keys = keys = read(SortKeys, config)
         self.profiles = Profiles(dataset, keys.sort_profile, keys.sort_size)
+        known: Tensor | None = None
         if keys.sort_items_from is None:
             self.items = nn.Embedding(self.n_items, keys.sort_size, padding_idx=0)
             nn.init.normal_(self.items.weight, std=0.02)
-            self.register_buffer("known", None, persistent=False)
-        elif keys.sort_items_from == "random":
-            table = torch.randn(self.n_items, keys.sort_size)
-            self.items = nn.Embedding.from_pretrained(table, freeze=keys.sort_freeze, padding_idx=0)
-            self.register_buffer("known", None, persistent=False)
         else:
-            table, known = read_item_vectors(keys.sort_items_from, item_names(dataset), "sort_items_from")
+            if keys.sort_items_from == "random":
+                table = torch.randn(self.n_items, keys.sort_size)
+            else:
+                table, known = read_item_vectors(keys.sort_items_from, item_names(dataset), "sort_items_from")
             self.items = nn.Embedding.from_pretrained(table, freeze=keys.sort_freeze, padding_idx=0)
-            self.register_buffer("known", known, persistent=False)
+        self.register_buffer("known", known, persistent=False)
         self.unknown = nn.Parameter(torch.zeros(self.items.weight.shape[1]))
         self.enter = nn.Linear(self.items.weight.shape[1], keys.sort_size)
         self.network = RequestTransformer(keys, self.max_seq_length)

@@ -42,12 +42,18 @@ def adamw(model: nn.Module, params: Any, rate: float, decay: float) -> torch.opt
     return optimizer
 
 
+def _by_rows(state: dict[str, Any] | None) -> bool:
+    """Whether a weight's state counts the steps of each row; other optimizers may count in plain numbers."""
+    step = (state or {}).get("step")
+    return isinstance(step, Tensor) and step.dim() > 0
+
+
 @torch.no_grad()
 def settle(optimizer: torch.optim.Optimizer) -> None:
     """Bring every row up to date, for whoever reads whole tables: an evaluation, a checkpoint of weights."""
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            if optimizer.state.get(weight, {}).get("step", torch.zeros(())).dim():
+            if _by_rows(optimizer.state.get(weight)):
                 for rows in torch.arange(len(weight), device=weight.device).split(_ROWS):
                     _make_up(optimizer, weight, rows)
 
@@ -82,7 +88,7 @@ def _step_of(optimizer: Any, weight: Tensor, rows: Tensor, gradient: Tensor, gro
 def _make_up(optimizer: Any, weight: Tensor, rows: Tensor) -> None:
     """Take the steps that some rows of a table missed, up to the table's last one."""
     state = optimizer.state.get(weight)
-    if not state or not state["step"].dim():
+    if not _by_rows(state):
         return
     done, now = state["step"][rows].double(), state["step"].max().double()
     behind = done < now

@@ -93,3 +93,14 @@ def test_the_norm_is_that_of_dense_gradients(limit) -> None:
         norms.append(clip([each.weight, other], max_norm=limit))
     torch.testing.assert_close(*norms, **room(size=8, terms=40))
     torch.testing.assert_close(weights[0].weight.grad.to_dense(), weights[1].weight.grad, **room(8, 40))
+
+
+def test_settling_leaves_other_optimizers_alone() -> None:
+    """SparseAdam counts its steps in a plain number, and its rows are never behind."""
+    table = nn.Embedding(6, 2, sparse=True)
+    optimizer = torch.optim.SparseAdam(table.parameters())
+    table(torch.tensor([1, 4])).sum().backward()
+    optimizer.step()
+    before = table.weight.detach().clone()
+    settle(optimizer)
+    assert torch.equal(table.weight, before)

@@ -101,10 +101,9 @@ def build_objective(options: SigmaOptions, prepared: Prepared, trunk: PackedTrun
             "set that objective, and a prefix"
         )
     if not options.paper:
-        frame = None if options.frame is None else etf_frame(catalogue.code_sizes[0], width, 0)
-        return JointObjective(
-            catalogue, Similarity(cosine=False), width, None if frame is None else options.frame * frame
-        )
+        length = options.frame
+        frame = None if length is None else length * etf_frame(catalogue.code_sizes[0], width, 0)
+        return JointObjective(catalogue, Similarity(cosine=False), width, frame)
     if not options.beam and catalogue.length:
         warn_of_width(catalogue)
     language = PrefixLanguage(trunk, _first_tokens(prepared), codes.sizes[: codes.prefix_length])

@@ -123,10 +123,10 @@ class ItemFusion(nn.Module):
         """w of items: float [*items.shape], or [N]; 1 trusts the text alone."""
         if self.gate is None or self.residual is None:
             raise ValueError("an item token without a gate")
-        known = self.get_buffer("known")
-        if items is None:
-            return self.gate(torch.cat([self.residual.weight, known], dim=-1))[..., 0].sigmoid()
-        return self.gate(torch.cat([self.residual(items), known[items]], dim=-1))[..., 0].sigmoid()
+        own, known = self.residual.weight, self.get_buffer("known")
+        if items is not None:
+            own, known = self.residual(items), known[items]
+        return self.gate(torch.cat([own, known], dim=-1))[..., 0].sigmoid()
 
 
 class Similarity(nn.Module):
