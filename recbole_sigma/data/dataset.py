@@ -82,7 +82,17 @@ class PackedDataset(ExactTime, SequentialDataset):
             datasets.append(self.copy(self._rows(np.stack([begin, target], axis=1), users, items, ranks)))
         train.resample(0)
         self.mark_held_out(datasets)
+        if "train_rows" in self.config and self.config["train_rows"] == "prefixes":
+            train.split_into_prefixes()
         return datasets
+
+    def split_into_prefixes(self, every: bool = True) -> None:
+        """Make one training row of each event that another precedes, or one per user and epoch."""
+        own = self.packer
+        self.packer = PrefixPacker(
+            own.users, own.items, own.ranks, own.window, own.seed, every=every, cold=own.cold
+        )
+        self.resample(0)
 
     def use_prepared(self, extra: dict[str, Any]) -> None:
         """Take item preparation from a checkpoint instead of the cache; called before the model is built.
@@ -130,12 +140,7 @@ class PrefixDataset(PackedDataset):
     def build(self) -> list[Any]:
         """Split and build rows, see `PackedDataset.build`."""
         parts = super().build()
-        train = parts[0]
-        own = train.packer
-        train.packer = PrefixPacker(
-            own.users, own.items, own.ranks, own.window, own.seed, every=self.every_prefix()
-        )
-        train.resample(0)
+        parts[0].split_into_prefixes(self.every_prefix())
         return parts
 
 

@@ -128,6 +128,7 @@ class PrefixPacker(WindowPacker):
         every: one row per event with a history; otherwise random such rows of every user, redrawn every
             epoch.
         per_user: how many of them.
+        cold: with ``every``, keep users with a single event as rows without history.
     """
 
     def __init__(
@@ -139,19 +140,24 @@ class PrefixPacker(WindowPacker):
         seed: int,
         every: bool,
         per_user: int = 1,
+        cold: bool = False,
     ) -> None:
-        super().__init__(users, items, ranks, window, seed)
+        super().__init__(users, items, ranks, window, seed, cold and every)
         self.every, self.per_user = every, per_user
 
     def __len__(self) -> int:
         """Rows per epoch."""
-        return int(self.targets.sum()) if self.every else self.per_user * len(self.starts)
+        if not self.every:
+            return self.per_user * len(self.starts)
+        return int(np.maximum(self.targets, 1).sum())
 
     def draw(self, epoch: int) -> np.ndarray:
         """Spans [rows, 2] of one epoch: first event of the history and the target, in event positions."""
         if self.every:
-            start = np.repeat(self.starts, self.targets)
-            place = np.arange(len(start)) - np.repeat(np.cumsum(self.targets) - self.targets, self.targets)
+            rows = np.maximum(self.targets, 1)  # one for a user with a single event
+            start = np.repeat(self.starts, rows)
+            place = np.arange(len(start)) - np.repeat(np.cumsum(rows) - rows, rows)
+            place -= np.repeat(self.targets == 0, rows)  # whose target is that event
         else:
             start, targets = (np.repeat(each, self.per_user) for each in (self.starts, self.targets))
             place = np.random.default_rng((self.seed, epoch)).integers(0, targets)

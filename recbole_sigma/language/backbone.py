@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recbole_sigma.language.grown import GrownEmbedding, GrownHead, build_pretrained
 from recbole_sigma.language.loading import check_causal_model
 from recbole_sigma.language.lora import LoraOptions
-from recbole_sigma.language.transformer import KeyValues, Transformer, TransformerShape, additive
+from recbole_sigma.language.transformer import KeyValues, Transformer, TransformerShape, additive, columns_of
 from recbole_sigma.values import UserError
 
 SCRATCH_SHAPES = {"tiny": (64, 2, 2), "small": (128, 4, 4), "base": (256, 6, 8)}
@@ -108,7 +108,12 @@ def empty_cache(model: Any) -> Any:
 
 
 def hidden_states(
-    model: nn.Module, embeddings: Tensor, positions: Tensor, allowed: Tensor, cache: Any = None
+    model: nn.Module,
+    embeddings: Tensor,
+    positions: Tensor,
+    allowed: Tensor,
+    cache: Any = None,
+    wanted: Tensor | None = None,
 ) -> Tensor:
     """Last hidden states of the trunk (before the output embedding).
 
@@ -118,12 +123,13 @@ def hidden_states(
         positions: int64 [B, Q] position ids.
         allowed: bool [B, Q, S]; S = cached length + Q.
         cache: of `empty_cache`'s kind; it is read and extended. None for nothing.
+        wanted: int64 [B, W], the columns whose states are asked for; None for all.
 
     Returns:
-        float [B, Q, d].
+        float [B, Q, d], or [B, W, d].
     """
     if isinstance(model, Transformer):
-        return model(embeddings, positions, allowed, cache)
+        return model(embeddings, positions, allowed, cache, wanted)
     output = model.base_model(
         inputs_embeds=embeddings,
         position_ids=positions,
@@ -131,4 +137,5 @@ def hidden_states(
         past_key_values=cache,
         use_cache=cache is not None,
     )
-    return output.last_hidden_state
+    states = output.last_hidden_state
+    return states if wanted is None else columns_of(states, wanted)

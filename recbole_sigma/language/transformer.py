@@ -207,7 +207,12 @@ class Transformer(nn.Module):
         return self.lm_head
 
     def forward(
-        self, embeddings: Tensor, positions: Tensor, allowed: Tensor, cache: KeyValues | None = None
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        allowed: Tensor,
+        cache: KeyValues | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states.
 
@@ -216,20 +221,28 @@ class Transformer(nn.Module):
             positions: int64 [B, Q] position ids.
             allowed: bool [B, Q, S] who may attend to whom; S = cached positions + Q.
             cache: what was read before; it is read and extended. None for nothing.
+            wanted: int64 [B, W], the columns whose states are asked for; the last block computes these alone.
+                None for all.
 
         Returns:
-            float [B, Q, d].
+            float [B, Q, d], or [B, W, d].
         """
         parts = self.transformer
         states = parts["drop"](embeddings + parts["wpe"](positions))
         bias = additive(allowed, states.dtype)[:, None]  # once for all blocks, the same for every head
         pools: list[Any] = [None] * len(parts["h"]) if cache is None else cache.layers
-        for block, pool in zip(parts["h"], pools, strict=True):
+        for number, (block, pool) in enumerate(zip(parts["h"], pools, strict=True), start=1):
+            asked = wanted if number == len(parts["h"]) else None
             if self.is_gradient_checkpointing and self.training and pool is None:
-                states = checkpoint(block, states, bias, use_reentrant=False)
+                states = checkpoint(block, states, bias, None, asked, use_reentrant=False)
             else:
-                states = block(states, bias, pool)
+                states = block(states, bias, pool, asked)
         return parts["ln_f"](states)
+
+
+def columns_of(values: Tensor, wanted: Tensor) -> Tensor:
+    """float [B, Q, n], int64 [B, W] -> [B, W, n]."""
+    return values.gather(1, wanted[:, :, None].expand(-1, -1, values.shape[2]))
 
 
 class Block(nn.Module):
@@ -242,9 +255,12 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(shape.hidden_size)
         self.mlp = FeedForward(shape)
 
-    def forward(self, states: Tensor, bias: Tensor, pool: KeyValuePool | None = None) -> Tensor:
-        """float [B, Q, d] -> [B, Q, d]."""
-        states = states + self.attn(self.ln_1(states), bias, pool)
+    def forward(
+        self, states: Tensor, bias: Tensor, pool: KeyValuePool | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """float [B, Q, d] -> [B, Q, d], or [B, W, d] at the ``wanted`` columns int64 [B, W]."""
+        own = states if wanted is None else columns_of(states, wanted)
+        states = own + self.attn(self.ln_1(states), bias, pool, wanted)
         return states + self.mlp(self.ln_2(states))
 
 
@@ -258,10 +274,22 @@ class Attention(nn.Module):
         self.c_proj = Projection(shape.hidden_size, shape.hidden_size)
         self.resid_dropout = Dropout(shape.dropout)
 
-    def forward(self, states: Tensor, bias: Tensor, pool: KeyValuePool | None) -> Tensor:
-        """float [B, Q, d] -> [B, Q, d]; ``bias`` float [B, 1, Q, S] is added to the attention scores."""
-        # [B, Q, 3 d] -> three of [B, H, Q, d / H]
-        query, key, value = self.c_attn(states).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(
+        self, states: Tensor, bias: Tensor, pool: KeyValuePool | None, wanted: Tensor | None
+    ) -> Tensor:
+        """float [B, Q, d] -> [B, Q, d], or [B, W, d] at the ``wanted`` columns int64 [B, W].
+
+        ``bias`` float [B, 1, Q, S] is added to the attention scores.
+        """
+        if wanted is None:
+            # [B, Q, 3 d] -> three of [B, H, Q, d / H]
+            query, key, value = self.c_attn(states).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        else:
+            width = states.shape[2]
+            key, value = self.c_attn(states, width).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            query = self.c_attn(columns_of(states, wanted), 0, width)  # [B, W, d] -> [B, H, W, d / H]
+            query = query.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            bias = columns_of(bias[:, 0], wanted)[:, None]
         if pool is not None:
             key, value = pool.append(key, value)
         share = self.dropout if self.training else 0.0
@@ -291,6 +319,7 @@ class Projection(nn.Module):
         self.weight = nn.Parameter(torch.empty(inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, states: Tensor) -> Tensor:
-        """float [..., inputs] -> [..., outputs]."""
-        return torch.addmm(self.bias, states.flatten(0, -2), self.weight).unflatten(0, states.shape[:-1])
+    def forward(self, states: Tensor, first: int = 0, end: int | None = None) -> Tensor:
+        """float [..., inputs] -> [..., outputs], or the outputs from ``first`` up to ``end`` alone."""
+        bias, weight = self.bias[first:end], self.weight[:, first:end]
+        return torch.addmm(bias, states.flatten(0, -2), weight).unflatten(0, states.shape[:-1])

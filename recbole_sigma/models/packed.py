@@ -47,23 +47,25 @@ class PackedBatch(Interaction):
         batch: a batch on the host.
         device: where its columns go.
         field: name of the column with the lengths.
+        last: a row has one prediction, at its last position.
 
     Attributes:
         host_length: int64 [B], the lengths on the host.
         labelled: whether the step takes labels; drawn on the host, as it decides the shapes of the step.
     """
 
-    def __init__(self, batch: Interaction, device: Any, field: str) -> None:
+    def __init__(self, batch: Interaction, device: Any, field: str, last: bool = False) -> None:
         device = torch.device(device)
         super().__init__({name: sent(column, device) for name, column in batch.interaction.items()})
         self.host_length: Tensor = batch[field]
-        self.labelled = True
+        self.labelled, self.last = True, last
         self._passes: Passes | None = None
 
     def passes(self, columns: int) -> Passes:
         """See `Passes.of`."""
         if self._passes is None:
-            self._passes = Passes.of(self.host_length, columns, next(iter(self.interaction.values())).device)
+            device = next(iter(self.interaction.values())).device
+            self._passes = Passes.of(self.host_length, columns, device, self.last)
         return self._passes
 
 
@@ -81,6 +83,8 @@ class PackedModel(Contract):
     USER_ID: str
     max_seq_length: int
     parameters: Any
+    one_target = False
+    """Whether a training row has one prediction, at its last position (``train_rows: prefixes``)."""
 
     def on_epoch_start(self, epoch: int, train_data: Any) -> None:
         """Redraw the training rows."""
@@ -88,7 +92,7 @@ class PackedModel(Contract):
 
     def on_device(self, interaction: Any, device: Any) -> PackedBatch:
         """The batch where the model is, its lengths also on the host."""
-        return PackedBatch(interaction, device, self.ITEM_SEQ_LEN)
+        return PackedBatch(interaction, device, self.ITEM_SEQ_LEN, self.one_target)
 
     def packed_rows(self, interaction: Any) -> PackedRows:
         """The rows of a training batch: each history with its target behind it."""
@@ -106,7 +110,8 @@ class PackedModel(Contract):
         items = interaction[self.ITEM_SEQ]
         if isinstance(interaction, PackedBatch):
             return interaction.passes(items.shape[1])
-        return Passes.of(host_length(interaction, self.ITEM_SEQ_LEN), items.shape[1], items.device)
+        length = host_length(interaction, self.ITEM_SEQ_LEN)
+        return Passes.of(length, items.shape[1], items.device, self.one_target)
 
     def step_shapes(self, batch: Any) -> Hashable | None:
         """Rows, columns and predictions of the batch."""
@@ -127,8 +132,9 @@ class PackedModel(Contract):
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
     def prediction_count(self, interaction: Any) -> float:
-        """One prediction per history item of a packed row."""
-        return float(interaction[self.ITEM_SEQ_LEN].sum())
+        """One prediction per history item of a packed row, or one per row."""
+        length = interaction[self.ITEM_SEQ_LEN]
+        return float((length > 0).sum() if self.one_target else length.sum())
 
     def longest_row(self) -> int:
         """Columns of the longest training row, for the memory estimate."""
@@ -181,21 +187,23 @@ class Passes:
     targets: Any
 
     @classmethod
-    def of(cls, length: Tensor, columns: int, device: torch.device) -> Passes:
+    def of(cls, length: Tensor, columns: int, device: torch.device, last: bool = False) -> Passes:
         """The passes of rows.
 
         Args:
             length: int64 [B] on the host, history events of each row.
             columns: history columns that the rows have.
             device: where the rows are.
+            last: predict at the last event of each history alone.
         """
-        parts = length_groups(length + 1, device)
+        parts = length_groups(length, device, 4) if last else length_groups(length + 1, device)
         order = torch.cat(parts).to(device) if len(parts) > 1 else None
-        groups, targets, begin = [], int(length.sum()), 0
+        asked = length.clamp(max=1) if last else length  # predictions of each row
+        groups, targets, begin = [], int(asked.sum()), 0
         for rows in parts:
-            known = length[rows]
-            place = torch.repeat_interleave(torch.arange(len(rows)), known)
-            column = torch.arange(len(place)) - (known.cumsum(0) - known)[place]
+            known, own = length[rows], asked[rows]
+            place = torch.repeat_interleave(torch.arange(len(rows)), own)
+            column = torch.arange(len(place)) - (own.cumsum(0) - known)[place]
             groups.append(RowGroup(slice(begin, begin + len(rows)), int(known.max()) + 1, place, column))
             begin += len(rows)
         if device.type == "cpu":
@@ -271,7 +279,7 @@ class PackedRows:
         return torch.cat([group.column for group in self.groups])
 
 
-def length_groups(length: Tensor, device: torch.device) -> list[Tensor]:
+def length_groups(length: Tensor, device: torch.device, narrowest: int = 8) -> list[Tensor]:
     """Rows of a batch by length class (up to 8, 16, 32, ... items): a class shares one pass of the trunk.
 
     Most rows of a sparse set are a few items long; padded to the longest row of the batch, nearly all of the
@@ -281,6 +289,7 @@ def length_groups(length: Tensor, device: torch.device) -> list[Tensor]:
     Args:
         length: int64 [B] on the host.
         device: where the rows are.
+        narrowest: items of the first class.
 
     Returns:
         row numbers, int64 on the host, of each group, shortest first; together a permutation of the batch.
@@ -288,7 +297,7 @@ def length_groups(length: Tensor, device: torch.device) -> list[Tensor]:
     """
     if device.type != "cpu":
         return [torch.arange(len(length))]
-    level = torch.ceil(torch.log2(length.clamp_min(8).double())).long()
+    level = torch.ceil(torch.log2(length.clamp_min(narrowest).double())).long()
     groups: list[Tensor] = []
     waiting = level.new_zeros(0)
     for each in torch.unique(level):

@@ -23,7 +23,7 @@ from recbole_sigma.models.low_pass import FilterBlock, causal_low_pass
 from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, fuse_layers
 from recbole_sigma.models.sampled_softmax import item_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import SasrecKeys
-from recbole_sigma.settings.keys import ProtocolKeys, SoftmaxKeys
+from recbole_sigma.settings.keys import ProtocolKeys, RowKeys, SoftmaxKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
@@ -62,6 +62,7 @@ class PackedSASRec(PackedModel, SASRec):
         super().__init__(config, dataset)
         keys = read(SasrecKeys, config)
         self.label = config["LABEL_FIELD"] if config["judged_by"] == "labels" else None
+        self.one_target = read(RowKeys, config).train_rows == "prefixes"
         self.binary = keys.sasrec_loss == "BCE"
         self.drawn = keys.sasrec_negatives if keys.sasrec_loss == "sampled" else 0
         self.cosine = keys.sasrec_score == "cosine"

@@ -134,6 +134,18 @@ class SoftmaxKeys:
 
 
 @dataclass(frozen=True)
+class RowKeys:
+    """What a training row is."""
+
+    train_rows: str | None = key(
+        "windows",
+        "windows: the events of a user, with a loss at every position; prefixes: a row per event, with a "
+        "loss at its last position alone, as RecBole trains; dearer, and better where histories are short",
+        choices=("windows", "prefixes"),
+    )
+
+
+@dataclass(frozen=True)
 class ProcessKeys:
     """Processes that share each batch."""
 
@@ -286,7 +298,9 @@ class BackboneKeys:
     backbone_checkpointing: bool = key(
         False, "Recompute activations in the backward pass: less memory, more time"
     )
-    backbone_dropout: float = key(0.3, "Embedding, attention and residual dropout", 0.0, 0.99)
+    backbone_dropout: float | None = key(
+        None, "Embedding, attention and residual dropout; ~ = by sigma_history", 0.0, 0.99
+    )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from recbole_sigma.settings.keys import (
     MemoryKeys,
     ProcessKeys,
     ProtocolKeys,
+    RowKeys,
     RqVaeKeys,
     SigmaKeys,
     SoftmaxKeys,
@@ -45,7 +46,7 @@ KEYS_OF_EVERY_MODEL: tuple[type, ...] = (
 KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "SIGMA": (
         GroundingKeys, TokenizerKeys, FusionKeys, BackboneKeys, LoraKeys, TaskKeys, SigmaKeys,
-        SoftmaxKeys, DecodeKeys, ArtifactKeys, PolicyKeys,
+        RowKeys, SoftmaxKeys, DecodeKeys, ArtifactKeys, PolicyKeys,
     ),
     "TIGER": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, TigerKeys, BeamKeys, PolicyKeys),
     "WindowItemKNN": (KnnKeys,),
@@ -54,8 +55,8 @@ KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "ClosedForm": (EaseKeys, NextKeys, KnnKeys),
     "TGH": (TghKeys, VectorKeys),
     "TextLinear": (TextKeys, VectorKeys),
-    "PackedSASRec": (SasrecKeys, SoftmaxKeys, TransformerKeys),
-    "HSTU": (SasrecKeys, SoftmaxKeys, TransformerKeys),
+    "PackedSASRec": (SasrecKeys, RowKeys, SoftmaxKeys, TransformerKeys),
+    "HSTU": (SasrecKeys, RowKeys, SoftmaxKeys, TransformerKeys),
     "BSARec": (BsarecKeys, SoftmaxKeys, TransformerKeys),
     "GateSID": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, GateSidKeys),
     "SORT": (SortKeys,),

@@ -21,8 +21,9 @@ def test_groups_are_a_partition_of_similar_rows(sizes):
     assert tops == sorted(tops)
 
 
+@pytest.mark.parametrize("rows", ["windows", "prefixes"])
 @pytest.mark.parametrize("model", ["SIGMA", "PackedSASRec"])
-def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch, model):
+def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch, model, rows):
     file = tmp_path / "data/cycle/cycle.inter"
     write_cycle(file.parent, length=16)
     lines = file.read_text().splitlines()
@@ -33,13 +34,15 @@ def test_grouped_loss_and_gradients_equal_one_padded_pass(tmp_path, monkeypatch,
     ]
     file.write_text("\n".join(kept) + "\n")
     change = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0} if model == "PackedSASRec" else {}
-    settings = cycle_config(tmp_path / "data", tmp_path, train_batch_size=64, filter_seen=True, **change)
+    settings = cycle_config(
+        tmp_path / "data", tmp_path, train_batch_size=64, filter_seen=True, train_rows=rows, **change
+    )
     _, data, network = build(model, "cycle", settings)
     batch = next(iter(data.train))
     monkeypatch.setattr(packed_model, "SMALLEST_GROUP", 4)
     assert len(length_groups(batch["item_length"] + 1, CPU)) > 1
     found = []
-    for groups in (length_groups, lambda length, device: [torch.arange(len(length))]):
+    for groups in (length_groups, lambda length, *_: [torch.arange(len(length))]):
         monkeypatch.setattr(packed_model, "length_groups", groups)
         torch.manual_seed(0)
         network.zero_grad()

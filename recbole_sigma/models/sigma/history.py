@@ -23,6 +23,8 @@ HISTORIES: dict[str, dict[str, Any]] = {
     "long": {
         "sigma_paths": ["recency", "interest"],
         "fusion_inputs": ["id", "text"],
+        "train_rows": "windows",
+        "backbone_dropout": 0.3,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -31,13 +33,17 @@ HISTORIES: dict[str, dict[str, Any]] = {
     "short": {
         "sigma_paths": [],
         "fusion_inputs": ["text"],
-        "train_batch_size": 128,
-        "learning_rate": 0.001,
+        "train_rows": "prefixes",
+        "backbone_dropout": 0.5,
+        "train_batch_size": 512,
+        "learning_rate": 0.0014,
     },
     # The paper's own: nothing by history.
     "paper": {
         "sigma_paths": [],
         "fusion_inputs": ["id", "text"],
+        "train_rows": "windows",
+        "backbone_dropout": 0.3,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -71,6 +77,8 @@ class SIGMADataset(PackedDataset):
         settled = settle(self.config, events, wants_tasks(self, self.config))
         for dataset in datasets:
             dataset.settled = settled
+        if "train_rows" in settled and self.config["train_rows"] == "prefixes":
+            datasets[0].split_into_prefixes()
         return datasets
 
 

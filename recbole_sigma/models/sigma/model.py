@@ -64,6 +64,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         super().__init__(config, dataset)
         self.options = options = SigmaOptions.read(config)
         self.decoding = Decoding(options.mode, options.beam)
+        self.one_target = options.prefixes
         self.prepared: Prepared = prepare(dataset, config)  # (a) grounding, (b) hybrid tokenization
         self.item_codes = self.prepared.codes
         backbone = build_language(options, self.prepared)
@@ -165,6 +166,8 @@ class SIGMA(PackedModel, SequentialRecommender):
             target's own prefix tokens, states at the rows' labels).
         """
         own = group.rows
+        if self.one_target and draw is None and not self.trunk.layout.prefix:
+            return self._read_ends(rows, group, table), table.tokens[:0], None
         items = rows.items[own, : group.width]
         labels = None if draw is None else draw.rows(own)
         slots, branches, start = self.trunk.packed(
@@ -178,6 +181,17 @@ class SIGMA(PackedModel, SequentialRecommender):
         path = group.pick(slots[:, 1:, : self.trunk.layout.prefix])
         asked = None if labels is None else self.branches.states(labels, states, branches, start)
         return group.pick(states), path, asked
+
+    def _read_ends(self, rows: PackedRows, group: RowGroup, table: ItemTable) -> Tensor:
+        """`_read` of rows with one prediction: states float [M, d] at the ends of the histories that have an
+        item.
+        """
+        own, length = group.rows, rows.length[group.rows] - 1
+        items = rows.items[own, : group.width - 1]
+        there = table.rows(items)
+        states = self.trunk.ends(Histories(rows.users[own], items, length, there), table.tokens)
+        straight = self.paths(there, table.tokens, table.vectors)
+        return states[group.place] + straight[group.place, group.column]
 
     def prediction_count(self, interaction: Any) -> float:
         """One prediction per history item, plus the weighted labels."""

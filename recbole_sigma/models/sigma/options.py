@@ -12,6 +12,7 @@ from recbole_sigma.settings.keys import (
     DecodeKeys,
     FusionKeys,
     ProtocolKeys,
+    RowKeys,
     SigmaKeys,
     TaskKeys,
 )
@@ -41,6 +42,7 @@ class SigmaOptions:
         checkpointing: recompute activations in the backward pass.
         labels_per_row: M, instruction labels of a packed row.
         label_share: share of the batches that carry labels.
+        prefixes: a training row has one prediction, at its last position.
         window: longest history.
         mode: of `decoding.fusion.MODES`.
         beam: prefixes in the beam; 0 = all.
@@ -61,6 +63,7 @@ class SigmaOptions:
     checkpointing: bool
     labels_per_row: int
     label_share: float
+    prefixes: bool
     window: int
     mode: str
     beam: int
@@ -91,11 +94,12 @@ class SigmaOptions:
             id_residual=_settled("fusion_id_residual", fusion.fusion_id_residual),
             item_gate=fusion.item_gate,
             backbone=backbone.backbone,
-            dropout=backbone.backbone_dropout,
+            dropout=_settled("backbone_dropout", backbone.backbone_dropout),
             lora=lora_options(config),
             checkpointing=backbone.backbone_checkpointing,
             labels_per_row=_settled("task_labels_per_row", tasks.task_labels_per_row),
             label_share=_settled("task_label_share", tasks.task_label_share),
+            prefixes=_settled("train_rows", read(RowKeys, config).train_rows) == "prefixes",
             window=read(RecBoleKeys, config).MAX_ITEM_LIST_LENGTH,
             mode=_settled("decode_mode", decode.decode_mode),
             beam=decode.decode_beam,

@@ -186,13 +186,19 @@ class PackedTrunk(nn.Module):
         branch = Branches((length - 1)[:, None], text[:, None])
         rows, positions, allowed, _ = self._assemble(histories, tokens, branch)
         cache = empty_cache(self.backbone) if cached else None
-        states = hidden_states(self.backbone, rows, positions, allowed, cache)
         end_of_history = layout.profile + length * layout.slot
-        context = states[torch.arange(len(length), device=length.device), end_of_history - 1]
+        wanted = torch.stack([end_of_history - 1, torch.full_like(length, rows.shape[1] - 1)], dim=1)
+        states = hidden_states(self.backbone, rows, positions, allowed, cache, wanted)
         asked = (text != self.pad).any(dim=1)
         readable = allowed[:, -1].clone()
         readable[:, -1] &= asked  # every query sees itself, padding too
-        return Prompt(context, states[:, -1], asked, cache, readable, end_of_history)
+        return Prompt(states[:, 0], states[:, 1], asked, cache, readable, end_of_history)
+
+    def ends(self, histories: Histories, tokens: Tensor) -> Tensor:
+        """States at the end of each history, with nothing behind it: float [B, d]."""
+        rows, positions, allowed, _ = self._assemble(histories, tokens, None)
+        last = self.layout.profile + histories.length * self.layout.slot - 1
+        return hidden_states(self.backbone, rows, positions, allowed, None, last[:, None])[:, 0]
 
     def forced(
         self, histories: Histories, tokens: Tensor, text: Tensor, items: Tensor
