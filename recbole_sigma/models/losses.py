@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from recbole_sigma.values import SeenPairs
 
 _CELLS = 1 << 20  # scores held at a time: they stay in the processor's cache between two passes
 _CELLS_ELSEWHERE = 1 << 26  # on an accelerator, which wants few and large products
+_ROWS = 32  # a block has a multiple of them: odd widths cost products and sums a third
+_LOG2_E = math.log2(math.e)
 
 
 def history_of(items: Tensor, rows: Tensor, last: Tensor) -> Tensor:
@@ -118,6 +121,10 @@ def catalogue_cross_entropy(
 class _CatalogueCrossEntropy(torch.autograd.Function):
     """Gradients are made together with the scores, a block of rows at a time: several times faster on a CPU
     than keeping the whole matrix for a backward pass.
+
+    A block's scores lie as [N, rows]: the product of a long and a narrow matrix into rows that are N apart
+    runs at half the speed. Scores are to the base 2, exp(s) = 2 ** (s log2 e): on a CPU torch's exp2 takes
+    half the time of its exp.
     """
 
     @staticmethod
@@ -125,28 +132,29 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, weights: Tensor, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         cells = _CELLS if queries.device.type == "cpu" else _CELLS_ELSEWHERE
-        size = max(16, cells // len(items))
+        size = max(1, cells // len(items) // _ROWS) * _ROWS
         query, item = queries.detach().float(), items.detach().float()
-        columns = item.T.contiguous()
+        asking = query * _LOG2_E
         query_grad, item_grad = torch.empty_like(query), torch.zeros_like(item)
         each = query.new_empty(len(query))
+        room = query.new_empty(len(item) * min(size, len(query)))  # memory that is there already costs less
         for begin in range(0, len(query), size):
             block = slice(begin, begin + size)
-            target = targets[block, None]
-            scores = query[block] @ columns
+            own, target, weight = query[block], targets[None, block], weights[None, block]
+            scores = room[: len(item) * len(own)].view(len(item), len(own))
+            torch.mm(item, asking[block].T, out=scores)
             if hidden is not None:
-                scores.scatter_(1, hidden[block], -torch.inf)
-            scores[:, 0] = -torch.inf
-            wanted = scores.gather(1, target)
-            top = scores.amax(dim=1, keepdim=True)
-            total = scores.sub_(top).exp_().sum(dim=1, keepdim=True)
-            each[block] = (total.log() + top - wanted)[:, 0]
+                scores.scatter_(0, hidden[block].T, -torch.inf)
+            scores[0] = -torch.inf
+            wanted = scores.gather(0, target)
+            top = scores.amax(dim=0, keepdim=True)
+            total = scores.sub_(top).exp2_().sum(dim=0, keepdim=True)
+            each[block] = (total.log2() + top - wanted)[0] / _LOG2_E
             # d loss / d score = weight (softmax - 1 at the target)
-            weight = weights[block, None]
             scores.mul_(weight / total)
-            scores.scatter_add_(1, target, -weight)
-            torch.mm(scores, item, out=query_grad[block])
-            item_grad.addmm_(scores.T, query[block])
+            scores.scatter_add_(0, target, -weight)
+            torch.mm(scores.T, item, out=query_grad[block])
+            item_grad.addmm_(scores, own)
         ctx.save_for_backward(query_grad.to(queries.dtype), item_grad.to(items.dtype))
         ctx.mark_non_differentiable(each)
         return (each * weights).sum(), each

@@ -21,6 +21,7 @@ from recbole_sigma.models.history_rates import HistoryRates
 from recbole_sigma.models.losses import history_of, uniform_cross_entropy
 from recbole_sigma.models.low_pass import FilterBlock, causal_low_pass
 from recbole_sigma.models.packed import PackedModel, PackedRows, RowGroup, fuse_layers
+from recbole_sigma.models.packed_encoder import encode
 from recbole_sigma.models.sampled_softmax import item_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import SasrecKeys
 from recbole_sigma.settings.keys import ProtocolKeys, RowKeys, SoftmaxKeys
@@ -28,6 +29,11 @@ from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
 CUTOFF = 5  # c of the low-pass, as published
+
+
+def _runs_packed(encoder: nn.Module, row: Tensor) -> bool:
+    """Whether `encode` pays: an accelerator wants one shape, and torch.compile the module as it is."""
+    return row.device.type == "cpu" and encoder._compiled_call_impl is None
 
 
 class PackedSASRecDataset(PackedDataset):
@@ -167,8 +173,8 @@ class PackedSASRec(PackedModel, SASRec):
             )
         rows = self.packed_rows(interaction)
         more = [rows.in_order(part) for part in self.inputs(interaction)]
-        queries = torch.cat([self._read(rows, group, more) for group in rows.groups])
         row, column = rows.row, rows.column
+        queries = self._queries(rows, row, column, more)
         targets = rows.items[row, column + 1]
         if self.binary:
             return self._binary_loss(queries, targets, rows.items, row, rows.weights())
@@ -193,6 +199,13 @@ class PackedSASRec(PackedModel, SASRec):
         do.
         """
         return None if self.binary or self.negatives is not None else super().step_shapes(batch)
+
+    def _queries(self, rows: PackedRows, row: Tensor, column: Tensor, more: list[Tensor]) -> Tensor:
+        """States float [P, d] before each target."""
+        if self.rates is not None or len(self.blocks) or not _runs_packed(self.trm_encoder, row):
+            return torch.cat([self._read(rows, group, more) for group in rows.groups])
+        hidden = self.item_embedding(rows.items[row, column]) + self.position_embedding(column)
+        return encode(self.trm_encoder, self.dropout(self.LayerNorm(hidden)), rows.groups)
 
     def _read(self, rows: PackedRows, group: RowGroup, more: list[Tensor]) -> Tensor:
         """States float [M, d] before each target of rows of similar length."""
