@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from recbole_sigma.decoding.beam import beam_search
-from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.decoding.inside_prefix import by_column, search_in_prefixes
 from recbole_sigma.decoding.prompts import read_prompts
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.tokenization.catalogue import group_by_prefix
@@ -243,7 +243,7 @@ class HybridCase:
         self.model = T5ForConditionalGeneration(t5_config(SPECIAL + CODEBOOK + items)).eval()
         self.first_item = SPECIAL + CODEBOOK
         weights = self.model.lm_head.weight.detach()[self.first_item - 1 :]
-        self.vectors = weights[self.catalogue.order]
+        self.vectors = by_column(weights[self.catalogue.order])
         self.ids, self.mask = random_users(batch, SPECIAL, CODEBOOK + items)
         self.codes = torch.arange(SPECIAL, self.first_item)
         self.allowed: dict[int, list[int]] = {}

@@ -24,7 +24,7 @@ import torch
 
 from recbole_sigma.decoding.beam import search_prefixes, states_of
 from recbole_sigma.decoding.causal import CausalDecoder
-from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.decoding.inside_prefix import by_column, search_in_prefixes
 from recbole_sigma.decoding.kv import Step
 from recbole_sigma.language.backbone import compiled_parts, empty_cache, hidden_states, output_rows
 from recbole_sigma.language.grown import grow_pretrained
@@ -80,7 +80,7 @@ def list_maker(
     ]
     width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator,union-attr]
     unit = torch.nn.functional.normalize(torch.randn(options.items + 1, width, generator=generator), dim=1)
-    vectors = unit.to(device)[items.order]
+    vectors = by_column(unit.to(device)[items.order])
 
     def head(step: Step, ids: torch.Tensor | None) -> torch.Tensor:
         assert ids is not None

@@ -12,17 +12,19 @@ exactly those of the full distribution, after a fraction of the work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from recbole_sigma.decoding.beam import top_with_ties
 from recbole_sigma.tokenization.catalogue import ItemsByPrefix
-from recbole_sigma.values import RankedItems
+from recbole_sigma.values import RankedItems, UserError
 
-_CELLS = 1 << 18
+_CELLS = 1 << 19
 """Scores held at a time: few enough to stay in cache between the product and the selection."""
+_PIECE = 16
+"""Cells of a row that share a maximum, see `_maxima`."""
+_HELD = 16
+"""Items held per place of a list before they are cut."""
 
 
 @torch.inference_mode()
@@ -46,7 +48,8 @@ def search_in_prefixes(
         beam: int64 [B, W], prefixes, best first, none twice per row, -1 in empty slots.
         scores: float [B, W], log P(prefix), descending, ``-inf`` in empty slots.
         items: the catalogue by prefix.
-        vectors: float [n, d], item vectors in the order of ``items.order``.
+        vectors: float [n, d], item vectors in the order of ``items.order``; read fastest as `by_column`
+            lays them out.
         k: list length.
         scale: float [B], factor on the item logits; None = 1.
         seen: (row, item) int64 vectors of what must not be recommended, or None.
@@ -62,8 +65,7 @@ def search_in_prefixes(
         UserError: NaN from the model.
     """
     batch, width = beam.shape
-    best_score = torch.full((batch, 0), -torch.inf, device=beam.device)
-    best_row = torch.zeros(batch, 0, dtype=torch.int64, device=beam.device)
+    found = _Found(batch, k, items)
     used = 0
     while used < width:
         columns = torch.arange(used, min(used + chunk, width), device=beam.device)
@@ -71,51 +73,95 @@ def search_in_prefixes(
         if used:
             # An item of an equal-scored prefix could still win by its id, so only strictly worse prefixes are
             # certain.
-            done = (
-                (weight[:, 0] < best_score[:, -1]) if best_score.shape[1] == k else weight[:, 0] == -torch.inf
-            )
-            if bool((done | (weight[:, 0] == -torch.inf)).all()):
+            weight = weight.masked_fill((weight[:, 0] < found.least)[:, None], -torch.inf)
+            if bool((weight[:, 0] == -torch.inf).all()):
                 break
-            weight = weight.masked_fill(done[:, None], -torch.inf)
         queries = query_of(columns, part.clamp_min(0))
         if scale is not None:
             queries = queries * scale[:, None, None]
-        least = best_score[:, -1] if best_score.shape[1] == k else weight.new_full((batch,), -torch.inf)
-        score, row = _best_per_prefix(queries, part, weight, items, vectors, k, least, seen, seen_keep_mass)
-        best_score, best_row = _merge(
-            torch.cat([best_score, score], 1), torch.cat([best_row, row], 1), items, k
-        )
+        _scan(queries, part, weight, items, vectors, found, seen, seen_keep_mass)
+        found.cut()
         used = int(columns[-1]) + 1
-    found = best_score > -torch.inf
     listed = torch.zeros(batch, k, dtype=torch.int64, device=beam.device)
     values = torch.full((batch, k), -torch.inf, device=beam.device)
-    listed[:, : found.shape[1]] = torch.where(found, items.order[best_row], 0)
-    values[:, : found.shape[1]] = best_score
+    place = found.place()
+    listed[found.user, place] = items.order[found.row]
+    values[found.user, place] = found.score
     with torch.inference_mode(False):
         return RankedItems(listed.clone(), values.clone()), used
 
 
-def _merge(scores: Tensor, rows: Tensor, items: ItemsByPrefix, k: int) -> tuple[Tensor, Tensor]:
-    top, index = top_with_ties(scores, k, lambda: items.order[rows])
-    return top, rows.gather(1, index)
+class _Found:
+    """Items that may enter the lists of a batch, in no order until they are cut.
+
+    Args:
+        batch: number of users B.
+        k: list length.
+        items: the catalogue by prefix.
+
+    Attributes:
+        user: int64 [n].
+        row: int64 [n], rows of the catalogue.
+        score: float [n].
+        least: float [B], a score that k items of each user are known to reach, ``-inf`` while there are none.
+    """
+
+    def __init__(self, batch: int, k: int, items: ItemsByPrefix) -> None:
+        self.k, self.items = k, items
+        self.user = items.order.new_zeros(0)
+        self.row, self.score = self.user, torch.zeros(0, device=self.user.device)
+        self.least = torch.full((batch,), -torch.inf, device=self.user.device)
+
+    def add(self, user: Tensor, row: Tensor, score: Tensor) -> None:
+        """Take in items [n] that are not in it yet."""
+        self.user, self.row = torch.cat([self.user, user]), torch.cat([self.row, row])
+        self.score = torch.cat([self.score, score])
+        if len(self.user) > _HELD * self.k * len(self.least):
+            self.cut()
+
+    def cut(self) -> None:
+        """Keep each user's k best, sorted by user, score descending and item id."""
+        bits = (self.score.float() + 0.0).view(torch.int32).long()  # + 0.0 makes -0.0 equal to 0.0
+        # A smaller number is a greater score: the bits of positive floats ascend with them.
+        key = (self.user << 32) - torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+        ordered, order = key.sort()
+        if bool((ordered[1:] == ordered[:-1]).any()):
+            order = self.items.order[self.row].argsort()
+            order = order[key[order].argsort(stable=True)]
+        self.user, self.row, self.score = self.user[order], self.row[order], self.score[order]
+        place = self.place()
+        last = (place == self.k - 1).nonzero().flatten()
+        self.least[self.user[last]] = self.score[last]
+        kept = (place < self.k).nonzero().flatten()
+        self.user, self.row, self.score = self.user[kept], self.row[kept], self.score[kept]
+
+    def place(self) -> Tensor:
+        """Place of each item among those of its user, int64 [n]; they are sorted by user."""
+        return torch.arange(len(self.user), device=self.user.device) - torch.searchsorted(
+            self.user, self.user
+        )
 
 
-def _best_per_prefix(
+def by_column(vectors: Tensor) -> Tensor:
+    """The same vectors [n, d] with ``vectors.T`` contiguous: a product with a few queries then need not turn
+    what it reads, which takes a third of the time from it on a CPU.
+    """
+    return vectors.T.contiguous().T
+
+
+def _scan(
     queries: Tensor,
     beam: Tensor,
     weight: Tensor,
     items: ItemsByPrefix,
     vectors: Tensor,
-    k: int,
-    least: Tensor,
+    found: _Found,
     seen: tuple[Tensor, Tensor] | None,
     keep_mass: bool,
-) -> tuple[Tensor, Tensor]:
-    """The best k items under every (user, prefix) that can be among the user's best k: scores and rows of the
-    catalogue, both [B, c * k].
+) -> None:
+    """Add to ``found`` whatever lies under some prefixes [B, c] and can be among a user's best k.
 
-    A prefix whose best item is behind the best items of k other prefixes, or behind ``least`` [B], holds none
-    of the user's best k: its items are not sorted.
+    Whoever is behind the best items of k other prefixes, or behind k items of one prefix, is none of them.
     """
     batch, width = beam.shape
     held = items.start[beam.clamp_min(0) + 1] - items.start[beam.clamp_min(0)]
@@ -128,51 +174,66 @@ def _best_per_prefix(
     prefix = beam.flatten()[slots]
     low = items.start[prefix]
     size = items.start[prefix + 1] - low
-    keep = max(min(k, int(size[0])), 1) if len(size) else 1
-    score = torch.full((batch * width, keep), -torch.inf, device=beam.device)
-    row = torch.zeros(batch * width, keep, dtype=torch.int64, device=beam.device)
     banned = _seen_cells(prefix, slots, width, items, seen)
-    query, weight = queries.flatten(0, 1)[slots], weight.flatten()[slots]
+    query, weight, users = queries.flatten(0, 1)[slots], weight.flatten()[slots], slots // width
     peak = torch.full((batch * width,), -torch.inf, device=beam.device)
     for begin, end, runs in _blocks(prefix, low, size):
-        mine = slice(*torch.searchsorted(banned[0], torch.tensor([begin, end], device=beam.device)).tolist())
-        pair, seen_row = banned[0][mine], banned[1][mine]
-        logits = _logits(query[begin:end], runs, vectors, int(size[begin]))
-        top, total = _top_and_sum(logits)
-        if len(pair):
+        logits = _logits(query[begin:end], runs, vectors)
+        total = None
+        if len(banned[0]):
+            ends = torch.searchsorted(banned[0], torch.tensor([begin, end], device=beam.device))
+            mine = slice(*ends.tolist())
+            pair, seen_row = banned[0][mine], banned[1][mine]
+            total = _log_sum(logits, _maxima(logits).amax(dim=1)) if keep_mass else None
             logits[pair - begin, seen_row - low[pair]] = -torch.inf
-            top, left = _top_and_sum(logits)
-            total = total if keep_mass else left
-        offset, own = weight[begin:end] - total, slots[begin:end]
-        peak[own] = top + offset
-        if width > k:
-            least = torch.maximum(least, peak.view(batch, width).topk(k).values[:, -1])
-        able = (~(peak[own] < least[own // width])).nonzero().flatten()  # NaN too, which is refused below
-        start = low[begin:end][able, None]
-        best, index = top_with_ties(
-            logits if len(able) == len(own) else logits[able],
-            keep,
-            partial(_item_ids, items, start, logits.shape[1]),
+        pieces = _maxima(logits)
+        top = pieces.amax(dim=1)
+        total = _log_sum(logits, top) if total is None else total
+        offset, user = weight[begin:end] - total, users[begin:end]
+        peak[slots[begin:end]] = top + offset
+        _raise_least(found, user, offset, peak.view(batch, width), pieces, logits)
+        floor = found.least.clamp_min(torch.finfo(torch.float32).min)[user]  # which no empty cell reaches
+        pair, piece = (pieces + offset[:, None] >= floor[:, None]).nonzero().unbind(1)
+        score = logits.unflatten(1, (_PIECE, -1))[pair, :, piece] + offset[pair, None]
+        hit, cell = (score >= floor[pair, None]).nonzero().unbind(1)
+        pair, piece = pair[hit], piece[hit]
+        row = low[begin:end][pair] + cell * pieces.shape[1] + piece
+        found.add(user[pair], row, score[hit, cell])
+    if bool(peak.isnan().any()):
+        raise UserError(
+            "the model returned NaN scores, so nothing can be ranked: check the training run or the "
+            "checkpoint."
         )
-        score[own[able], : best.shape[1]] = best + offset[able, None]
-        row[own[able], : best.shape[1]] = (start + index).clamp_max_(len(items.order) - 1)
-    return score.view(batch, width * keep), row.view(batch, width * keep)
 
 
-def _top_and_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest logit of each row, and the logarithm of the sum of their exponentials; 0 for that where
-    every item is seen, as there is nothing to list.
+def _raise_least(
+    found: _Found, user: Tensor, offset: Tensor, peak: Tensor, pieces: Tensor, logits: Tensor
+) -> None:
+    """Raise what is known of each user's k-th best score, from the peaks [B, c] of all prefixes so far.
+
+    Users without one get the k-th best item of one prefix, or its k-th best piece: their maxima are k items.
     """
-    top = logits.amax(dim=1)
+    if peak.shape[1] >= found.k:
+        found.least = torch.maximum(found.least, peak.topk(found.k).values[:, -1])
+    cells = pieces if pieces.shape[1] >= found.k else logits
+    bare = (found.least[user] == -torch.inf).nonzero().flatten()
+    if len(bare) and cells.shape[1] >= found.k:
+        reached = cells[bare].topk(found.k).values[:, -1] + offset[bare]
+        found.least.scatter_reduce_(0, user[bare], reached, "amax")
+
+
+def _maxima(logits: Tensor) -> Tensor:
+    """Maxima [pairs, L] of pieces of `_PIECE` cells; piece j holds the cells j, j + L, j + 2 L, ..."""
+    return logits.unflatten(1, (_PIECE, -1)).amax(dim=1)
+
+
+def _log_sum(logits: Tensor, top: Tensor) -> Tensor:
+    """The logarithm of the sum of the exponentials of each row, whose greatest is ``top``; 0 where every item
+    is seen, as there is nothing to list.
+    """
     shift = top.masked_fill(top == -torch.inf, 0.0)
     total = (logits - shift[:, None]).exp_().sum(dim=1).log_()
-    return top, torch.where(top == -torch.inf, 0.0, total + shift)
-
-
-def _item_ids(items: ItemsByPrefix, start: Tensor, width: int) -> Tensor:
-    """Ids of the items in ``width`` rows of the catalogue from each start [n, 1] on: int64 [n, width]."""
-    rows = start + torch.arange(width, device=start.device)
-    return items.order[rows.clamp_max_(len(items.order) - 1)]
+    return torch.where(top == -torch.inf, 0.0, total + shift)
 
 
 def _blocks(
@@ -198,12 +259,16 @@ def _blocks(
         yield begin, end, runs
 
 
-def _logits(query: Tensor, runs: list[tuple[int, int, int]], vectors: Tensor, widest: int) -> Tensor:
-    """Item logits of a block [pairs, widest], ``-inf`` beyond a prefix's end."""
-    block = query.new_full((len(query), widest), -torch.inf)
-    numbers = [number for number, _, _ in runs]
-    for (_, start, length), own, out in zip(runs, query.split(numbers), block.split(numbers), strict=True):
-        out[:, :length] = torch.mm(own, vectors[start : start + length].T)
+def _logits(query: Tensor, runs: list[tuple[int, int, int]], vectors: Tensor) -> Tensor:
+    """Item logits of a block, float32 [pairs, whole pieces], ``-inf`` beyond a prefix's end."""
+    widest, narrowest = runs[0][2], runs[-1][2]
+    block = query.new_empty(len(query), -(-widest // _PIECE) * _PIECE)
+    block[:, narrowest:] = -torch.inf
+    first = 0
+    for number, start, length in runs:
+        out = block.narrow(0, first, number).narrow(1, 0, length)
+        torch.mm(query.narrow(0, first, number), vectors.narrow(0, start, length).T, out=out)
+        first += number
     return block.float()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recbole_sigma.decoding import inside_prefix as local
 from recbole_sigma.decoding.beam import SeenItems, search_prefixes
-from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.decoding.inside_prefix import by_column, search_in_prefixes
 from recbole_sigma.tokenization.catalogue import group_by_prefix, leaves_by_prefix
 from recbole_sigma.values import UserError
 from tests.arithmetic import SCORES, STATES
@@ -57,8 +57,8 @@ def cases(draw):
 
 
 @settings(max_examples=120, deadline=None)
-@given(cases(), st.integers(1, 12), st.integers(1, 10), st.booleans())
-def test_lists_equal_brute_force_whatever_the_rounds(case, k, chunk, keep_mass):
+@given(cases(), st.integers(1, 12), st.integers(1, 10), st.booleans(), st.booleans())
+def test_lists_equal_brute_force_whatever_the_rounds(case, k, chunk, keep_mass, turned):
     prefix, vectors, queries, log_p, seen = case
     batch, codes = log_p.shape
     scale = torch.linspace(0.5, 2.0, batch)
@@ -67,17 +67,20 @@ def test_lists_equal_brute_force_whatever_the_rounds(case, k, chunk, keep_mass):
     scores, beam = shown.sort(dim=1, descending=True, stable=True)
     beam = beam.masked_fill(scores == -torch.inf, -1)
     rows = torch.arange(batch)[:, None]
+    items, ordered = catalogue(prefix, vectors)
     got, used = search_in_prefixes(
         lambda columns, part: queries[rows, part],
         beam,
         scores,
-        *catalogue(prefix, vectors),
+        items,
+        by_column(ordered) if turned else ordered,
         k,
         scale,
         seen,
         chunk,
+        keep_mass,
     )
-    truth = brute_force(queries, prefix, vectors, log_p, scale, seen)
+    truth = brute_force(queries, prefix, vectors, log_p, scale, seen, keep_mass)
     value, item = truth.sort(dim=1, descending=True, stable=True)
     kept = min(k, truth.shape[1])
     real = value[:, :kept] > -torch.inf
@@ -150,7 +153,8 @@ def test_prefixes_of_any_length_end_in_the_exact_distribution(shop, models, dept
     assert torch.equal(got.items[clear], item[:, :20][clear])
 
 
-def test_blocks_of_any_size_give_the_same_lists(monkeypatch):
+@pytest.mark.parametrize("k", [1, 9, 40])
+def test_blocks_of_any_size_give_the_same_lists(monkeypatch, k):
     generator = torch.Generator().manual_seed(1)
     prefix = torch.randint(0, 12, (300,), generator=generator)
     vectors = torch.randn(300, 4, generator=generator)
@@ -168,17 +172,33 @@ def test_blocks_of_any_size_give_the_same_lists(monkeypatch):
             beam,
             scores,
             *catalogue(prefix, vectors),
-            9,
+            k,
             None,
             seen,
         )[0]
 
     usual = run()
     monkeypatch.setattr(local, "_CELLS", 1)
+    monkeypatch.setattr(local, "_HELD", 0)
     small = run()
     assert torch.equal(usual.items, small.items)
     assert torch.allclose(usual.scores, small.scores, **STATES)
     usual.scores[:, 0] = 0.0  # an ordinary tensor: callers may write to it
+
+
+def test_equal_items_go_by_their_ids_in_prefixes_of_any_size():
+    """Hundreds of equal scores, more than a list holds and more than are held before they are cut."""
+    prefix = torch.arange(1500) % 3
+    seen = (torch.tensor([0, 0]), torch.tensor([1, 2]))
+    got, _ = search_in_prefixes(
+        lambda columns, part: torch.ones(2, len(columns), 2),
+        torch.tensor([[2, 1, 0]] * 2),
+        torch.tensor([[-0.5, -0.5, -1.0]] * 2),
+        *catalogue(prefix, torch.zeros(1500, 2)),
+        7,
+        seen=seen,
+    )
+    assert got.items.tolist() == [[4, 5, 7, 8, 10, 11, 13], [1, 2, 4, 5, 7, 8, 10]]
 
 
 def test_empty_beams_and_everything_seen_give_empty_lists():

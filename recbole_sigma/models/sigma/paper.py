@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from recbole_sigma.decoding.beam import Beams, SeenItems, search_prefixes, states_of
 from recbole_sigma.decoding.causal import CausalDecoder
 from recbole_sigma.decoding.fusion import fuse_beam, fused_scores
-from recbole_sigma.decoding.inside_prefix import search_in_prefixes
+from recbole_sigma.decoding.inside_prefix import by_column, search_in_prefixes
 from recbole_sigma.decoding.kv import Step
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
 from recbole_sigma.language.backbone import hidden_states
@@ -126,8 +126,10 @@ class PaperObjective(Objective):
         """The item vectors; those of all items, which lists are made from, sorted by prefix, so that those of
         a prefix are one slice.
         """
-        whole = items is None and self.catalogue.length
-        return vectors[self.catalogue.order] if whole else vectors
+        if items is not None or not self.catalogue.length:
+            return vectors
+        vectors = vectors[self.catalogue.order]
+        return vectors if torch.is_grad_enabled() else by_column(vectors)
 
     @property
     def over_catalogue(self) -> bool:
