@@ -7,6 +7,7 @@ model itself.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +25,8 @@ from recbole_sigma.values import UserError
 
 _RELIABLE_ATTENTION = ("sdpa", "eager")
 _FULL_LAYERS = {"full_attention", "sliding_attention"}
+_FULL = 0.9
+"""Share of real tokens from which prompts are not packed."""
 _probed: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()
 
 
@@ -62,14 +65,69 @@ def read_prompts(
 def _behind(model: nn.Module, input_ids: Tensor, mask: Tensor, reserve: int) -> CausalDecoder:
     """`read_prompts` without its refusals."""
     input_ids, mask = _left_padded(input_ids, mask)
-    cache = PooledCache(input_ids.shape[1] + reserve)
-    positions = (mask.long().cumsum(dim=1) - 1).clamp_min_(0)
-    # column 0 of a padded row sees itself, so that no row of the mask is empty
-    itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
-    allowed = (mask[:, None, :] & torch.ones_like(itself).tril()) | itself
+    lengths = mask.sum(dim=1)
+    packing = None if int(lengths.sum()) > _FULL * mask.numel() else _Packing(lengths)
     embed = model.get_input_embeddings()
-    step = _whole_model(model, embed(input_ids), positions, allowed, cache, last_only=True)
-    return CausalDecoder(partial(_whole_model, model), embed, _own_logits, cache, mask, mask.sum(dim=1), step)
+    if packing is None:
+        cache = PooledCache(input_ids.shape[1] + reserve)
+        positions = (mask.long().cumsum(dim=1) - 1).clamp_min_(0)
+        # column 0 of a padded row sees itself, so that no row of the mask is empty
+        itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        allowed = (mask[:, None, :] & torch.ones_like(itself).tril()) | itself
+        step = _whole_model(model, embed(input_ids), positions, allowed, cache, lambda hidden: hidden[:, -1:])
+    else:
+        read = PooledCache(0)
+        tokens = packing.packed(input_ids[mask])
+        step = _whole_model(model, embed(tokens), packing.positions, packing.allowed, read, packing.last)
+        cache = read.unpacked(packing.row, packing.places(mask.shape[1]), reserve)
+    return CausalDecoder(partial(_whole_model, model), embed, _own_logits, cache, mask, lengths, step)
+
+
+class _Packing:
+    """Prompts side by side in few rows, each reading itself alone: padding would cost as much as words.
+
+    The longest go first, each to the shortest row. Rows are about twice as long as the longest prompt: longer
+    ones would cost more in attention than they spare.
+
+    Args:
+        lengths: int64 [B], tokens of each prompt.
+
+    Attributes:
+        row, start: int64 [B], where each prompt begins.
+        positions: int64 [R, L].
+        allowed: bool [R, L, L].
+    """
+
+    def __init__(self, lengths: Tensor) -> None:
+        self.lengths = lengths
+        sizes = lengths.tolist()
+        filled = [0] * -(-sum(sizes) // (2 * max(sizes)))
+        places = [(0, 0)] * len(sizes)
+        for prompt in sorted(range(len(sizes)), key=lambda each: -sizes[each]):
+            row = filled.index(min(filled))
+            places[prompt] = (row, filled[row])
+            filled[row] += sizes[prompt]
+        self.row, self.start = torch.tensor(places, device=lengths.device).T.contiguous()
+        self.shape = (len(filled), max(filled))
+        user = torch.repeat_interleave(lengths)
+        position = torch.arange(len(user), device=user.device) - (lengths.cumsum(0) - lengths)[user]
+        self.flat = self.row[user] * self.shape[1] + self.start[user] + position
+        owner, self.positions = self.packed(user + 1), self.packed(position)
+        causal = self.positions[:, None] <= self.positions[:, :, None]
+        self.allowed = (owner[:, None] == owner[:, :, None]) & causal  # what is left over reads itself
+
+    def packed(self, values: Tensor) -> Tensor:
+        """Values [T] of all tokens, prompt after prompt, in their rows: [R, L], 0 elsewhere."""
+        return values.new_zeros(self.shape).view(-1).index_copy_(0, self.flat, values).view(self.shape)
+
+    def last(self, hidden: Tensor) -> Tensor:
+        """The states [B, 1, d] of the last tokens among all [R, L, d]."""
+        return hidden[self.row, self.start + self.lengths - 1][:, None]
+
+    def places(self, width: int) -> Tensor:
+        """Columns [B, width] of each prompt's tokens, at the right end; any before them."""
+        back = torch.arange(width, device=self.row.device) - width
+        return (self.start + self.lengths)[:, None] + back.clamp_min(-self.lengths[:, None])
 
 
 def _own_logits(step: Step, tokens: Tensor | None) -> Tensor:
@@ -82,24 +140,25 @@ def _whole_model(
     positions: Tensor,
     allowed: Tensor,
     cache: PooledCache,
-    last_only: bool = False,
+    wanted: Callable[[Tensor], Tensor] = lambda hidden: hidden,
 ) -> Step:
-    """One forward pass of a causal LM, with the logits that the model itself makes."""
+    """One forward pass of a causal LM, with the logits that it makes itself of the ``wanted`` states."""
     inputs: dict[str, Any] = {"inputs_embeds": embeddings, "position_ids": positions}
     inputs.update(attention_mask=additive(allowed, embeddings.dtype)[:, None], past_key_values=cache)
-    if last_only and "logits_to_keep" in _forward_arguments(model):
-        inputs["logits_to_keep"] = 1
     seen: list[Tensor] = []
+
     # The head's input is the final hidden state in every causal LM, whatever the model's output object
     # offers.
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    def before_head(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        seen.append(wanted(args[0]))
+        return (seen[-1],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(before_head)  # type: ignore[operator]
     try:
         logits = model(**inputs, use_cache=True).logits
     finally:
         hook.remove()
-    hidden = seen[-1]
-    return Step(hidden[:, -1:], logits[:, -1:]) if last_only else Step(hidden, logits)
+    return Step(seen[-1], logits)
 
 
 def refuse_unfit_attention(model: nn.Module, prompt_length: int, new_tokens: int = 8) -> None:

@@ -52,11 +52,31 @@ class PooledCache(Cache):
         """A copy to go on with; this one stays as it is."""
         copy = PooledCache(0)
         for layer in self.layers:
-            own = _PooledLayer(self.length + reserve)
-            own.update(layer.keys, layer.values)
-            own.pool.reserve = reserve
-            copy.layers.append(own)
+            copy._append(layer.keys, layer.values, reserve)
         return copy
+
+    def unpacked(self, rows: Tensor, places: Tensor, reserve: int) -> PooledCache:
+        """The cache of prompts that were read side by side in the rows of this one.
+
+        Args:
+            rows: int64 [B], which row each prompt lies in.
+            places: int64 [B, S], where in that row each of its positions lies.
+            reserve: positions to make room for beyond S.
+        """
+        copy = PooledCache(0)
+        for layer in self.layers:
+            # [B, S, H, d]
+            keys, values = (
+                each.transpose(1, 2)[rows[:, None], places] for each in (layer.keys, layer.values)
+            )
+            copy._append(keys.transpose(1, 2), values.transpose(1, 2), reserve)
+        return copy
+
+    def _append(self, keys: Tensor, values: Tensor, reserve: int) -> None:
+        own = _PooledLayer(keys.shape[2] + reserve)
+        own.update(keys, values)
+        own.pool.reserve = reserve
+        self.layers.append(own)
 
     def rewind(self, length: int) -> None:
         """Forget all but the first positions."""

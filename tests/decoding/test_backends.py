@@ -19,7 +19,7 @@ from recbole_sigma.decoding.checks import warping_settings
 from recbole_sigma.decoding.prompts import read_prompts
 from recbole_sigma.decoding.t5 import T5Decoder
 from recbole_sigma.values import UserError
-from tests.arithmetic import SCORES, same_list
+from tests.arithmetic import SCORES, STATES, same_list
 from tests.language_models import random_model
 
 
@@ -73,6 +73,28 @@ def test_the_pool_may_start_small(shop, model, reserve):
     small = beam_search(shop.decoder(model, ids, mask, reserve=reserve), shop.trie, shop.tokens, 10, 20)
     usual = shop.search(model, ids, mask, 10, 20)
     same_list(small, usual)
+
+
+@pytest.mark.parametrize("lengths", [(12, 6, 4, 3), (2, 12, 5, 5), (12, 12, 12, 11)])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_short_prompts_share_rows_and_each_reads_itself_alone(shop, models, family, lengths):
+    model, (ids, _) = models[family], shop.prompts()
+    mask = torch.arange(12) < torch.tensor(lengths)[:, None]
+    tokens = shop.tokens[0][torch.randint(0, shop.sizes[0], (4, 3), generator=shop.generator)]
+    read_prompts(model, ids, mask)  # the probe
+    read = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: read.append(args[0].numel())
+    )
+    together = read_prompts(model, ids, mask)
+    hook.remove()
+    assert read[0] < 1.1 * sum(lengths)
+    behind = together.advance(tokens, torch.zeros_like(tokens)).hidden
+    for row in range(4):
+        alone = read_prompts(model, ids[row, mask[row]][None])
+        assert torch.allclose(together.first().hidden[row], alone.first().hidden[0], **STATES)
+        own = tokens[row][None]
+        assert torch.allclose(behind[row], alone.advance(own, torch.zeros_like(own)).hidden[0], **STATES)
 
 
 def test_eager_attention_equals_sdpa(shop, models):
