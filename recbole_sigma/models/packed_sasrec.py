@@ -202,7 +202,8 @@ class PackedSASRec(PackedModel, SASRec):
 
     def _queries(self, rows: PackedRows, row: Tensor, column: Tensor, more: list[Tensor]) -> Tensor:
         """States float [P, d] before each target."""
-        if self.rates is not None or len(self.blocks) or not _runs_packed(self.trm_encoder, row):
+        padded = self.one_target or self.rates is not None or len(self.blocks)
+        if padded or not _runs_packed(self.trm_encoder, row):
             return torch.cat([self._read(rows, group, more) for group in rows.groups])
         hidden = self.item_embedding(rows.items[row, column]) + self.position_embedding(column)
         return encode(self.trm_encoder, self.dropout(self.LayerNorm(hidden)), rows.groups)
