@@ -29,6 +29,7 @@ class PackedDataset(ExactTime, SequentialDataset):
     ``item_id`` are targets.
     """
 
+    packer: WindowPacker
     prepared_extra: dict[str, Any] | None = None
     packs_events = True
     cold_rows = False
