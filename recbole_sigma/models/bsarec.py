@@ -2,8 +2,11 @@
 
 Its low-pass mixes all positions of a row, so a loss at every position of a packed row would see the future.
 A training row here is one prefix, and the loss reads the last position. Positions are counted from the end:
-rows are padded on the left, and padding takes part in the filter, as in the authors' code. BSARec-causal is
-our form for packed rows (``sasrec_low_pass`` of PackedSASRec).
+rows are padded on the left, and padding takes part in the filter, as in the authors' code.
+
+Two forms are ours. With ``bsarec_padding: False`` (BSARec-events) the states of padding are zero: the
+weights by age are those of the published filter, and short rows cost what their events cost. BSARec-causal
+is for packed rows (``sasrec_low_pass`` of PackedSASRec).
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from torch import Tensor, nn
 from recbole_sigma.data.dataset import PrefixDataset
 from recbole_sigma.models.contract import Contract
 from recbole_sigma.models.low_pass import FilterBlock, slow_waves
-from recbole_sigma.models.packed import PackedBatch, PackedModel, fuse_layers
+from recbole_sigma.models.packed import PackedBatch, PackedModel, fuse_layers, length_groups
 from recbole_sigma.models.sampled_softmax import item_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import BsarecKeys
 from recbole_sigma.settings.reader import read
+
+NARROWEST = 4  # events of the shortest rows that share a pass
 
 
 class BSARecDataset(PrefixDataset):
@@ -40,7 +45,7 @@ class BSARec(PackedModel, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         keys, size = read(BsarecKeys, config), config["hidden_size"]
-        self.negatives = sampler_of(config, dataset)
+        self.negatives, self.padding = sampler_of(config, dataset), keys.bsarec_padding
         sparse = self.negatives is not None
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0, sparse=sparse)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
@@ -55,21 +60,44 @@ class BSARec(PackedModel, SequentialRecommender):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-        """What the last block reads: float [B, L, d], the newest event at position L - 1."""
-        items = left_padded(item_seq, item_seq_len, self.max_seq_length)
-        hidden = self.item_embedding(items) + self.position_embedding.weight
-        hidden = self.dropout(self.norm(hidden))
-        mask = self.get_attention_mask(items)
+    def states(self, items: Tensor) -> Tensor:
+        """What the last block reads.
+
+        Args:
+            items: int64 [B, T], left-padded; T is the window, or less where padding takes no part.
+
+        Returns:
+            float [B, T, d], the newest event at position T - 1.
+        """
+        width = items.shape[1]
+        hidden = self.item_embedding(items) + self.position_embedding.weight[-width:]
+        hidden = self._events(self.dropout(self.norm(hidden)), items)
+        waves, mask = self.waves[-width:], self.get_attention_mask(items)
         for block in self.blocks[:-1]:
-            hidden = block(hidden, hidden, self.waves @ (self.waves.T @ hidden), mask)
+            hidden = self._events(block(hidden, hidden, waves @ (waves.T @ hidden), mask), items)
         return hidden
+
+    def _events(self, hidden: Tensor, items: Tensor) -> Tensor:
+        """States without those of padding, where it takes no part."""
+        return hidden if self.padding else hidden * (items > 0)[:, :, None]
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """State at the newest event, float [B, d]; the last block is computed there alone."""
-        hidden = self.states(item_seq, item_seq_len)
-        low = (self.waves[-1] @ (self.waves.T @ hidden))[:, None]
-        items = left_padded(item_seq, item_seq_len, self.max_seq_length)
+        if self.padding:
+            return self._newest(left_padded(item_seq, item_seq_len, self.max_seq_length))
+        groups, found = length_groups(item_seq_len, item_seq.device, NARROWEST), []
+        for rows in groups:
+            own = rows.to(item_seq.device)
+            length = item_seq_len[own]
+            width = self.max_seq_length if len(groups) == 1 else int(length.max())
+            found.append(self._newest(left_padded(item_seq[own], length, width)))
+        back = torch.argsort(torch.cat(groups)).to(item_seq.device)
+        return torch.cat(found)[back]
+
+    def _newest(self, items: Tensor) -> Tensor:
+        """State at the last position of left-padded rows int64 [B, T]: float [B, d]."""
+        hidden, waves = self.states(items), self.waves[-items.shape[1] :]
+        low = (self.waves[-1] @ (waves.T @ hidden))[:, None]
         mask = self.get_attention_mask(items)[:, :, -1:]
         return self.blocks[-1](hidden, hidden[:, -1:], low, mask)[:, 0]
 

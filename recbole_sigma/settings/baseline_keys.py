@@ -85,6 +85,11 @@ class BsarecKeys:
 
     bsarec_alpha: float = key(0.7, "Share of the frequency path; the rest is self-attention", 0.0, 1.0)
     bsarec_cutoff: int = key(5, "c: waves of up to c // 2 periods per row count as low", 1, 1_000_000)
+    bsarec_padding: bool = key(
+        True,
+        "Padding takes part in the filter, as published; False = the events alone do (ours), and rows of "
+        "similar length share a pass",
+    )
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_sigma.models.bsarec import left_padded
+from recbole_sigma.models.bsarec import NARROWEST, left_padded
 from recbole_sigma.models.low_pass import causal_low_pass, slow_waves
+from recbole_sigma.models.packed import length_groups
 from recbole_sigma.quick_start import run
 from tests import planted as scenes
 from tests.arithmetic import STATES
@@ -48,6 +49,27 @@ def test_a_prefix_is_scored_as_the_published_network_scores_it(planted) -> None:
     torch.testing.assert_close(
         model.predict(batch), want[torch.arange(len(want)), batch["item_id"]], **STATES
     )
+
+
+def test_without_padding_the_published_filter_reads_the_events_alone(planted) -> None:
+    """The whole window, zero where there is no event, one row at a time; and in any company."""
+    _, data, model = scenes.build("BSARec", "planted", planted, n_layers=2, bsarec_padding=False)
+    model.eval()
+    batch = scenes.one_batch(data.test)
+    batch["item_length"] = batch["item_length"].clamp(max=torch.arange(len(batch)) % 11 + 1)
+    want = []
+    for row in range(len(batch)):
+        own = batch[torch.tensor([row])]
+        items = left_padded(own["item_id_list"], own["item_length"], model.max_seq_length)
+        there, mask = (items > 0)[:, :, None], model.get_attention_mask(items)
+        hidden = model.norm(model.item_embedding(items) + model.position_embedding.weight) * there
+        for block in model.blocks:
+            low = fourier(hidden, 5)
+            filtered = block.norm(low + block.beta**2 * (hidden - low) + hidden)
+            hidden = block.feed_forward(0.7 * filtered + 0.3 * block.attention(hidden, mask)) * there
+        want.append(hidden[0, -1] @ model.item_embedding.weight.T)
+    assert len(length_groups(batch["item_length"], torch.device("cpu"), NARROWEST)) > 1
+    torch.testing.assert_close(model.full_sort_predict(batch), torch.stack(want), **STATES)
 
 
 def test_a_training_row_is_one_prefix_and_its_loss_the_cross_entropy(planted) -> None:

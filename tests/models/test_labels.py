@@ -280,7 +280,7 @@ def test_training_meets_the_words_that_generation_reads(valid_chosen):
         after, text = (batch["item_length"] - 1)[:, None], batch[INSTRUCTION][:, None]
         draw = LabelDraw(after, text, torch.ones_like(after))  # 0 is JustForYou
         model.branches.take_part = lambda: True
-        model.branches.draw = lambda first, length: draw
+        model.branches.draw = lambda *_: draw
         model.calculate_loss(batch)
     # rows of similar length are computed together, in an order of their own
     torch.testing.assert_close(torch.cat(noted).sort()[0], wanted.sort()[0], **SCORES)
@@ -311,3 +311,12 @@ def test_each_tasks_loss_is_noted_and_the_instruction_lowers_it(chosen_run, vali
     labels.train()
     labels.eval()
     assert len(labels.history) == 1  # nothing was trained in between
+
+
+def test_labels_of_prefixes_hang_at_their_own_target(valid_chosen):
+    settings = {**valid_chosen, "train_rows": "prefixes", "tasks": ["Category", "Longtail"]}
+    _, data, model = build("SIGMA", "chosen", settings)
+    _, first, length = rows_of(data)
+    draw = model.task_labels.draw(first, length, 3, last=True)
+    assert torch.equal(draw.after, (length - 2)[:, None].expand(-1, 3))
+    assert len(draw.task.unique()) == 3

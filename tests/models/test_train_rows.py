@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from recbole_sigma.language.transformer import Transformer, TransformerShape, columns_of
+from recbole_sigma.models.sigma.options import SigmaOptions
+from recbole_sigma.models.sigma.trunk import branch_positions
 from recbole_sigma.values import UserError
 from tests.arithmetic import STATES
 from tests.planted import build, cycle_config, write_cycle
@@ -46,7 +48,8 @@ def test_every_event_that_another_precedes_is_the_target_of_one_row(tmp_path, wi
 
 
 @pytest.mark.parametrize("model", ["SIGMA", "PackedSASRec", "HSTU"])
-def test_both_kinds_of_rows_have_the_same_predictions_loss_and_gradients(tmp_path, model):
+def test_both_kinds_of_rows_have_the_same_predictions_loss_and_gradients(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(SigmaOptions, "newest_first", False)  # positions are what SIGMA's rows differ in
     write_cycle(tmp_path / "data/cycle", length=12)
     found = []
     for rows in ("windows", "prefixes"):
@@ -75,7 +78,7 @@ def test_a_batch_with_labels_predicts_what_one_without_does(tmp_path):
     _, data, network = build("SIGMA", "cycle", settings)
     network.eval()
     rows, table = network.packed_rows(next(iter(data.train))), network.item_table()
-    draw = network.branches.draw(rows.first, rows.length)
+    draw = network.branches.draw(rows.first, rows.length, last=True)
     for group in rows.groups:
         with_labels, *_ = network._read(rows, group, table, draw)
         without, *_ = network._read(rows, group, table, None)
@@ -114,3 +117,34 @@ def test_another_kind_of_row_is_refused(tmp_path):
     write_cycle(tmp_path / "data/cycle", length=12)
     with pytest.raises(UserError, match="train_rows"):
         network_of(tmp_path, "PackedSASRec", "suffixes")
+
+
+def test_the_newest_event_has_the_same_position_whatever_the_length(tmp_path):
+    write_cycle(tmp_path / "data/cycle", length=12)
+    _, network = network_of(tmp_path, "SIGMA", "prefixes")
+    layout, length = network.trunk.layout, torch.tensor([1, 3, 7])
+    positions = layout.positions(length, layout.history_end(7))
+    for row, items in zip(positions.tolist(), length.tolist(), strict=True):
+        end = layout.history_end(items)
+        assert row[:end] == list(range(end))[::-1]
+    assert int(branch_positions(length[:, None] - 1, layout, 0).min()) >= layout.history_end(layout.window)
+    assert int(branch_positions(length[:, None] - 1, layout, 0).max()) < layout.longest_position()
+
+
+def test_lists_and_losses_read_one_function(tmp_path):
+    """-log P(target) of a ranked prompt is the loss of the same history as a training row."""
+    write_cycle(tmp_path / "data/cycle", length=12)
+    data, network = network_of(tmp_path, "SIGMA", "prefixes")
+    network.eval()
+    for batch in data.train:
+        scores = network.score_all(batch, seen_of(batch))
+        told = -scores.gather(1, batch["item_id"][:, None]).mean()
+        torch.testing.assert_close(sum(network.calculate_loss(batch)), told, **STATES)
+
+
+def seen_of(batch):
+    """Items of the histories, which are no negatives: (row, item)."""
+    row, column = (batch["item_id_list"] > 0).nonzero(as_tuple=True)
+    item = batch["item_id_list"][row, column]
+    other = item != batch["item_id"][row]
+    return row[other], item[other]

@@ -80,17 +80,20 @@ class InstructionBranches(nn.Module):
         """Whether a batch carries labels: a draw, on the host."""
         return self.per_row > 0 and (self.share >= 1.0 or float(torch.rand(())) < self.share)
 
-    def draw(self, first: Tensor, length: Tensor) -> LabelDraw:
+    def draw(self, first: Tensor, length: Tensor, last: bool = False) -> LabelDraw:
         """Where labels are attached and what their instructions say: by task, or JustForYou anywhere.
 
         Args:
             first: int64 [B], each row's first event (`data.windows.FIRST_EVENT`).
             length: int64 [B], events of each row, its last target included.
+            last: that last target is the only one.
         """
         if self.tasks is not None:
-            return self.tasks.draw(first, length, self.per_row)
+            return self.tasks.draw(first, length, self.per_row, last)
         share = torch.rand(len(length), self.per_row, device=length.device)
-        after = (share * (length - 1)[:, None]).long()
+        if last:
+            share = torch.ones_like(share)
+        after = (share * (length - 1)[:, None]).long().clamp(max=(length - 2).clamp_min(0)[:, None])
         wording = torch.randint(len(self.instructions), after.shape, device=length.device)
         return LabelDraw(after, self.instructions[wording])
 

@@ -30,7 +30,7 @@ def build_language(options: SigmaOptions, prepared: Prepared) -> Any:
     return build_backbone(
         options.backbone,
         tokenizer.get_vocab_size(),
-        _layout(options, prepared).longest_position(options.window),
+        _layout(options, prepared).longest_position(),
         options.dropout,
         tokenizer=tokenizer,
         lora=options.lora,
@@ -125,4 +125,6 @@ def _layout(options: SigmaOptions, prepared: Prepared) -> RowLayout:
         length if options.paper else 0,
         prepared.instructions.shape[1],
         item_token=not options.paper or not pure,
+        newest_first=options.newest_first,
+        window=options.window,
     )

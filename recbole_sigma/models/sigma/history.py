@@ -53,7 +53,7 @@ HISTORIES: dict[str, dict[str, Any]] = {
 # rows hold few events: one label is as long as the row itself.
 LABELS = {
     "long": ((1, 1.0), (4, 1.0)),
-    "short": ((1, 0.2), (1, 0.5)),
+    "short": ((1, 0.05), (1, 0.25)),
     "paper": ((1, 1.0), (4, 1.0)),
 }
 

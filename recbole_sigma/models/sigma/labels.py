@@ -119,16 +119,17 @@ class TaskLabels(nn.Module):
     def _table(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
-    def draw(self, first: Tensor, length: Tensor, labels: int) -> LabelDraw:
+    def draw(self, first: Tensor, length: Tensor, labels: int, last: bool = False) -> LabelDraw:
         """Labels of a batch.
 
         Args:
             first: int64 [B], each row's first event as a position in the packer's arrays.
             length: int64 [B], events of the row, its last target included.
             labels: M.
+            last: that last target is the only one; every event is one of JustForYou's.
         """
-        low = first + 1 - self.opens[first].long()
         high = first + length
+        low = high - 1 if last else first + 1 - self.opens[first].long()
         begin, count = [], []
         for number in range(len(self.names)):
             own = self.events[self.starts[number] : self.starts[number + 1]]

@@ -133,7 +133,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         self._table = None  # a step will follow, and fused optimizers do not count up a weight's version
         rows = self.packed_rows(interaction)
         labelled = interaction.labelled if isinstance(interaction, PackedBatch) else self.branches.take_part()
-        draw = self.branches.draw(rows.first, rows.length) if labelled else None
+        draw = self.branches.draw(rows.first, rows.length, self.one_target) if labelled else None
         labels = 0.0 if draw is None else LABEL_WEIGHT * draw.after.numel()
         table = self._table_of(rows.items)  # once per step
         found = [self._read(rows, group, table, draw) for group in rows.groups]
@@ -166,10 +166,10 @@ class SIGMA(PackedModel, SequentialRecommender):
             target's own prefix tokens, states at the rows' labels).
         """
         own = group.rows
-        if self.one_target and draw is None and not self.trunk.layout.prefix:
-            return self._read_ends(rows, group, table), table.tokens[:0], None
         items = rows.items[own, : group.width]
         labels = None if draw is None else draw.rows(own)
+        if self.one_target and not self.trunk.layout.prefix:
+            return self._read_ends(rows, group, table, labels)
         slots, branches, start = self.trunk.packed(
             Histories(rows.users[own], items, rows.length[own], table.rows(items)),
             table.tokens,
@@ -182,16 +182,23 @@ class SIGMA(PackedModel, SequentialRecommender):
         asked = None if labels is None else self.branches.states(labels, states, branches, start)
         return group.pick(states), path, asked
 
-    def _read_ends(self, rows: PackedRows, group: RowGroup, table: ItemTable) -> Tensor:
-        """`_read` of rows with one prediction: states float [M, d] at the ends of the histories that have an
-        item.
-        """
+    def _read_ends(
+        self, rows: PackedRows, group: RowGroup, table: ItemTable, labels: LabelDraw | None
+    ) -> tuple[Tensor, Tensor, LabelStates | None]:
+        """`_read` of rows with one prediction each, where items are single positions."""
         own, length = group.rows, rows.length[group.rows] - 1
-        items = rows.items[own, : group.width - 1]
-        there = table.rows(items)
-        states = self.trunk.ends(Histories(rows.users[own], items, length, there), table.tokens)
-        straight = self.paths(there, table.tokens, table.vectors)
-        return states[group.place] + straight[group.place, group.column]
+        items = rows.items[own, : group.width]
+        read = items[:, :-1]
+        histories = Histories(rows.users[own], read, length, table.rows(read))
+        straight = self.paths(histories.rows, table.tokens, table.vectors)
+        path = table.tokens[:0]  # no position is behind a prefix token
+        if labels is None:
+            ends = self.trunk.ends(histories, table.tokens)
+            return ends[group.place] + straight[group.place, group.column], path, None
+        branches = self.branches.of(labels, items)
+        slots, asked, start = self.trunk.packed(histories, table.tokens, branches)
+        states = slots[:, :, -1] + straight
+        return group.pick(states), path, self.branches.states(labels, states, asked, start)
 
     def prediction_count(self, interaction: Any) -> float:
         """One prediction per history item, plus the weighted labels."""

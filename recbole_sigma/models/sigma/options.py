@@ -69,6 +69,13 @@ class SigmaOptions:
     beam: int
 
     @property
+    def newest_first(self) -> bool:
+        """Whether positions are counted back from the end of a history, which a row with predictions inside
+        has many of, and whose order a language model did not learn.
+        """
+        return self.prefixes and not self.paper and not self.pretrained
+
+    @property
     def pretrained(self) -> bool:
         """Whether the backbone knew a language before."""
         return self.backbone.startswith("pretrained:")

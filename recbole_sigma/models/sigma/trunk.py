@@ -90,12 +90,17 @@ class RowLayout:
         prefix: prefix tokens per item: l, or 0 where they are summed into the item's position.
         instruction: I, tokens of an instruction.
         item_token: whether a slot ends in the item token (not for pure semantic IDs).
+        newest_first: positions are counted back from the end of the history, the newest event first; branches
+            then hang off the end alone. Otherwise they are counted from the beginning.
+        window: longest history, in items.
     """
 
     profile: int
     prefix: int
     instruction: int
     item_token: bool = True
+    newest_first: bool = False
+    window: int = 0
 
     @property
     def slot(self) -> int:
@@ -106,9 +111,17 @@ class RowLayout:
         """Columns up to and including item number ``items``."""
         return self.profile + items * self.slot
 
-    def longest_position(self, window: int) -> int:
-        """Number of position ids that rows with ``window`` history items need."""
-        return self.history_end(window + 1) + max(self.instruction, self.prefix)
+    def longest_position(self) -> int:
+        """Number of position ids that rows with histories as long as the window need."""
+        return self.history_end(self.window + 1) + max(self.instruction, self.prefix)
+
+    def positions(self, length: Tensor, width: int) -> Tensor:
+        """Position ids of profile and history: int64 [B] items of each row -> int64 [B, width]."""
+        column = torch.arange(width, device=length.device)
+        if not self.newest_first:
+            return column.expand(len(length), -1)
+        end = self.profile + length[:, None] * self.slot
+        return (end - 1 - column).clamp_min(0)
 
 
 class PackedTrunk(nn.Module):
@@ -239,7 +252,7 @@ class PackedTrunk(nn.Module):
         profile = self.profiles[histories.users]
         rows = torch.cat([self.embed(profile), self._item_slots(histories, tokens)], dim=1)
         width = rows.shape[1]
-        positions = torch.arange(width, device=rows.device).expand(batch, -1)
+        positions = layout.positions(histories.length, width)
         real = profile != self.pad
         allowed = history_allowed(real, histories.length, slots, layout)
         if branches is None:
@@ -330,8 +343,10 @@ def branch_allowed(
 
 def branch_positions(after: Tensor, layout: RowLayout, tail: int) -> Tensor:
     """Position ids of the branches: int64 [B, M, I + tail]; text counts on from the history, labels take the
-    slot's ids.
+    slot's ids. Where history is counted back, from the longest one.
     """
+    if layout.newest_first:
+        after = torch.full_like(after, layout.window)
     base = layout.profile + (after + 1) * layout.slot
     text = torch.arange(layout.instruction, device=after.device)
     label = torch.arange(tail, device=after.device)
