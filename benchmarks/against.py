@@ -80,7 +80,7 @@ def grounding(words: argparse.Namespace, config: Any, data: Any) -> Turn:
     except AttributeError:  # it read all options once
         sources = sources_of(train, config, options.from_config(config))
     users, items = train.train_events().sequences()
-    counts = stage("windowed_cooccurrence")(users, items, len(sources.texts), stage("TEACHER_WINDOW"))
+    counts = stage("windowed_cooccurrence")(users, items, len(sources.texts), 10)
     teacher = stage("ppmi_svd")(counts, how.teacher_dim, how.seed)
     views, align = stage("mine_views")(users, items, sources, how), stage("align")
     tower = stage("build_tower")(sources.texts, how)
