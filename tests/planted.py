@@ -30,7 +30,6 @@ FITS = {
     "filter_seen": False,
     "MAX_ITEM_LIST_LENGTH": 12,
     "backbone_dropout": 0.0,
-    "train_rows": "windows",
     "grounding_steps": 30,
     "grounding_batch_pairs": 16,
     "tokenizer_codebook_size": 4,

@@ -23,8 +23,6 @@ HISTORIES: dict[str, dict[str, Any]] = {
     "long": {
         "sigma_paths": ["recency", "interest"],
         "fusion_inputs": ["id", "text"],
-        "train_rows": "windows",
-        "backbone_dropout": 0.3,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -33,17 +31,13 @@ HISTORIES: dict[str, dict[str, Any]] = {
     "short": {
         "sigma_paths": [],
         "fusion_inputs": ["text"],
-        "train_rows": "prefixes",
-        "backbone_dropout": 0.5,
-        "train_batch_size": 512,
-        "learning_rate": 0.0014,
+        "train_batch_size": 128,
+        "learning_rate": 0.001,
     },
     # The paper's own: nothing by history.
     "paper": {
         "sigma_paths": [],
         "fusion_inputs": ["id", "text"],
-        "train_rows": "windows",
-        "backbone_dropout": 0.3,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -53,7 +47,7 @@ HISTORIES: dict[str, dict[str, Any]] = {
 # rows hold few events: one label is as long as the row itself.
 LABELS = {
     "long": ((1, 1.0), (4, 1.0)),
-    "short": ((1, 0.05), (1, 0.25)),
+    "short": ((1, 0.2), (1, 0.5)),
     "paper": ((1, 1.0), (4, 1.0)),
 }
 
@@ -77,8 +71,6 @@ class SIGMADataset(PackedDataset):
         settled = settle(self.config, events, wants_tasks(self, self.config))
         for dataset in datasets:
             dataset.settled = settled
-        if "train_rows" in settled and self.config["train_rows"] == "prefixes":
-            datasets[0].split_into_prefixes()
         return datasets
 
 
