@@ -46,7 +46,6 @@ def windowed_cooccurrence(
     users, items = np.asarray(users), np.asarray(items)
     total = sp.csr_matrix((n_items, n_items), dtype=np.float64)
     for begin in range(0, len(items), _BLOCK):
-        block = sp.csr_matrix((n_items, n_items), dtype=np.float64)
         for gap in range(1, window + 1):
             end = min(begin + _BLOCK, len(items) - gap)
             if end <= begin:
@@ -58,8 +57,7 @@ def windowed_cooccurrence(
             if forward == 0.5:
                 left, right = np.minimum(left, right), np.maximum(left, right)
             weight = np.full(left.shape, float(gap) ** -gap_power)
-            block = block + sp.csr_matrix((weight, (left, right)), shape=(n_items, n_items))
-        total = total + block  # once a block: a sum costs as much as all pairs so far
+            total = total + sp.csr_matrix((weight, (left, right)), shape=(n_items, n_items))
         if on_block is not None:
             on_block()
     if forward == 0.5:

@@ -50,7 +50,7 @@ from recbole_sigma.tokenization.quantizers import auto_codebook_size, balanced_r
 from recbole_sigma.tokenization.rq_vae import RQVAEOptions, rq_vae
 from recbole_sigma.values import ItemCodes, ItemVectors, UserError
 
-CODE_VERSION = 5
+CODE_VERSION = 4
 """Raise when a change here or in grounding/, tokenization/, instructions/ changes the results."""
 
 
