@@ -101,9 +101,7 @@ def test_several_steps_on_one_rollout_differ_from_one_and_clip(started) -> None:
     assert not same(one, two) and not same(two, still)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the pull is .1 % of the way here, which the order of sums decides: needs a larger scene"
-)
+@pytest.mark.xfail(strict=False, reason="the pull is .1 % of the way here: the order of sums decides it")
 def test_divergence_from_the_start_is_held_down(started) -> None:
     values = started("SIGMA") | {"policy": "grpo", "policy_epochs": 3, "weight_decay": 0.0}
     begin = go("SIGMA", {**values, "policy_learning_rate": 0.0})[0]
