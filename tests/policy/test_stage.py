@@ -101,7 +101,6 @@ def test_several_steps_on_one_rollout_differ_from_one_and_clip(started) -> None:
     assert not same(one, two) and not same(two, still)
 
 
-@pytest.mark.xfail(strict=False, reason="the pull is .1 % of the way here: the order of sums decides it")
 def test_divergence_from_the_start_is_held_down(started) -> None:
     values = started("SIGMA") | {"policy": "grpo", "policy_epochs": 3, "weight_decay": 0.0}
     begin = go("SIGMA", {**values, "policy_learning_rate": 0.0})[0]
@@ -109,8 +108,10 @@ def test_divergence_from_the_start_is_held_down(started) -> None:
     def moved(weights: dict) -> float:
         return sum(float((weights[n] - begin[n]).double().square().sum()) for n in begin) ** 0.5
 
-    free, held = (go("SIGMA", {**values, "learner": "sgd", "policy_kl": kl})[0] for kl in (0.0, 100.0))
-    assert 0 < moved(held) < moved(free)
+    # steps of 100 times the divergence, at this rate, jump over the start and to and fro
+    weights = (0.0, 1.0, 10.0)
+    free, held, near = (go("SIGMA", {**values, "learner": "sgd", "policy_kl": kl})[0] for kl in weights)
+    assert 0 < moved(near) < moved(held) < moved(free)
 
 
 # --- leak ---
