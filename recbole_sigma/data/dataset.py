@@ -16,7 +16,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_sigma.data.events import ExactTime
 from recbole_sigma.data.windows import FIRST_EVENT, PrefixPacker, WindowPacker, split_events
-from recbole_sigma.settings.keys import TaskKeys
+from recbole_sigma.settings.keys import RowKeys, TaskKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
@@ -68,9 +68,7 @@ class PackedDataset(ExactTime, SequentialDataset):
 
         window = self.max_item_list_len
         train = self.copy(self._rows(np.zeros((0, 2), dtype=np.int64), users, items, ranks))
-        train.packer = WindowPacker(
-            users[part == 0], items[part == 0], ranks[part == 0], window, self.config["seed"], cold
-        )
+        train.packer = self.row_packer(users[part == 0], items[part == 0], ranks[part == 0], cold)
         if not len(train.packer):
             raise UserError(
                 f"dataset '{self.dataset_name}' leaves no training target after the split: every user needs"
@@ -83,17 +81,14 @@ class PackedDataset(ExactTime, SequentialDataset):
             datasets.append(self.copy(self._rows(np.stack([begin, target], axis=1), users, items, ranks)))
         train.resample(0)
         self.mark_held_out(datasets)
-        if "train_rows" in self.config and self.config["train_rows"] == "prefixes":
-            train.split_into_prefixes()
         return datasets
 
-    def split_into_prefixes(self, every: bool = True) -> None:
-        """Make one training row of each event that another precedes, or one per user and epoch."""
-        own = self.packer
-        self.packer = PrefixPacker(
-            own.users, own.items, own.ranks, own.window, own.seed, every=every, cold=own.cold
-        )
-        self.resample(0)
+    def row_packer(self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, cold: bool) -> WindowPacker:
+        """What makes the training rows of train events; see `WindowPacker`."""
+        window, seed = self.max_item_list_len, self.config["seed"]
+        if read(RowKeys, self.config).train_rows == "prefixes":
+            return PrefixPacker(users, items, ranks, window, seed, every=True, cold=cold)
+        return WindowPacker(users, items, ranks, window, seed, cold)
 
     def use_prepared(self, extra: dict[str, Any]) -> None:
         """Take item preparation from a checkpoint instead of the cache; called before the model is built.
@@ -138,11 +133,10 @@ class PrefixDataset(PackedDataset):
         """Whether every event that another precedes is a row; else one of them per user, redrawn."""
         return True
 
-    def build(self) -> list[Any]:
-        """Split and build rows, see `PackedDataset.build`."""
-        parts = super().build()
-        parts[0].split_into_prefixes(self.every_prefix())
-        return parts
+    def row_packer(self, users: np.ndarray, items: np.ndarray, ranks: np.ndarray, cold: bool) -> WindowPacker:
+        """See `PackedDataset.row_packer`."""
+        window, seed, every = self.max_item_list_len, self.config["seed"], self.every_prefix()
+        return PrefixPacker(users, items, ranks, window, seed, every=every, cold=cold)
 
 
 def item_names(dataset: Any) -> list[str]:

@@ -22,12 +22,16 @@ from torch import Tensor, nn
 from recbole_sigma.data.dataset import PrefixDataset
 from recbole_sigma.models.contract import Contract
 from recbole_sigma.models.low_pass import FilterBlock, slow_waves
-from recbole_sigma.models.packed import PackedBatch, PackedModel, fuse_layers, length_groups
+from recbole_sigma.models.packed import (
+    NARROWEST_PREFIXES,
+    PackedBatch,
+    PackedModel,
+    fuse_layers,
+    length_groups,
+)
 from recbole_sigma.models.sampled_softmax import item_cross_entropy, sampler_of
 from recbole_sigma.settings.baseline_keys import BsarecKeys
 from recbole_sigma.settings.reader import read
-
-NARROWEST = 4  # events of the shortest rows that share a pass
 
 
 class BSARecDataset(PrefixDataset):
@@ -85,7 +89,7 @@ class BSARec(PackedModel, SequentialRecommender):
         """State at the newest event, float [B, d]; the last block is computed there alone."""
         if self.padding:
             return self._newest(left_padded(item_seq, item_seq_len, self.max_seq_length))
-        groups, found = length_groups(item_seq_len, item_seq.device, NARROWEST), []
+        groups, found = length_groups(item_seq_len, item_seq.device, NARROWEST_PREFIXES), []
         for rows in groups:
             own = rows.to(item_seq.device)
             length = item_seq_len[own]

@@ -17,6 +17,9 @@ from recbole_sigma.language.transformer import with_cheap_dropout
 from recbole_sigma.models.contract import Contract
 
 SMALLEST_GROUP = 8  # rows; fewer go along with the next longer group
+NARROWEST_PREFIXES = (
+    4  # items of the first length class of rows that are prefixes, half of which are as short
+)
 
 
 def fuse_layers(model: nn.Module) -> None:
@@ -196,7 +199,9 @@ class Passes:
             device: where the rows are.
             last: predict at the last event of each history alone.
         """
-        parts = length_groups(length, device, 4) if last else length_groups(length + 1, device)
+        parts = (
+            length_groups(length, device, NARROWEST_PREFIXES) if last else length_groups(length + 1, device)
+        )
         order = torch.cat(parts).to(device) if len(parts) > 1 else None
         asked = length.clamp(max=1) if last else length  # predictions of each row
         groups, targets, begin = [], int(asked.sum()), 0
@@ -261,8 +266,11 @@ class PackedRows:
         return column if self.passes.order is None else column[self.passes.order]
 
     def mean_weight(self, more: float = 0.0) -> Any:
-        """What each prediction weighs in a mean: 1 / (predictions + more), a number or a tensor []."""
-        return 1.0 / (self.passes.targets + more)
+        """What each prediction weighs in a mean: 1 / (predictions + more), a number or a tensor []; 1 where
+        rows without history leave none.
+        """
+        total = self.passes.targets + more
+        return 1.0 / (total.clamp(min=1.0) if isinstance(total, Tensor) else max(total, 1.0))
 
     def weights(self, more: float = 0.0) -> Tensor:
         """float [P], `mean_weight` at every prediction that counts and 0 elsewhere."""

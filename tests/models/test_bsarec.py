@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_sigma.models.bsarec import NARROWEST, left_padded
+from recbole_sigma.models.bsarec import left_padded
 from recbole_sigma.models.low_pass import causal_low_pass, slow_waves
-from recbole_sigma.models.packed import length_groups
+from recbole_sigma.models.packed import NARROWEST_PREFIXES, length_groups
 from recbole_sigma.quick_start import run
 from tests import planted as scenes
 from tests.arithmetic import STATES
@@ -68,7 +68,7 @@ def test_without_padding_the_published_filter_reads_the_events_alone(planted) ->
             filtered = block.norm(low + block.beta**2 * (hidden - low) + hidden)
             hidden = block.feed_forward(0.7 * filtered + 0.3 * block.attention(hidden, mask)) * there
         want.append(hidden[0, -1] @ model.item_embedding.weight.T)
-    assert len(length_groups(batch["item_length"], torch.device("cpu"), NARROWEST)) > 1
+    assert len(length_groups(batch["item_length"], torch.device("cpu"), NARROWEST_PREFIXES)) > 1
     torch.testing.assert_close(model.full_sort_predict(batch), torch.stack(want), **STATES)
 
 

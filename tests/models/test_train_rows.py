@@ -96,7 +96,8 @@ def test_the_last_block_computes_the_wanted_columns_alone():
     torch.testing.assert_close(part, columns_of(whole, wanted), **STATES)
 
 
-def test_users_with_one_train_event_keep_their_row_where_empty_histories_are_learned(tmp_path):
+@pytest.mark.parametrize("kind", ["windows", "prefixes"])
+def test_users_with_one_train_event_keep_their_row_where_empty_histories_are_learned(tmp_path, kind):
     file = tmp_path / "data/cycle/cycle.inter"
     write_cycle(file.parent, length=12)
     lines = file.read_text().splitlines()
@@ -105,12 +106,17 @@ def test_users_with_one_train_event_keep_their_row_where_empty_histories_are_lea
     _, data, network = build(
         "SIGMA",
         "cycle",
-        cycle_config(tmp_path / "data", tmp_path, train_rows="prefixes", task_empty_history=True),
+        cycle_config(tmp_path / "data", tmp_path, train_rows=kind, task_empty_history=True),
     )
     dataset = data.train._dataset
     rows = dataset.inter_feat
     alone = dataset.token2id("user_id", "alone")
     assert rows["item_length"][rows["user_id"] == alone].tolist() == [0]
+    network.eval()
+    for labelled in (True, False):  # a batch without any history: its labels are all that is learned
+        network.branches.take_part = lambda labelled=labelled: labelled
+        loss = sum(network.calculate_loss(rows[rows["user_id"] == alone]))
+        assert torch.isfinite(loss) and (loss > 0) == labelled
 
 
 def test_another_kind_of_row_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_sigma.language.transformer import columns_of
 from recbole_sigma.models.losses import history_of
 from recbole_sigma.models.sigma.labels import LabelDraw, TaskLabels
 from recbole_sigma.models.sigma.objective import ItemTable, Objective, Predictions
@@ -90,10 +91,11 @@ class InstructionBranches(nn.Module):
         """
         if self.tasks is not None:
             return self.tasks.draw(first, length, self.per_row, last)
-        share = torch.rand(len(length), self.per_row, device=length.device)
         if last:
-            share = torch.ones_like(share)
-        after = (share * (length - 1)[:, None]).long().clamp(max=(length - 2).clamp_min(0)[:, None])
+            after = (length - 2)[:, None].expand(-1, self.per_row)
+        else:
+            share = torch.rand(len(length), self.per_row, device=length.device)
+            after = (share * (length - 1)[:, None]).long()
         wording = torch.randint(len(self.instructions), after.shape, device=length.device)
         return LabelDraw(after, self.instructions[wording])
 
@@ -117,9 +119,8 @@ class InstructionBranches(nn.Module):
         """
         width = draw.text.shape[2]
         end, path = branches[:, :, width - 1], branches[:, :, width:]
-        after = draw.after[:, :, None]
-        base = torch.gather(states, 1, after.clamp(min=0).expand(-1, -1, end.shape[-1]))
-        return LabelStates(torch.where(after < 0, start[:, None], base), end, path)
+        base = columns_of(states, draw.after.clamp(min=0))
+        return LabelStates(torch.where(draw.after[:, :, None] < 0, start[:, None], base), end, path)
 
     def loss(
         self,

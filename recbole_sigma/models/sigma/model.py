@@ -165,40 +165,27 @@ class SIGMA(PackedModel, SequentialRecommender):
             (states float [M, d] before each of the group's targets, states float [M, l, d] behind the
             target's own prefix tokens, states at the rows' labels).
         """
-        own = group.rows
-        items = rows.items[own, : group.width]
+        own, layout = group.rows, self.trunk.layout
+        items, length = rows.items[own, : group.width], rows.length[own]
         labels = None if draw is None else draw.rows(own)
-        if self.one_target and not self.trunk.layout.prefix:
-            return self._read_ends(rows, group, table, labels)
+        # where nothing is predicted inside a row, its target need not be read
+        ends = self.one_target and not layout.prefix
+        read, known = (items[:, : max(group.width - 1, 1)], length - 1) if ends else (items, length)
+        histories = Histories(rows.users[own], read, known, table.rows(read))
+        # the paths read the items directly
+        straight = self.paths(histories.rows, table.tokens, table.vectors)  # [R, T, d]
+        nothing = table.tokens[:0]  # states behind prefix tokens, of which a row of single positions has none
+        if ends and labels is None:
+            return self.trunk.ends(histories, table.tokens)[group.place] + group.pick(straight), nothing, None
         slots, branches, start = self.trunk.packed(
-            Histories(rows.users[own], items, rows.length[own], table.rows(items)),
-            table.tokens,
-            None if labels is None else self.branches.of(labels, items),
+            histories, table.tokens, None if labels is None else self.branches.of(labels, items)
         )
-        # the state at a slot's end predicts what follows its item; the paths read the items directly
-        states = slots[:, :, -1] + self.paths(table.rows(items), table.tokens, table.vectors)  # [R, T, d]
+        # the state at a slot's end predicts what follows its item
+        states = slots[:, :, -1] + straight
         # teacher forcing: the states behind the prefix tokens of the item that did follow
-        path = group.pick(slots[:, 1:, : self.trunk.layout.prefix])
+        path = nothing if ends else group.pick(slots[:, 1:, : layout.prefix])
         asked = None if labels is None else self.branches.states(labels, states, branches, start)
         return group.pick(states), path, asked
-
-    def _read_ends(
-        self, rows: PackedRows, group: RowGroup, table: ItemTable, labels: LabelDraw | None
-    ) -> tuple[Tensor, Tensor, LabelStates | None]:
-        """`_read` of rows with one prediction each, where items are single positions."""
-        own, length = group.rows, rows.length[group.rows] - 1
-        items = rows.items[own, : group.width]
-        read = items[:, :-1]
-        histories = Histories(rows.users[own], read, length, table.rows(read))
-        straight = self.paths(histories.rows, table.tokens, table.vectors)
-        path = table.tokens[:0]  # no position is behind a prefix token
-        if labels is None:
-            ends = self.trunk.ends(histories, table.tokens)
-            return ends[group.place] + straight[group.place, group.column], path, None
-        branches = self.branches.of(labels, items)
-        slots, asked, start = self.trunk.packed(histories, table.tokens, branches)
-        states = slots[:, :, -1] + straight
-        return group.pick(states), path, self.branches.states(labels, states, asked, start)
 
     def prediction_count(self, interaction: Any) -> float:
         """One prediction per history item, plus the weighted labels."""

@@ -70,8 +70,10 @@ class SigmaOptions:
 
     @property
     def newest_first(self) -> bool:
-        """Whether positions are counted back from the end of a history, which a row with predictions inside
-        has many of, and whose order a language model did not learn.
+        """Whether positions are counted back from the end of the history.
+
+        A row with predictions inside has no one end, the paper counts from the beginning, and so does a
+        language model that knew its order before.
         """
         return self.prefixes and not self.paper and not self.pretrained
 
