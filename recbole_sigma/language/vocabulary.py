@@ -72,6 +72,15 @@ def _broken(run: re.Match[str]) -> str:
     return " " if run[0].isspace() else f"{run[0]} "
 
 
+TEXTS_FOR_WORDS = 200_000
+"""As many texts settle a vocabulary of some thousand words; below, every text is read."""
+
+
+def thinned(texts: Sequence[str], most: int = TEXTS_FOR_WORDS) -> Sequence[str]:
+    """All texts, or every second, third ... of them so that at most ``most`` are left."""
+    return texts[:: max(1, -(-len(texts) // most))]
+
+
 def pretrained_tokenizer(name: str, code_sizes: Sequence[int]) -> Tokenizer:
     """The tokenizer of a pretrained model, kept as it is, with our special and semantic-ID tokens after its
     own.

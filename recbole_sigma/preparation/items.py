@@ -38,6 +38,7 @@ from recbole_sigma.language.lora import lora_options
 from recbole_sigma.language.vocabulary import (
     encode_left_padded,
     pretrained_tokenizer,
+    thinned,
     train_bpe,
 )
 from recbole_sigma.machine.files import DELETE, ArtifactStore, fingerprint, reading
@@ -338,7 +339,7 @@ def word(
     if kind == "pretrained":
         tokenizer = pretrained_tokenizer(name, sizes)
     else:
-        texts = [*material.sources.texts[1:], *material.profiles, *material.templates]
+        texts = [*thinned(material.sources.texts[1:]), *thinned(material.profiles), *material.templates]
         tokenizer = train_bpe([*texts, *(tasks.corpus() if tasks else [])], options.bpe_size, sizes)
     width = None
     if tasks:  # every task's instructions share one width

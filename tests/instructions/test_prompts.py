@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from recbole_sigma.instructions.tasks import load_task, load_tasks
@@ -9,12 +11,23 @@ from recbole_sigma.language.vocabulary import (
     code_token,
     encode_left_padded,
     profile_text,
+    thinned,
     train_bpe,
 )
 from recbole_sigma.settings.recipes import properties_dir
 from recbole_sigma.values import UserError
 
 TEXTS = ["red running shoe", "blue running shoe", "Café crème", "predict the next item."] * 5
+
+
+def test_large_catalogues_are_thinned_evenly_and_small_ones_are_read_whole() -> None:
+    assert thinned(["a", "b", "c"], 3) == ["a", "b", "c"]
+    assert thinned([], 3) == []
+    for count in range(1, 40):
+        left = thinned(list(map(str, range(count))), 7)
+        steps = {int(b) - int(a) for a, b in itertools.pairwise(left)}
+        assert 1 <= len(left) <= 7 and left[0] == "0" and len(steps) <= 1
+        assert count - int(left[-1]) <= max(steps, default=count)
 
 
 def test_codes_are_single_tokens_with_consecutive_ids_per_level():
