@@ -1,0 +1,8 @@
+#!/bin/sh
+# The benchmark commands behind table.md and cells.csv, to be run at the top of a checkout.
+# cells.csv names the commit of every cell; the names of rows and keys are those of that commit:
+#   git checkout 489c931a3b388cc04ecd9a08f39cf87161513991
+# Some cells ran with changes that were not committed: +changes in cells.csv.
+set -e
+python run_recbole_sigma.py benchmark --models=PackedSASRec,PackedSASRec-rates --dataset=ml-100k --seeds=2024,2025,2026 --reference=PackedSASRec --quiet --output=saved/benchmark/rates-ml-100k
+python run_recbole_sigma.py report --output=saved/benchmark/rates-ml-100k --reference=PackedSASRec --publish=results/rates-ml-100k
