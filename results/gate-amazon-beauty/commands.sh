@@ -6,4 +6,5 @@
 set -e
 python run_recbole_sigma.py benchmark --models=GateSID,GateSID-half,GateSID-SID,GateSID-clicks,GateSID-hand,GateSID-concat --dataset=amazon-beauty --data_path=dataset --seeds=2024 --reference=GateSID-half --epochs=6 --valid_users=1000 --stopping_step=2 --quiet --output=saved/benchmark/gate-amazon-beauty
 python run_recbole_sigma.py benchmark --models=WindowItemKNN,PackedSASRec-sparse --dataset=amazon-beauty --data_path=dataset --seeds=2024 --quiet --output=saved/benchmark/gate-amazon-beauty
+python run_recbole_sigma.py benchmark --models=GateSID,GateSID-half --dataset=amazon-beauty --data_path=dataset --seeds=2025 --reference=GateSID-half --epochs=6 --valid_users=1000 --stopping_step=2 --quiet --output=saved/benchmark/gate-amazon-beauty
 python run_recbole_sigma.py report --output=saved/benchmark/gate-amazon-beauty --reference=GateSID-half --publish=results/gate-amazon-beauty
