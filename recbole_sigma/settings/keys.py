@@ -281,6 +281,13 @@ class FusionKeys:
     fusion_id_residual: bool | None = key(
         None, "Add a trained vector per item (ours); ~ = True for joint, False for paper"
     )
+    fusion_hide_id: float = key(
+        0.0,
+        "Share of history items that a training step reads without their trained vector, as if they were "
+        "new (ours)",
+        0.0,
+        1.0,
+    )
     item_gate: bool = key(
         False,
         "GateSID's gate inside the item token: w text + (1 - w) the rest, w from the item and what train "

@@ -168,3 +168,26 @@ def test_a_gate_begins_as_the_plain_sum_and_weighs_text_against_the_rest():
         gated.gate[2].bias.zero_()
         some = torch.tensor([[1, 2], [5, 2]])
         torch.testing.assert_close(gated(some), gated()[some])
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_hidden_item_is_one_without_a_trained_vector(gated: bool) -> None:
+    """Whole items, about as many as asked for, in training alone; padding has no vector to lose."""
+    made = torch.Generator().manual_seed(0)
+    known = torch.randn(9, 2, generator=made) if gated else None
+    fusion = ItemFusion(
+        {"text": torch.randn(9, 4, generator=made)}, 6, 0, norm=False, known=known, hide_id=0.3
+    )
+    if fusion.gate is not None:
+        torch.nn.init.normal_(fusion.gate[2].weight, generator=made)
+    items = torch.randint(1, 9, (40, 50), generator=made)
+    tokens, weights = fusion(items), 1.0
+    if gated:
+        weights = 2.0 * fusion.gates(items)[..., None]
+    bare = weights * fusion.projections["text"](fusion.get_buffer("frozen_text")[items])
+    left = fusion.hide(tokens, items)
+    hidden = (left != tokens).any(dim=-1)
+    torch.testing.assert_close(left, torch.where(hidden[..., None], bare, tokens))
+    assert abs(hidden.float().mean() - 0.3) < 4 * (0.3 * 0.7 / hidden.numel()) ** 0.5
+    assert not torch.equal(left, fusion.hide(tokens, items))  # drawn anew
+    assert fusion.eval().hide(tokens, items) is tokens

@@ -72,11 +72,12 @@ def build_item_tokens(options: SigmaOptions, prepared: Prepared, width: int, dat
         options.id_residual,
         norm=options.paper,
         known=known,
+        hide_id=options.hide_id,
     )
 
 
-def build_trunk(options: SigmaOptions, prepared: Prepared, backbone: Any, read: nn.Module) -> PackedTrunk:
-    """The language model with the columns of its rows; ``read`` is applied to the tokens of history items."""
+def build_trunk(options: SigmaOptions, prepared: Prepared, backbone: Any, items: ItemFusion) -> PackedTrunk:
+    """The language model with the columns of its rows, which hold tokens of ``items``."""
     tokenizer, codes = prepared.tokenizer, prepared.codes.codes
     columns = [first + codes[:, level] for level, first in enumerate(_first_tokens(prepared))]
     prefix_tokens: Tensor = torch.stack(columns, dim=1) if columns else codes[:, :0]
@@ -87,7 +88,8 @@ def build_trunk(options: SigmaOptions, prepared: Prepared, backbone: Any, read: 
         prefix_tokens,
         tokenizer.token_to_id(PAD),
         embedding_scale(backbone) if options.pretrained else 1.0,
-        read,
+        items.read,
+        items.hide,
     )
 
 

@@ -41,6 +41,7 @@ class ItemFusion(nn.Module):
         norm: layer-normalise the projections; without it, `read` normalises tokens where they are read.
         known: float [N, f], what is known of every item; None for no gate. With it (arXiv 2603.22916) the
             token is 2 (w text + (1 - w) rest), w = sigmoid(MLP([residual; known])), one half at the start.
+        hide_id: share of history items whose residual a training step hides from the trunk, see `hide`.
 
     Attributes:
         read: what the trunk applies to the token of a history item.
@@ -54,8 +55,10 @@ class ItemFusion(nn.Module):
         id_residual: bool = True,
         norm: bool = True,
         known: Tensor | None = None,
+        hide_id: float = 0.0,
     ) -> None:
         super().__init__()
+        self.hide_id = hide_id if id_residual else 0.0
         if not modalities and not id_residual:
             raise ValueError("an item token needs at least one modality or the id residual")
         self.names = tuple(modalities)
@@ -118,6 +121,28 @@ class ItemFusion(nn.Module):
         text = parts.pop(self.names.index("text"))
         gate = self.gates(items)[..., None]
         return 2.0 * (gate * text + (1.0 - gate) * reduce(torch.add, parts))
+
+    def hide(self, tokens: Tensor, items: Tensor) -> Tensor:
+        """Take the residual out of some tokens of histories in training, anew at each step.
+
+        Dropout hides some dimensions of every item, and a user of five events is still known by any of them.
+        An item without its residual is what a new item is: text, and the prefix beside it.
+
+        Args:
+            tokens: float [B, T, d].
+            items: int64 [B, T], whose they are.
+
+        Returns:
+            float [B, T, d].
+        """
+        if not self.training or not self.hide_id or self.residual is None:
+            return tokens
+        hidden = torch.rand(*items.shape, 1, device=tokens.device) < self.hide_id
+        # a step has brought these rows up to date when it made the tokens
+        own = F.embedding(items, self.residual.weight, padding_idx=0, sparse=self.residual.sparse)
+        if self.gate is not None:
+            own = 2.0 * (1.0 - self.gates(items)[..., None]) * own
+        return tokens - hidden * own
 
     def gates(self, items: Tensor | None = None) -> Tensor:
         """w of items: float [*items.shape], or [N]; 1 trusts the text alone."""

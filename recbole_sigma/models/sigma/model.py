@@ -70,7 +70,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         backbone = build_language(options, self.prepared)
         width = backbone.get_input_embeddings().weight.shape[1]
         self.item_tokens = build_item_tokens(options, self.prepared, width, dataset)
-        self.trunk = build_trunk(options, self.prepared, backbone, self.item_tokens.read)
+        self.trunk = build_trunk(options, self.prepared, backbone, self.item_tokens)
         self.branches = InstructionBranches(  # (c) instructions
             self.prepared.instructions,
             build_task_labels(config, dataset, self.prepared),

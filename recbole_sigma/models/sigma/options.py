@@ -35,6 +35,7 @@ class SigmaOptions:
         inputs: frozen vectors inside the item token.
         fusion_hidden: hidden width of the fusion MLP; 0 sums the projections.
         id_residual: add a trained vector per item.
+        hide_id: share of history items that training reads without that vector.
         item_gate: weigh text against the rest of an item's token by a gate per item.
         backbone: ``scratch:<size>`` or ``pretrained:<name or folder>``.
         dropout: of a scratch backbone.
@@ -56,6 +57,7 @@ class SigmaOptions:
     inputs: tuple[str, ...]
     fusion_hidden: int
     id_residual: bool
+    hide_id: float
     item_gate: bool
     backbone: str
     dropout: float
@@ -101,6 +103,7 @@ class SigmaOptions:
             inputs=_settled("fusion_inputs", fusion.fusion_inputs),
             fusion_hidden=fusion.fusion_hidden,
             id_residual=_settled("fusion_id_residual", fusion.fusion_id_residual),
+            hide_id=fusion.fusion_hide_id,
             item_gate=fusion.item_gate,
             backbone=backbone.backbone,
             dropout=backbone.backbone_dropout,

@@ -12,6 +12,7 @@ meets the same situation in a label as at every history position, and both train
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,6 +136,7 @@ class PackedTrunk(nn.Module):
         pad: id of the padding token.
         item_scale: factor on item tokens, which brings them to the size of the backbone's embeddings.
         read: what is applied to an item's token when it is read, before it is scaled; None leaves it.
+        hide: (tokens [B, T, d], items [B, T]) -> tokens, applied to those of histories before ``read``.
     """
 
     def __init__(
@@ -146,9 +148,10 @@ class PackedTrunk(nn.Module):
         pad: int,
         item_scale: float = 1.0,
         read: nn.Module | None = None,
+        hide: Callable[[Tensor, Tensor], Tensor] = lambda tokens, items: tokens,
     ) -> None:
         super().__init__()
-        self.read = read or nn.Identity()
+        self.read, self.hide = read or nn.Identity(), hide
         self.backbone, self.layout, self.pad, self.item_scale = backbone, layout, pad, item_scale
         self.register_buffer("profiles", profiles, persistent=False)
         self.register_buffer("prefix_tokens", prefix_tokens, persistent=False)
@@ -271,7 +274,7 @@ class PackedTrunk(nn.Module):
     def _item_slots(self, histories: Histories, tokens: Tensor) -> Tensor:
         """Input embeddings of items [B, T]: float [B, T * S, d]."""
         layout, items = self.layout, histories.items
-        own = self.item_scale * self.read(rows_of(tokens, histories.rows))
+        own = self.item_scale * self.read(self.hide(rows_of(tokens, histories.rows), items))
         if not self.prefix_tokens.shape[1]:
             return own
         prefix = self.embed(self.prefix_tokens[items])  # [B, T, l, d]
