@@ -3,10 +3,13 @@
     git worktree add ../before 0e085d0
     python benchmarks/against.py ../before --model PackedSASRec --dataset ml-100k [--key=value ...]
     python benchmarks/against.py ../before --part grounding --dataset ml-100k
+    python benchmarks/against.py ../before --part ranking --model SIGMA --before="--key=value ..." --now="..."
 
 Each checkout has a process of its own with one thread, which loads and prepares once and then waits for its
 turns, so that both meet the same moments of a busy machine. A turn of ``training`` is a few steps, one of
-``grounding`` all steps of the alignment from fresh weights. Both keep freed memory, as the command line does.
+``ranking`` a few batches of validation users with fresh weights, as the evaluation of an epoch ranks them,
+one of ``grounding`` all steps of the alignment from fresh weights. ``--before`` and ``--now`` take keys that
+only one checkout reads: keys get new names. Both keep freed memory, as the command line does.
 Prints what each does per CPU-second, median and best turn, and the ratios.
 """
 
@@ -16,6 +19,7 @@ import argparse
 import copy
 import itertools
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -92,7 +96,24 @@ def grounding(words: argparse.Namespace, config: Any, data: Any) -> Turn:
     return turn
 
 
-PARTS = {"training": (training, "predictions"), "grounding": (grounding, "steps")}
+def ranking(words: argparse.Namespace, config: Any, data: Any) -> Turn:
+    """Lists for validation users, best items first, seen ones left out."""
+    model = found("quick_start.build_model")(config, config.model_class, data.train)
+    trainer = found("quick_start.build_trainer")(config, model)
+
+    def turn() -> float:
+        model.train()  # forget what was kept for lists, as an epoch of training does
+        trainer.evaluate(data.valid, load_best_model=False)
+        return float(len(data.valid._dataset))
+
+    return turn
+
+
+PARTS = {
+    "training": (training, "predictions"),
+    "ranking": (ranking, "users"),
+    "grounding": (grounding, "steps"),
+}
 
 
 def work(words: argparse.Namespace, overrides: list[str]) -> None:
@@ -102,8 +123,9 @@ def work(words: argparse.Namespace, overrides: list[str]) -> None:
     torch.manual_seed(0)
     model = "SIGMA" if words.part == "grounding" else words.model
     values = {"show_progress": False, "state": "ERROR"}
+    own = shlex.split(words.now if Path(os.environ["PYTHONPATH"]) == HERE else words.before)
     config = found("run.config.RunConfig", "config.SigmaConfig")(
-        model, words.dataset, None, values, overrides
+        model, words.dataset, None, values, [*overrides, *own]
     )
     data = found("run.loaders.load_data", "quick_start.load_data")(config, config.model_class)
     turn = PARTS[words.part][0](words, config, data)
@@ -152,6 +174,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--steps", type=int, default=10, help="training steps of a turn")
     parser.add_argument("--turns", type=int, default=5, help="timed turns after a first one")
+    parser.add_argument("--before", default="", help="keys of the other checkout alone")
+    parser.add_argument("--now", default="", help="keys of this one alone")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     words, overrides = parser.parse_known_args()
     if words.work:
