@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_sigma.language.backbone import build_backbone, embedding_scale
 from recbole_sigma.language.vocabulary import PAD, code_offsets
