@@ -122,6 +122,11 @@ def footnote(record: dict[str, Any], policy: bool) -> str:
             f"{tests[0]['users']} users, {tests[0]['resamples']:,} resamples, two-sided p < {LEVEL} after "
             "Holm's correction over the rows."
         )
+        if any(len(row["seeds"]) == 1 for row in record["table"] if row["filter_seen"] == policy):
+            parts.append(
+                "Where a row has one seed, its interval is over users alone: another training run of the "
+                "same row may differ by more."
+            )
     return " ".join(parts)
 
 

@@ -101,6 +101,15 @@ def test_ranks() -> None:
     assert tables.ranks([0.3, 0.5, 0.5, 0.4, 0.1]) == [0, 1, 1, 2, 0] and tables.ranks([1.0]) == [1]
 
 
+def test_the_note_says_what_one_seed_cannot_tell(record) -> None:
+    report.add_significance(record)
+    assert "one seed" not in tables.footnote(record, True)
+    record["table"][-1]["seeds"] = [1]
+    assert "another training run" in tables.footnote(record, True)
+    record["significance"] = []  # without a comparison there is no interval to misread
+    assert "one seed" not in tables.footnote(record, True)
+
+
 def test_markdown_and_latex(written) -> None:
     text = (written / "table.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
