@@ -7,7 +7,7 @@
 
 Each checkout has a process of its own with one thread, which loads and prepares once and then waits for its
 turns, so that both meet the same moments of a busy machine. A turn of ``training`` is a few steps, one of
-``ranking`` a few batches of validation users with fresh weights, as the evaluation of an epoch ranks them,
+``ranking`` the validation of an epoch, with fresh weights,
 one of ``grounding`` all steps of the alignment from fresh weights. ``--before`` and ``--now`` take keys that
 only one checkout reads: keys get new names. Both keep freed memory, as the command line does.
 Prints what each does per CPU-second, median and best turn, and the ratios.
@@ -46,11 +46,18 @@ def found(*places: str) -> Any:
     raise SystemExit(f"this checkout has none of {', '.join(places)}")
 
 
-def training(words: argparse.Namespace, config: Any, data: Any) -> Turn:
-    """Training steps: the batch, loss, gradients, clipping, optimizer; counts the items that they predict."""
+def trainer_of(config: Any, data: Any) -> Any:
+    """A trainer with a fresh model."""
     model = found("quick_start.build_model")(config, config.model_class, data.train)
     trainer = found("quick_start.build_trainer")(config, model)
     torch.autograd.set_detect_anomaly(False)  # RecBole switches it on; `trainer.fit` off again
+    return trainer
+
+
+def training(words: argparse.Namespace, config: Any, data: Any) -> Turn:
+    """Training steps: the batch, loss, gradients, clipping, optimizer; counts the items that they predict."""
+    trainer = trainer_of(config, data)
+    model = trainer.model
     model.on_epoch_start(0, data.train)
     model.train()
     batches = itertools.chain.from_iterable(data.train for _ in itertools.count())
@@ -97,12 +104,11 @@ def grounding(words: argparse.Namespace, config: Any, data: Any) -> Turn:
 
 
 def ranking(words: argparse.Namespace, config: Any, data: Any) -> Turn:
-    """Lists for validation users, best items first, seen ones left out."""
-    model = found("quick_start.build_model")(config, config.model_class, data.train)
-    trainer = found("quick_start.build_trainer")(config, model)
+    """The validation of an epoch; counts users."""
+    trainer = trainer_of(config, data)
 
     def turn() -> float:
-        model.train()  # forget what was kept for lists, as an epoch of training does
+        trainer.model.train()  # forget what was kept for lists, as an epoch of training does
         trainer.evaluate(data.valid, load_best_model=False)
         return float(len(data.valid._dataset))
 
@@ -123,9 +129,8 @@ def work(words: argparse.Namespace, overrides: list[str]) -> None:
     torch.manual_seed(0)
     model = "SIGMA" if words.part == "grounding" else words.model
     values = {"show_progress": False, "state": "ERROR"}
-    own = shlex.split(words.now if Path(os.environ["PYTHONPATH"]) == HERE else words.before)
     config = found("run.config.RunConfig", "config.SigmaConfig")(
-        model, words.dataset, None, values, [*overrides, *own]
+        model, words.dataset, None, values, overrides
     )
     data = found("run.loaders.load_data", "quick_start.load_data")(config, config.model_class)
     turn = PARTS[words.part][0](words, config, data)
@@ -136,10 +141,10 @@ def work(words: argparse.Namespace, overrides: list[str]) -> None:
         print("speed", done / (time.process_time() - begin), flush=True)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    """The process of one checkout."""
+def start(folder: Path, keys: str) -> subprocess.Popen[str]:
+    """The process of one checkout, with the keys that it alone reads."""
     return subprocess.Popen(
-        [sys.executable, __file__, *sys.argv[1:], "--work"],
+        [sys.executable, __file__, *sys.argv[1:], *shlex.split(keys), "--work"],
         env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -182,8 +187,9 @@ def main() -> None:
         work(words, overrides)
         return
     processes = {}
-    for name, folder in (("before", words.against.resolve()), ("now", HERE)):
-        processes[name] = start(folder)
+    checkouts = {"before": (words.against.resolve(), words.before), "now": (HERE, words.now)}
+    for name, (folder, keys) in checkouts.items():
+        processes[name] = start(folder, keys)
         speed(processes[name])  # not both at once: it is ready
     speeds: dict[str, list[float]] = {name: [] for name in processes}
     for turn in range(words.turns + 1):

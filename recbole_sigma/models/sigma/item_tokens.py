@@ -58,7 +58,7 @@ class ItemFusion(nn.Module):
         hide_id: float = 0.0,
     ) -> None:
         super().__init__()
-        self.hide_id = hide_id if id_residual else 0.0
+        self.hide_id = hide_id
         if not modalities and not id_residual:
             raise ValueError("an item token needs at least one modality or the id residual")
         self.names = tuple(modalities)

@@ -135,7 +135,7 @@ class PackedTrunk(nn.Module):
         prefix_tokens: int64 [N, l], vocabulary ids of every item's prefix.
         pad: id of the padding token.
         item_scale: factor on item tokens, which brings them to the size of the backbone's embeddings.
-        read: what is applied to an item's token when it is read, before it is scaled; None leaves it.
+        read: what is applied to an item's token when it is read, before it is scaled.
         hide: (tokens [B, T, d], items [B, T]) -> tokens, applied to those of histories before ``read``.
     """
 
@@ -146,12 +146,12 @@ class PackedTrunk(nn.Module):
         profiles: Tensor,
         prefix_tokens: Tensor,
         pad: int,
-        item_scale: float = 1.0,
-        read: nn.Module | None = None,
-        hide: Callable[[Tensor, Tensor], Tensor] = lambda tokens, items: tokens,
+        item_scale: float,
+        read: nn.Module,
+        hide: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
         super().__init__()
-        self.read, self.hide = read or nn.Identity(), hide
+        self.read, self.hide = read, hide
         self.backbone, self.layout, self.pad, self.item_scale = backbone, layout, pad, item_scale
         self.register_buffer("profiles", profiles, persistent=False)
         self.register_buffer("prefix_tokens", prefix_tokens, persistent=False)
