@@ -43,6 +43,19 @@ class PackedDataset(ExactTime, SequentialDataset):
         """Rows carry ids only: user and item columns are looked up by id where they are needed."""
         return df
 
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        """Rows by number. RecBole hands its index to every column as a list, which takes twenty times as
+        long.
+        """
+        if not isinstance(index, (np.ndarray, list)):
+            return super().__getitem__(index, join)
+        rows = torch.as_tensor(index)
+        if rows.dtype != torch.int64:
+            return super().__getitem__(index, join)
+        columns = self.inter_feat.interaction.items()
+        found = Interaction({name: column.index_select(0, rows) for name, column in columns})
+        return self.join(found) if join else found
+
     def build(self) -> list[Any]:
         """Split the events by ``eval_args``, then build rows for [train, validation, test].
 

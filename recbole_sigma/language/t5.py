@@ -8,12 +8,14 @@ padding; and few large operators are what an accelerator wants.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_sigma.language.segment_attention import fits, segment_attention
 from recbole_sigma.language.transformer import additive, attend
 
 
@@ -45,6 +47,14 @@ class PackedPrompts:
         whole = values.transpose(1, 2).flatten(2).flatten(0, 1)
         return whole.index_select(0, self.slot.clamp_max(len(whole) - 1))
 
+    @cached_property
+    def table(self) -> Tensor:
+        """int32 [B, S], the token at each slot; -1 where there is none."""
+        size = self.rows * self.width
+        tokens = torch.arange(len(self.ids), dtype=torch.int32, device=self.slot.device)
+        found = tokens.new_full((size + 1,), -1).index_copy(0, self.slot, tokens)
+        return found[:size].view(self.rows, self.width)
+
     def real(self) -> Tensor:
         """bool [B, S]: slots that hold a token."""
         size = self.rows * self.width
@@ -75,16 +85,23 @@ def _encode(model: Any, prompts: PackedPrompts) -> Tensor:
     """The encoder's states: float [T, d]."""
     encoder = model.encoder
     states = encoder.dropout(encoder.embed_tokens(prompts.ids))
-    bias = encoder.block[0].layer[0].SelfAttention.compute_bias(prompts.width, prompts.width)
-    bias = bias + additive(prompts.real(), bias.dtype)[:, None, None]
+    first = encoder.block[0].layer[0].SelfAttention
+    bias, packed = first.compute_bias(prompts.width, prompts.width)[0], _packed(first, prompts)
+    if not packed:
+        bias = bias + additive(prompts.real(), bias.dtype)[:, None, None]
     for block in encoder.block:
         layer = block.layer[0]
         own = layer.SelfAttention
-        query, key, value = prompts.spread(
-            F.linear(_norm(layer.layer_norm, states), _joined(own.q, own.k, own.v)), 3, own.n_heads
-        )
-        bias = bias.to(query.dtype)  # once: it is as large as the attention weights
-        mixed = prompts.gather(_attend(own, query, key, value, bias))
+        whole = F.linear(_norm(layer.layer_norm, states), _joined(own.q, own.k, own.v))
+        if packed:
+            query, key, value = whole.unflatten(1, (3, own.n_heads, -1)).unbind(1)
+            mixed = segment_attention(
+                query, key, value, prompts.table, prompts.table, bias, _dropped(own)
+            ).flatten(1)
+        else:
+            bias = bias.to(whole.dtype)  # once: it is as large as the attention weights
+            query, key, value = prompts.spread(whole, 3, own.n_heads)
+            mixed = prompts.gather(_attend(own, query, key, value, bias))
         states = states + layer.dropout(own.o(mixed))
         states = _feed_forward(block.layer[1], states)
     return encoder.dropout(_norm(encoder.final_layer_norm, states))
@@ -92,34 +109,61 @@ def _encode(model: Any, prompts: PackedPrompts) -> Tensor:
 
 def _decode(model: Any, prompts: PackedPrompts, encoded: Tensor, tokens: Tensor) -> Tensor:
     """The decoder's states behind tokens [B, L]: float [B, L, d]."""
-    decoder, length = model.decoder, tokens.shape[1]
+    decoder, (rows, length) = model.decoder, tokens.shape
     states = decoder.dropout(decoder.embed_tokens(tokens))
-    bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+    first = decoder.block[0].layer[0].SelfAttention
     past = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-    bias = bias + additive(past, bias.dtype)
-    readable = additive(prompts.real(), bias.dtype)[:, None, None]
+    bias = first.compute_bias(length, length)[0]
+    bias, packed = bias + additive(past, bias.dtype), _packed(first, prompts)
+    # which of the [B * L] tokens stand in each row
+    table = torch.arange(rows * length, dtype=torch.int32, device=tokens.device).view(rows, length)
+    readable = bias if packed else additive(prompts.real(), bias.dtype)[:, None, None]
     for block in decoder.block:
         layer = block.layer[0]
         own = layer.SelfAttention
         whole = F.linear(_norm(layer.layer_norm, states), _joined(own.q, own.k, own.v))
-        # [B, L, 3 * H * d] -> three of [B, H, L, d]
-        query, key, value = whole.unflatten(2, (3, own.n_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = _attend(own, query, key, value, bias).transpose(1, 2).flatten(2)
+        whole = whole.unflatten(2, (3, own.n_heads, -1))  # [B, L, 3, H, d]
+        if packed:
+            query, key, value = whole.flatten(0, 1).unbind(1)
+            mixed = segment_attention(query, key, value, table, table, bias, _dropped(own))
+            mixed = mixed.view(rows, length, -1)
+        else:
+            query, key, value = whole.permute(2, 0, 3, 1, 4).unbind(0)
+            mixed = _attend(own, query, key, value, bias).transpose(1, 2).flatten(2)
         states = states + layer.dropout(own.o(mixed))
         layer = block.layer[1]
         cross = layer.EncDecAttention
-        query = cross.q(_norm(layer.layer_norm, states)).unflatten(2, (cross.n_heads, -1)).transpose(1, 2)
-        key, value = prompts.spread(F.linear(encoded, _joined(cross.k, cross.v)), 2, cross.n_heads)
-        mixed = _attend(cross, query, key, value, readable).transpose(1, 2).flatten(2)
+        query = cross.q(_norm(layer.layer_norm, states)).unflatten(2, (cross.n_heads, -1))
+        whole = F.linear(encoded, _joined(cross.k, cross.v))
+        if packed:
+            key, value = whole.unflatten(1, (2, cross.n_heads, -1)).unbind(1)
+            mixed = segment_attention(
+                query.flatten(0, 1), key, value, table, prompts.table, None, _dropped(cross)
+            ).view(rows, length, -1)
+        else:
+            key, value = prompts.spread(whole, 2, cross.n_heads)
+            mixed = _attend(cross, query.transpose(1, 2), key, value, readable).transpose(1, 2).flatten(2)
         states = states + layer.dropout(cross.o(mixed))
         states = _feed_forward(block.layer[2], states)
     return decoder.dropout(_norm(decoder.final_layer_norm, states))
 
 
+def _packed(layer: Any, prompts: PackedPrompts) -> bool:
+    """Whether attention reads the tokens where they lie; otherwise it reads padded rows."""
+    kind, dtype = prompts.ids.device.type, layer.q.weight.dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return fits(prompts.ids.device, dtype, prompts.width, layer.key_value_proj_dim)
+
+
+def _dropped(layer: Any) -> float:
+    """Share of the attention weights that are set to zero."""
+    return layer.dropout if layer.training else 0.0
+
+
 def _attend(layer: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     """[B, H, Q, d]; T5 does not scale the product of queries and keys."""
-    share = layer.dropout if layer.training else 0.0
-    return attend(query, key, value, bias.to(query.dtype), share, 1.0)
+    return attend(query, key, value, bias.to(query.dtype), _dropped(layer), 1.0)
 
 
 def _feed_forward(layer: Any, states: Tensor) -> Tensor:

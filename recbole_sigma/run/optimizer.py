@@ -133,3 +133,21 @@ def clip(weights: Iterable[Tensor], **how: Any) -> Tensor:
             weight.grad = values
         gradients.append(weight)
     return clip_grad_norm_(gradients, **how)
+
+
+def take_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, limit: dict[str, Any] | None
+) -> None:
+    """Clip the gradients of a model and let its optimizer step.
+
+    Args:
+        model: with its gradients.
+        optimizer: of its weights.
+        scaler: a `torch.amp.GradScaler`, which may be switched off.
+        limit: of `clip`; None or empty for none.
+    """
+    if limit:
+        scaler.unscale_(optimizer)
+        clip(model.parameters(), **limit)
+    scaler.step(optimizer)
+    scaler.update()

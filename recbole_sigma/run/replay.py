@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.adamw import adamw
 
 from recbole_sigma.models.contract import contract
 
@@ -117,3 +119,91 @@ class Replay:
         several = isinstance(found, tuple)
         self.found[shapes] = recording = Recording(graph, inputs, ends, several, trained)
         return recording
+
+
+class Update:
+    """Clipping and AdamW's update as one launch, for gradients that a replayed step left.
+
+    The optimizer keeps its state and its groups; only the way over its Python is saved, which for a small
+    model takes as long as the whole step on the card.
+
+    Args:
+        optimizer: with its weights on their device.
+        enabled: otherwise every step is left to the optimizer.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, enabled: bool) -> None:
+        known = type(optimizer) is torch.optim.AdamW and bool(optimizer.defaults.get("fused"))
+        self.optimizer, self.enabled = optimizer, enabled and known
+        self.found: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self.rates: list[Tensor] = []  # the groups' learning rates, where the recordings read them
+
+    def __call__(self, replay: Replay, limit: dict[str, Any] | None) -> bool:
+        """Take the optimizer's step, if the gradients are those that recordings share.
+
+        Args:
+            replay: what left the gradients.
+            limit: of `clip_grad_norm_`; None for none.
+        """
+        if not self.enabled:
+            return False
+        groups = [[w for w in group["params"] if w.grad is not None] for group in self.optimizer.param_groups]
+        weights = [weight for group in groups for weight in group]
+        shared = all(weight.grad is replay.gradients.get(weight) for weight in weights)
+        if not shared or not all(self.optimizer.state.get(weight) for weight in weights):
+            return False
+        key = tuple(map(id, weights))
+        if key not in self.found and not self._record(key, groups, limit, replay):
+            return False
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        self.found[key].replay()
+        for hook in self.optimizer._optimizer_step_post_hooks.values():  # the schedule among them
+            hook(self.optimizer, (), {})
+        return True
+
+    def _record(
+        self, key: Hashable, groups: list[list[Tensor]], limit: dict[str, Any] | None, replay: Replay
+    ) -> bool:
+        if not self.rates:
+            device = groups[0][0].device if groups[0] else groups[-1][0].device
+            self.rates = [torch.zeros((), device=device) for _ in groups]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=replay.pool):
+                self.compute(groups, limit)
+        except RuntimeError as error:
+            self.enabled = False
+            logging.getLogger().info(
+                f"train_compile: AdamW is not replayed ({str(error).splitlines()[0]}); it steps by itself"
+            )
+            return False
+        self.found[key] = graph
+        return True
+
+    @torch.no_grad()
+    def compute(self, groups: list[list[Tensor]], limit: dict[str, Any] | None) -> None:
+        """What is recorded: the optimizer's step on the weights of every group, with `rates`."""
+        if limit:
+            clip_grad_norm_([weight for group in groups for weight in group], **limit)
+        for weights, rate, group in zip(groups, self.rates, self.optimizer.param_groups, strict=True):
+            if not weights:
+                continue
+            states = [self.optimizer.state[weight] for weight in weights]
+            adamw(
+                weights,
+                [weight.grad for weight in weights],  # type: ignore[misc]
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                fused=True,
+                capturable=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=rate,  # type: ignore[arg-type]
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )

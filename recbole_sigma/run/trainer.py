@@ -29,7 +29,7 @@ from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import state, tracking
 from recbole_sigma.run.loaders import sampled
 from recbole_sigma.run.logs import training_line
-from recbole_sigma.run.optimizer import adamw, clip, settle
+from recbole_sigma.run.optimizer import adamw, settle, take_step
 from recbole_sigma.run.precision import (
     fast_products,
     loss_weight,
@@ -39,7 +39,7 @@ from recbole_sigma.run.precision import (
     wants_compile,
 )
 from recbole_sigma.run.refusals import no_number, refuse_policy
-from recbole_sigma.run.replay import Replay
+from recbole_sigma.run.replay import Replay, Update
 from recbole_sigma.run.schedule import learning_rate_factor
 from recbole_sigma.run.shared_loss import joined
 from recbole_sigma.run.state import StoredRun
@@ -100,6 +100,7 @@ class RunTrainer(StoredRun):
         alone = plain and not self.world.several and self.device.type == "cuda"
         replayed = alone and self.keys.train_compile != "off"
         self._replay = Replay(model, enabled=replayed)
+        self._update = Update(self.optimizer, enabled=replayed)
         self.tracker: tracking.Tracker | None = None
         self._keep_nothing()
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
@@ -253,7 +254,7 @@ class RunTrainer(StoredRun):
         started = time.perf_counter() - place.get("seconds", 0.0)
         for interaction, weight in self._epoch_batches(train_data, done):
             self.optimizer.zero_grad()
-            values: Tensor | None = None
+            values, replayed = None, False
             whole = self._loss_weight(interaction)
             if self.world.several and isinstance(self.model, Contract):
                 weight = distributed.share(whole)  # rows are of unequal length
@@ -264,15 +265,13 @@ class RunTrainer(StoredRun):
                 if found is None:
                     found = self._take_back(loss_of, batch, share, epoch, done)
                 else:  # its gradients are there too
+                    replayed = True
                     self._check_finite(reduce(torch.add, found[0]), epoch, done)
                 every, parts = found
                 own = torch.stack([part.double() for part in every]) * share
                 values = own if values is None else values + own
-            if self.clip_grad_norm:
-                self.scaler.unscale_(self.optimizer)
-                clip(self.model.parameters(), **self.clip_grad_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            if not (replayed and self._update(self._replay, self.clip_grad_norm)):
+                take_step(self.model, self.optimizer, self.scaler, self.clip_grad_norm)
             sums = values if sums is None else sums + values
             done += 1
             if self._progress is not None:
