@@ -22,6 +22,7 @@ from recbole_sigma.machine import resources
 from recbole_sigma.machine.files import reading
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
+from recbole_sigma.models.ensemble import class_of
 from recbole_sigma.policy.stage import PolicyStage
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run.config import RunConfig, rebuild_config
@@ -222,7 +223,7 @@ def build_model(config: Any, model_class: type, train: Any) -> Any:
         distributed.wait()
     init_seed(config["seed"], config["reproducibility"])
     with recbole_refuses(f"build {config['model']}", _KEYS.format(config["model"])):
-        model = model_class(config, train._dataset).to(config["device"])
+        model = class_of(config, model_class)(config, train._dataset).to(config["device"])
     if world.main:
         distributed.wait()
     else:

@@ -150,9 +150,9 @@ def _decode(model: Any, prompts: PackedPrompts, encoded: Tensor, tokens: Tensor)
 
 def _packed(layer: Any, prompts: PackedPrompts) -> bool:
     """Whether attention reads the tokens where they lie; otherwise it reads padded rows."""
-    kind, dtype = prompts.ids.device.type, layer.q.weight.dtype
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
+    dtype = layer.q.weight.dtype
+    if torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
     return fits(prompts.ids.device, dtype, prompts.width, layer.key_value_proj_dim)
 
 

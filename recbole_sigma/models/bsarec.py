@@ -43,6 +43,7 @@ class BSARec(PackedModel, SequentialRecommender):
 
     input_type = InputType.POINTWISE
     loss_names = ("softmax",)
+    averages_scores = True
     optimizer_groups = Contract.optimizer_groups  # type: ignore[assignment]  # decays all weights, as published
     prediction_count = Contract.prediction_count  # one per row
 

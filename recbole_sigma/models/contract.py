@@ -37,6 +37,8 @@ class Contract:
         task_labels: the instruction tasks that the model was trained on (`models.sigma.labels.TaskLabels`).
         reads_instructions: a list may be asked for in words.
         item_codes: the items' semantic IDs where lists come by prefix, or None.
+        averages_scores: its scores of the whole catalogue may be averaged over several networks
+            (``ensemble_size``).
         token_likelihoods: gives the log-probability of every token of an item (`candidate_log_probs`), which
             the policy stage needs.
     """
@@ -55,6 +57,7 @@ class Contract:
     reads_instructions: bool = False
     item_codes: ItemCodes | None = None
     token_likelihoods: bool = False
+    averages_scores: bool = False
 
     @classmethod
     def follows_filter(cls, config: Mapping[str, Any]) -> bool:

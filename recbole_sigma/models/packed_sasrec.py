@@ -58,6 +58,7 @@ class PackedSASRec(PackedModel, SASRec):
     """
 
     learns_labels = True
+    averages_scores = True
 
     @classmethod
     def follows_filter(cls, config: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.run.logs import FILE_ONLY
+from recbole_sigma.settings.baseline_keys import EnsembleKeys
 from recbole_sigma.settings.policy_keys import PolicyKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
@@ -67,6 +68,20 @@ def refuse_policy(config: Any) -> None:
     if read(PolicyKeys, config).policy != "none":
         raise UserError(
             "policy: RecBole's own run and tune train with supervision only: use run_recbole_sigma.py, its "
+            "benchmark, or recbole_sigma.quick_start.run"
+        )
+
+
+def refuse_ensemble(config: Any, model: Any) -> None:
+    """Refuse a single network where the settings ask for several.
+
+    Raises:
+        UserError: RecBole built the model, which knows nothing of ``ensemble_size``.
+    """
+    size = read(EnsembleKeys, config).ensemble_size
+    if size > 1 and len(getattr(model, "others", ())) != size - 1:
+        raise UserError(
+            f"ensemble_size: {size}: RecBole's own run builds one network: use run_recbole_sigma.py, its "
             "benchmark, or recbole_sigma.quick_start.run"
         )
 

@@ -38,7 +38,7 @@ from recbole_sigma.run.precision import (
     precision,
     wants_compile,
 )
-from recbole_sigma.run.refusals import no_number, refuse_policy
+from recbole_sigma.run.refusals import no_number, refuse_ensemble, refuse_policy
 from recbole_sigma.run.replay import Replay, Update
 from recbole_sigma.run.schedule import learning_rate_factor
 from recbole_sigma.run.shared_loss import joined
@@ -69,6 +69,7 @@ class RunTrainer(StoredRun):
         self.keys = read(TrainKeys, config)
         if not self.goes_on:
             refuse_policy(config)
+        refuse_ensemble(config, model)
         with tracking.no_event_file():
             super().__init__(config, model)  # type: ignore[call-arg]
         if contract(model).training_free:

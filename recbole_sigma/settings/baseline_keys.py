@@ -80,6 +80,19 @@ class SasrecKeys:
 
 
 @dataclass(frozen=True)
+class EnsembleKeys:
+    """Several networks read as one."""
+
+    ensemble_size: int = key(
+        1,
+        "Networks trained side by side from different random starts, whose scores are averaged; more "
+        "accurate at as many times the cost",
+        1,
+        1_000,
+    )
+
+
+@dataclass(frozen=True)
 class BsarecKeys:
     """BSARec's frequency path."""
 

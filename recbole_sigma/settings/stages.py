@@ -5,6 +5,7 @@ from __future__ import annotations
 from recbole_sigma.settings.baseline_keys import (
     BsarecKeys,
     EaseKeys,
+    EnsembleKeys,
     KnnKeys,
     NextKeys,
     SasrecKeys,
@@ -46,7 +47,7 @@ KEYS_OF_EVERY_MODEL: tuple[type, ...] = (
 KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "SIGMA": (
         GroundingKeys, TokenizerKeys, FusionKeys, BackboneKeys, LoraKeys, TaskKeys, SigmaKeys,
-        RowKeys, SoftmaxKeys, DecodeKeys, ArtifactKeys, PolicyKeys,
+        RowKeys, SoftmaxKeys, DecodeKeys, ArtifactKeys, PolicyKeys, EnsembleKeys,
     ),
     "TIGER": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, TigerKeys, BeamKeys, PolicyKeys),
     "WindowItemKNN": (KnnKeys,),
@@ -55,9 +56,9 @@ KEYS_OF_MODEL: dict[str, tuple[type, ...]] = {
     "ClosedForm": (EaseKeys, NextKeys, KnnKeys),
     "TGH": (TghKeys, VectorKeys),
     "TextLinear": (TextKeys, VectorKeys),
-    "PackedSASRec": (SasrecKeys, RowKeys, SoftmaxKeys, TransformerKeys),
-    "HSTU": (SasrecKeys, RowKeys, SoftmaxKeys, TransformerKeys),
-    "BSARec": (BsarecKeys, SoftmaxKeys, TransformerKeys),
+    "PackedSASRec": (SasrecKeys, RowKeys, SoftmaxKeys, TransformerKeys, EnsembleKeys),
+    "HSTU": (SasrecKeys, RowKeys, SoftmaxKeys, TransformerKeys, EnsembleKeys),
+    "BSARec": (BsarecKeys, SoftmaxKeys, TransformerKeys, EnsembleKeys),
     "GateSID": (CodeKeys, VectorKeys, RqVaeKeys, ArtifactKeys, GateSidKeys),
     "SORT": (SortKeys,),
     "SSR": (SsrKeys,),

@@ -59,6 +59,7 @@ class SIGMA(PackedModel, SequentialRecommender):
     reads_instructions = True
     decoding_keys = frozenset({"decode_mode", "decode_beam"})
     token_likelihoods = True
+    averages_scores = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
