@@ -30,6 +30,7 @@ FITS = {
     "filter_seen": False,
     "MAX_ITEM_LIST_LENGTH": 12,
     "backbone_dropout": 0.0,
+    "fusion_hide_id": 0.0,
     "grounding_steps": 30,
     "grounding_batch_pairs": 16,
     "tokenizer_codebook_size": 4,

@@ -281,10 +281,10 @@ class FusionKeys:
     fusion_id_residual: bool | None = key(
         None, "Add a trained vector per item (ours); ~ = True for joint, False for paper"
     )
-    fusion_hide_id: float = key(
-        0.0,
+    fusion_hide_id: float | None = key(
+        None,
         "Share of history items that a training step reads without their trained vector, as if they were "
-        "new (ours)",
+        "new (ours); ~ = by sigma_history",
         0.0,
         1.0,
     )

@@ -64,7 +64,8 @@ def test_lists_are_the_best_of_the_mean(root, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_network_learns_from_its_own_loss_alone(root, tmp_path, name):
     """Without dropout and labels, its gradient is that of a network alone, over their number."""
-    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "backbone_dropout": 0.0}
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    still |= {"backbone_dropout": 0.0, "fusion_hide_id": 0.0}
     settings = scenes.cycle_config(root, tmp_path, task_labels_per_row=0, **still)
     config = RunConfig(name, "cycle", config_dict=settings)
     settings = {key: value for key, value in settings.items() if key in config.final_config_dict}

@@ -103,7 +103,7 @@ class SigmaOptions:
             inputs=_settled("fusion_inputs", fusion.fusion_inputs),
             fusion_hidden=fusion.fusion_hidden,
             id_residual=_settled("fusion_id_residual", fusion.fusion_id_residual),
-            hide_id=fusion.fusion_hide_id,
+            hide_id=_settled("fusion_hide_id", fusion.fusion_hide_id),
             item_gate=fusion.item_gate,
             backbone=backbone.backbone,
             dropout=backbone.backbone_dropout,
