@@ -93,6 +93,8 @@ def losses_of(root, tmp_path, name, changes, **more):
         ("SIGMA", {"tasks": "all", "sigma_history": "long"}),
         ("SIGMA", {"train_precision": "bf16", "train_clip_norm": 1.0}),
         ("TIGER", {}),
+        ("TIGER", {"train_precision": "bf16", "tiger_d_kv": 16}),  # attention as one kernel
+        ("PackedSASRec", {"ensemble_size": 2}),
     ],
 )
 def test_replayed_steps_are_those_taken_one_by_one(root, tmp_path, name, changes):
