@@ -284,7 +284,7 @@ class FusionKeys:
     fusion_hide_id: float | None = key(
         None,
         "Share of history items that a training step reads without their trained vector, as if they were "
-        "new (ours); ~ = 0.3 for joint, 0 for paper",
+        "new (ours); ~ = by sigma_history",
         0.0,
         1.0,
     )

@@ -23,14 +23,17 @@ HISTORIES: dict[str, dict[str, Any]] = {
     "long": {
         "sigma_paths": ["recency", "interest"],
         "fusion_inputs": ["id", "text"],
+        "fusion_hide_id": 0.0,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
     # Vectors of train co-occurrence know the train pairs that they meet, so paths and inputs made of them
-    # overfit; the memory adds them at decoding.
+    # overfit; the memory adds them at decoding. A user's few events are soon known by heart, by the trained
+    # vectors of any of them: hiding some makes the trunk read the text too.
     "short": {
         "sigma_paths": [],
         "fusion_inputs": ["text"],
+        "fusion_hide_id": 0.3,
         "train_batch_size": 128,
         "learning_rate": 0.001,
     },
@@ -38,6 +41,7 @@ HISTORIES: dict[str, dict[str, Any]] = {
     "paper": {
         "sigma_paths": [],
         "fusion_inputs": ["id", "text"],
+        "fusion_hide_id": 0.0,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -52,21 +56,9 @@ LABELS = {
 }
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    # A user's events are soon known by heart, by the trained vectors of any of them: hiding some makes the
-    # trunk read the others and the text.
-    "joint": {
-        "sigma_mask_seen": True,
-        "fusion_id_residual": True,
-        "fusion_hide_id": 0.3,
-        "decode_mode": "fixed_temp",
-    },
+    "joint": {"sigma_mask_seen": True, "fusion_id_residual": True, "decode_mode": "fixed_temp"},
     # nothing of ours
-    "paper": {
-        "sigma_mask_seen": False,
-        "fusion_id_residual": False,
-        "fusion_hide_id": 0.0,
-        "decode_mode": "apf",
-    },
+    "paper": {"sigma_mask_seen": False, "fusion_id_residual": False, "decode_mode": "apf"},
 }
 
 
