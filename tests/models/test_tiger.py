@@ -25,7 +25,13 @@ SMALL = tiny(
     tiger_samples="all", epochs=6, eval_step=6, train_batch_size=64, decode_beam=12,
     rqvae_epochs=20, rqvae_hidden=[32], rqvae_latent=8,
 )  # fmt: skip
-SIGMA_ONLY = ("backbone_dropout", "grounding_steps", "grounding_batch_pairs", "tokenizer_bpe_size")
+SIGMA_ONLY = (
+    "backbone_dropout",
+    "fusion_hide_id",
+    "grounding_steps",
+    "grounding_batch_pairs",
+    "tokenizer_bpe_size",
+)
 
 
 @pytest.fixture

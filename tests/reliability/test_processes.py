@@ -160,6 +160,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(model, write_dataset, rank
         "hidden_dropout_prob": 0.0,
         "attn_dropout_prob": 0.0,
         "backbone_dropout": 0.0,
+        "fusion_hide_id": 0.0,
         "task_labels_per_row": 0,
     }
 
