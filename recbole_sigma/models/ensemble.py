@@ -58,29 +58,28 @@ def ensemble_of(model_class: Any, size: int) -> type:
             super().__init__(config, dataset)
             self.others = nn.ModuleList(model_class(config, dataset) for _ in range(size - 1))
 
-        def _mean(self, name: str, *given: Any, **named: Any) -> Tensor:
-            """Mean over the networks of what a function of theirs gives."""
-            found = [getattr(super(), name)(*given, **named)]
-            found += [getattr(other, name)(*given, **named) for other in self.others]
-            return torch.stack(found).mean(dim=0)
+        def _each(self, name: str, *given: Any) -> list[Any]:
+            """What a function of every network gives."""
+            own = getattr(super(), name)(*given)
+            return [own, *(getattr(other, name)(*given) for other in self.others)]
+
+        def _mean(self, name: str, *given: Any) -> Tensor:
+            return torch.stack(self._each(name, *given)).mean(dim=0)
 
         def calculate_loss(self, interaction: Any) -> Any:
             """The networks' mean losses, or the mean of each part."""
-            found = [super().calculate_loss(interaction)]
-            found += [other.calculate_loss(interaction) for other in self.others]
+            found = self._each("calculate_loss", interaction)
             if not isinstance(found[0], tuple):
                 return torch.stack(found).mean()
             return tuple(torch.stack(parts).mean() for parts in zip(*found, strict=True))
 
         def compiled_parts(self) -> list[nn.Module]:
             """Those of every network."""
-            own: list[nn.Module] = super().compiled_parts()
-            return own + [part for other in self.others for part in other.compiled_parts()]
+            return [part for parts in self._each("compiled_parts") for part in parts]
 
         def item_vectors(self) -> Tensor:
             """The networks' vectors side by side, as the mean of products is a product of these."""
-            found = [super().item_vectors(), *(other.item_vectors() for other in self.others)]
-            return torch.cat(found, dim=1)
+            return torch.cat(self._each("item_vectors"), dim=1)
 
         def full_sort_predict(self, interaction: Any) -> Tensor:
             """Mean scores of all items, float [B, N]."""
@@ -108,9 +107,8 @@ def ensemble_of(model_class: Any, size: int) -> type:
 
         def target_gates(self, interaction: Any, row: Tensor, items: Tensor) -> Tensor | None:
             """Mean gates, where the networks have any."""
-            if super().target_gates(interaction, row, items) is None:
-                return None
-            return self._mean("target_gates", interaction, row, items)
+            found = self._each("target_gates", interaction, row, items)
+            return None if found[0] is None else torch.stack(found).mean(dim=0)
 
     Ensemble.__name__, Ensemble.__qualname__ = model_class.__name__, model_class.__qualname__
     Ensemble.__module__, Ensemble.__doc__ = model_class.__module__, model_class.__doc__

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim.adamw import adamw
 
 from recbole_sigma.models.contract import contract
+from recbole_sigma.run.optimizer import clip
 
 MOST = 48  # recordings of one model; batches of further shapes are computed step by step
 
@@ -143,7 +143,7 @@ class Update:
 
         Args:
             replay: what left the gradients.
-            limit: of `clip_grad_norm_`; None for none.
+            limit: of `clip`; None or empty for none.
         """
         if not self.enabled:
             return False
@@ -185,7 +185,7 @@ class Update:
     def compute(self, groups: list[list[Tensor]], limit: dict[str, Any] | None) -> None:
         """What is recorded: the optimizer's step on the weights of every group, with `rates`."""
         if limit:
-            clip_grad_norm_([weight for group in groups for weight in group], **limit)
+            clip([weight for group in groups for weight in group], **limit)
         for weights, rate, group in zip(groups, self.rates, self.optimizer.param_groups, strict=True):
             if not weights:
                 continue
