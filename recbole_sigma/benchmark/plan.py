@@ -34,8 +34,8 @@ JUDGING = frozenset("metrics topk eval_batch_size metric_decimal_place".split())
 
 MEMORY = frozenset(
     (
-        "memory memory_weight memory_window memory_shrink memory_last memory_decay memory_forward"
-        " memory_floor"
+        "memory memory_weight memory_parts memory_window memory_shrink memory_forward memory_ridge"
+        " memory_last memory_decay"
     ).split()
 )
 """Keys of the collaborative memory, which is fused with any trained model."""

@@ -1,32 +1,37 @@
-"""Collaborative memory: votes of train co-occurrence neighbours, fused with any model's scores in log space.
+"""Collaborative memory: closed forms over the train events, fused with any model's scores in log space.
 
-    score(i) = log P(i | prompt) + w log(1 + s_i / floor)
+    score(i) = log P(i | prompt) + w max(0, m_i - m_M)
 
-s_i is the summed, recency-weighted similarity of item i to the newest events of the history (that of the
-training-free WindowItemKNN). Items without a neighbour in the history get nothing, so only neighbours have to
-be touched: a fused list is exact over the whole catalogue. w is one number per model, read from the
-validation part.
+m is the sum of z-scores over the catalogue of up to three parts: co-occurrence neighbours of the newest
+events (WindowItemKNN), a ridge regression from them to the next one (NextItemRidge) and EASE over the whole
+history; it is what the baseline ClosedForm ranks by. m_M is the M-th largest of a row, at least 0: an item
+beyond it gains nothing, so few items have to be touched, and a fused list is exact over the whole catalogue.
+w is one number per model, read from the validation part.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
-from recbole_sigma.grounding.cooccurrence import recency_weights, window_similarity
+from recbole_sigma.grounding.closed_form import Newest, Part, Whole, standard_scores
+from recbole_sigma.grounding.cooccurrence import window_similarity
+from recbole_sigma.grounding.regression import LARGEST, ease, next_item_ridge
 from recbole_sigma.settings.keys import MemoryKeys
 from recbole_sigma.settings.reader import read
-from recbole_sigma.values import RankedItems, SeenPairs
+from recbole_sigma.values import RankedItems, SeenPairs, UserError
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 3.0, 5.0, 8.0)
+WEIGHTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 """What validation chooses w from."""
+
+STRONGEST = 500
+"""M: items of a row that may gain."""
 
 Bonus = tuple[Tensor, Tensor, Tensor]
 """(row int64 [nnz], item int64 [nnz], value float32 [nnz] > 0), every (row, item) at most once."""
@@ -34,48 +39,36 @@ Bonus = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Memory:
-    """Train co-occurrence of items.
+    """What train events say of the next item.
 
     Attributes:
-        similarity: float [N, N] CSR, see `window_similarity`.
-        last: newest events of a history that vote.
-        decay: weight of a vote per step of age.
-        floor: similarity that counts as none; smaller lets weak neighbours gain more.
+        parts: closed forms, whose z-scores are summed.
+        n_items: N.
     """
 
-    similarity: sparse.csr_matrix
-    last: int
-    decay: float
-    floor: float
+    parts: tuple[Part, ...]
+    n_items: int
 
     def bonus(self, rows: Tensor, items: Tensor, batch: int) -> Bonus:
-        """log(1 + s / floor) of every neighbour of each history.
+        """What the strongest items of each history gain.
 
         Args:
             rows: int64 [P], ascending.
             items: int64 [P], history items of each row in order of time.
             batch: B.
         """
-        votes = recency_weights(
-            rows.cpu().numpy(), items.cpu().numpy(), batch, self.similarity.shape[0], self.last, self.decay
-        )
-        found = (votes @ self.similarity).tocoo()
-        value = torch.from_numpy(np.log1p(found.data / self.floor).astype(np.float32))
-        row, item = (torch.from_numpy(part.astype(np.int64)) for part in (found.row, found.col))
-        keep = (value > 0) & (item > 0)
-        return row[keep].to(rows.device), item[keep].to(rows.device), value[keep].to(rows.device)
+        found = standard_scores(self.parts, rows.cpu().numpy(), items.cpu().numpy(), batch)
+        total = torch.from_numpy(np.sum(found, axis=0))
+        total[:, 0] = 0.0  # padding
+        values, strongest = total.topk(min(STRONGEST + 1, self.n_items))
+        values, strongest = values - values[:, -1:].clamp_min(0.0), strongest[:, :-1]
+        row, place = torch.nonzero(values[:, :-1] > 0, as_tuple=True)
+        device = rows.device
+        return row.to(device), strongest[row, place].to(device), values[row, place].to(device)
 
 
 def build_memory(
-    users: np.ndarray,
-    items: np.ndarray,
-    n_items: int,
-    window: int,
-    shrink: float,
-    last: int,
-    decay: float,
-    floor: float,
-    forward: float = 0.5,
+    users: np.ndarray, items: np.ndarray, n_items: int, keys: MemoryKeys, last: int, device: Any = "cpu"
 ) -> Memory:
     """Memory of TRAIN events.
 
@@ -83,15 +76,22 @@ def build_memory(
         users: int [E], events grouped by user, in time order inside a user.
         items: int [E].
         n_items: N.
-        window: see `window_similarity`.
-        shrink: see `window_similarity`.
-        last: see `Memory`.
-        decay: see `Memory`.
-        floor: see `Memory`.
-        forward: see `window_similarity`.
+        keys: its settings.
+        last: newest events of a history that ``neighbours`` and ``next`` read.
+        device: where matrices are inverted.
     """
-    similarity = window_similarity(users, items, n_items, window, shrink, forward).astype(np.float32)
-    return Memory(similarity, last, decay, floor)
+    parts: list[Part] = []
+    if "neighbours" in keys.memory_parts:
+        similarity = window_similarity(
+            users, items, n_items, keys.memory_window, keys.memory_shrink, keys.memory_forward
+        )
+        parts.append(Newest(similarity.astype(np.float32), last, keys.memory_decay))
+    if "next" in keys.memory_parts:
+        weights = next_item_ridge(users, items, n_items, keys.memory_ridge, last, keys.memory_decay, device)
+        parts.append(Newest(weights, last, keys.memory_decay))
+    if "history" in keys.memory_parts:
+        parts.append(Whole(ease(users, items, n_items, keys.memory_ridge, device)))
+    return Memory(tuple(parts), n_items)
 
 
 def add_bonus(scores: Tensor, bonus: Bonus, weight: float) -> Tensor:
@@ -103,7 +103,7 @@ def add_bonus(scores: Tensor, bonus: Bonus, weight: float) -> Tensor:
 
 
 def bonus_of(bonus: Bonus, items: Tensor, n_items: int) -> Tensor:
-    """Bonus of chosen items: int64 [B, M] -> float32 [B, M], 0 where an item is no neighbour."""
+    """Bonus of chosen items: int64 [B, M] -> float32 [B, M], 0 where an item gains nothing."""
     row, item, value = bonus
     out = torch.zeros(items.shape, dtype=torch.float32, device=items.device)
     if not len(row):
@@ -117,12 +117,12 @@ def bonus_of(bonus: Bonus, items: Tensor, n_items: int) -> Tensor:
 def strongest(
     bonus: Bonus, batch: int, count: int, apart: Tensor, seen: tuple[Tensor, Tensor] | None, n_items: int
 ) -> Tensor:
-    """The neighbours with the largest bonus, for models that cannot score the whole catalogue.
+    """The items with the largest bonus, for models that cannot score the whole catalogue.
 
     Args:
-        bonus: votes.
+        bonus: see `Memory.bonus`.
         batch: B.
-        count: M, neighbours per row.
+        count: M, items per row.
         apart: int64 [B, K], items that are candidates already.
         seen: (row, item) pairs that may not be recommended, or None.
         n_items: N.
@@ -181,6 +181,8 @@ class CollaborativeMemory:
 
     def __init__(self, config: Any) -> None:
         self.keys, self.device = read(MemoryKeys, config), config["device"]
+        if not self.keys.memory_parts:
+            raise UserError("memory_parts is empty: name at least one part, or set memory: none")
         self.weight: float | None = self.keys.memory_weight if self.keys.memory == "fixed" else None
         self._memory: Memory | None = None
 
@@ -190,7 +192,7 @@ class CollaborativeMemory:
         return bool(self.weight)
 
     def bonus(self, dataset: Any, histories: SeenPairs, rows: int) -> Bonus:
-        """Votes for the neighbours of each row's newest events, on the device that lists are made on.
+        """What each row's history speaks for, on the device that lists are made on.
 
         Args:
             dataset: any part of the split dataset.
@@ -198,24 +200,26 @@ class CollaborativeMemory:
             rows: rows of the batch.
         """
         if self._memory is None:
-            started, keys = time.process_time(), self.keys
-            events = dataset.train_events()
-            users, items = events.sequences()
-            self._memory = build_memory(
-                users,
-                items,
-                dataset.item_num,
-                keys.memory_window,
-                keys.memory_shrink,
-                events.newest(keys.memory_last),
-                keys.memory_decay,
-                keys.memory_floor,
-                keys.memory_forward,
-            )
-            logging.getLogger().info(
-                "Collaborative memory: %s pairs of train items, %.1f CPU seconds",
-                f"{self._memory.similarity.nnz:,}",
-                time.process_time() - started,
-            )
+            self._memory = self._build(dataset)
         row, item, value = self._memory.bonus(*histories, rows)
         return row.to(self.device), item.to(self.device), value.to(self.device)
+
+    def _build(self, dataset: Any) -> Memory:
+        started, keys, log = time.process_time(), self.keys, logging.getLogger()
+        if dataset.item_num > LARGEST and keys.memory_parts != ("neighbours",):
+            log.warning(
+                "memory_parts: %s items make a matrix of items by items too large to invert (at most %s), so "
+                "the memory holds neighbours alone",
+                f"{dataset.item_num:,}",
+                f"{LARGEST:,}",
+            )
+            keys = replace(keys, memory_parts=("neighbours",))
+        events = dataset.train_events()
+        last = events.newest(keys.memory_last)
+        memory = build_memory(*events.sequences(), dataset.item_num, keys, last, self.device)
+        log.info(
+            "Collaborative memory: %s, %.1f CPU seconds",
+            ", ".join(keys.memory_parts),
+            time.process_time() - started,
+        )
+        return memory

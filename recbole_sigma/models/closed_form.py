@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from recbole_sigma.decoding.top_k import top_k
+from recbole_sigma.grounding.closed_form import standard_scores
 from recbole_sigma.models.history_ease import HistoryEASE
 from recbole_sigma.models.next_item_ridge import NextItemRidge
 from recbole_sigma.models.untrained import Untrained
@@ -42,14 +43,7 @@ class ClosedForm(Untrained):
 
     def standard(self, rows: np.ndarray, items: np.ndarray, batch: int) -> list[np.ndarray]:
         """The z-scores of each part, float32 [B, N]; the arguments are those of `Untrained.scores`."""
-        found = []
-        for part in self.parts:
-            scores = part.scores(rows, items, batch).astype(np.float32, copy=False)
-            spread = scores.std(axis=1, keepdims=True)
-            # a row that says nothing, such as one without history, stays at zero
-            spread[spread == 0.0] = 1.0
-            found.append((scores - scores.mean(axis=1, keepdims=True)) / spread)
-        return found
+        return standard_scores([part.part for part in self.parts], rows, items, batch)
 
     def scores(self, rows: np.ndarray, items: np.ndarray, batch: int) -> np.ndarray:
         """The weighted sum of `standard`."""

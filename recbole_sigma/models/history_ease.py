@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from scipy import sparse
-
+from recbole_sigma.grounding.closed_form import Whole
 from recbole_sigma.grounding.regression import ease
 from recbole_sigma.models.untrained import Untrained
 from recbole_sigma.settings.baseline_keys import EaseKeys
@@ -26,12 +24,5 @@ class HistoryEASE(Untrained):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         users, items = dataset.train_events().sequences()
-        self.weights = ease(users, items, self.n_items, read(EaseKeys, config).ease_ridge)
-
-    def scores(self, rows: np.ndarray, items: np.ndarray, batch: int) -> np.ndarray:
-        """x B, x the 0/1 row of the history; see `Untrained.scores`."""
-        met = sparse.csr_matrix(
-            (np.ones(len(rows), dtype=np.float32), (rows, items)), shape=(batch, self.n_items)
-        )
-        met.data[:] = 1.0
-        return np.asarray(met @ self.weights)
+        ridge, device = read(EaseKeys, config).ease_ridge, config["device"]
+        self.part = Whole(ease(users, items, self.n_items, ridge, device))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from recbole_sigma.grounding.closed_form import Newest
 from recbole_sigma.grounding.regression import next_item_ridge
 from recbole_sigma.models.untrained import Untrained
 from recbole_sigma.settings.baseline_keys import NextKeys
@@ -23,9 +22,6 @@ class NextItemRidge(Untrained):
         super().__init__(config, dataset)
         keys, events = read(NextKeys, config), dataset.train_events()
         users, items = events.sequences()
-        last = events.newest(keys.next_last)
-        self.regression = next_item_ridge(users, items, self.n_items, keys.next_ridge, last, keys.next_decay)
-
-    def scores(self, rows: np.ndarray, items: np.ndarray, batch: int) -> np.ndarray:
-        """h B, h the weighted newest events; see `Untrained.scores`."""
-        return self.regression.scores(rows, items, batch)
+        last, decay = events.newest(keys.next_last), keys.next_decay
+        weights = next_item_ridge(users, items, self.n_items, keys.next_ridge, last, decay, config["device"])
+        self.part = Newest(weights, last, decay)

@@ -180,10 +180,10 @@ class TIGER(PackedModel, SequentialRecommender):
         bonus: Bonus,
         weights: tuple[float, ...],
     ) -> list[RankedItems]:
-        """Lists by log P + weight * bonus over the beam's items and the strongest neighbours, one per weight.
+        """Lists by log P + weight * bonus over the beam's items and the memory's strongest, one per weight.
 
         Neighbours that the beam did not reach are scored by teacher forcing, so every candidate has its exact
-        score; an item that is neither in the beam nor among the ``decode_beam`` strongest neighbours is not
+        score; an item that is neither in the beam nor among the memory's ``decode_beam`` strongest is not
         considered.
         """
         beam = self.rank(interaction, min(self.beam, self.n_items - 1), seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABCMeta, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,24 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
+from recbole_sigma.grounding.closed_form import Part
 from recbole_sigma.models.contract import Contract
 
 
-class Untrained(Contract, SequentialRecommender, metaclass=ABCMeta):
-    """A sequential model without training; a subclass gives `scores`.
+class Untrained(Contract, SequentialRecommender):
+    """A sequential model without training; a subclass gives its ``part``, or `scores` of its own.
 
     What it counts is made again from the train events when a checkpoint is loaded.
     """
 
     input_type = InputType.POINTWISE
     training_free = True
+    part: Part
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.fake_loss = nn.Parameter(torch.zeros(1))  # RecBole's optimizers need one parameter
 
-    @abstractmethod
     def scores(self, rows: np.ndarray, items: np.ndarray, batch: int) -> np.ndarray:
         """Scores of all items, float [B, N].
 
@@ -36,6 +36,7 @@ class Untrained(Contract, SequentialRecommender, metaclass=ABCMeta):
             items: int64 [P], events of a row in order of time.
             batch: B.
         """
+        return self.part.scores(rows, items, batch)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Nothing to learn."""

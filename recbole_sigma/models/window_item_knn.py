@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from recbole_sigma.grounding.cooccurrence import recency_weights, window_similarity
+from recbole_sigma.grounding.closed_form import Newest
+from recbole_sigma.grounding.cooccurrence import window_similarity
 from recbole_sigma.models.untrained import Untrained
 from recbole_sigma.settings.baseline_keys import KnnKeys
 from recbole_sigma.settings.reader import read
@@ -25,14 +24,8 @@ class WindowItemKNN(Untrained):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         keys, events = read(KnnKeys, config), dataset.train_events()
-        self.last, self.decay = events.newest(keys.knn_last), keys.knn_decay
         users, items = events.sequences()
-        self.similarity = window_similarity(
+        similarity = window_similarity(
             users, items, self.n_items, keys.knn_window, keys.knn_shrink, keys.knn_forward
         )
-        self.other_parameter_name = ["similarity"]
-
-    def scores(self, rows: np.ndarray, items: np.ndarray, batch: int) -> np.ndarray:
-        """Recency-weighted sums of similarities; see `Untrained.scores`."""
-        votes = recency_weights(rows, items, batch, self.n_items, self.last, self.decay)
-        return (votes @ self.similarity).toarray()
+        self.part = Newest(similarity, events.newest(keys.knn_last), keys.knn_decay)

@@ -60,22 +60,28 @@ class ProtocolKeys:
 
 @dataclass(frozen=True)
 class MemoryKeys:
-    """Collaborative memory: score + w log(1 + s / floor), s the votes of train co-occurrence neighbours."""
+    """Collaborative memory: score + w m, m what closed forms over the train events say of the item."""
 
     memory: str = key(
         "none",
         "Off, w chosen on the validation part, or w = memory_weight",
         choices=("none", "validation", "fixed"),
     )
-    memory_weight: float = key(0.3, "The weight w where memory is fixed", 0.0, 1e6)
+    memory_weight: float = key(0.05, "The weight w where memory is fixed", 0.0, 1e6)
+    memory_parts: tuple[str, ...] = key(
+        ("neighbours", "next", "history"),
+        "What is summed: neighbours as in WindowItemKNN, next as in NextItemRidge, history as in "
+        "HistoryEASE; above 30,000 items neighbours alone",
+        choices=("neighbours", "next", "history"),
+    )
     memory_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
     memory_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
-    memory_last: int | str = newest_key("of the history that vote")
-    memory_decay: float = key(0.8, "Weight of a vote per step of age", 0.0, 1.0)
     memory_forward: float = key(
         0.65, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
     )
-    memory_floor: float = key(0.001, "Similarity that counts as none", 1e-12, 1e6)
+    memory_ridge: float = key(100.0, "What keeps the weights of next and history small", 1e-6, 1e9)
+    memory_last: int | str = newest_key("of the history that neighbours and next read")
+    memory_decay: float = key(0.8, "Weight of an event per step of age there", 0.0, 1.0)
 
 
 @dataclass(frozen=True)

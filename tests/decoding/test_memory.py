@@ -1,15 +1,20 @@
 """Collaborative memory against loops, and fused lists against sorting the whole catalogue."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_sigma.decoding import votes
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.decoding.votes import add_bonus, best_of, bonus_of, build_memory, strongest
+from recbole_sigma.settings.keys import MemoryKeys
 
 N = 15
+EVERY = ("neighbours", "next", "history")
 
 
 def events(seed=0, users=12, length=9):
@@ -17,11 +22,12 @@ def events(seed=0, users=12, length=9):
     return np.repeat(np.arange(1, users + 1), length), rng.integers(1, N, users * length)
 
 
-def memory(seed=0, last=3):
-    return build_memory(*events(seed), N, 4, 2.0, last, 0.7, 0.01)
+def memory(seed=0, last=3, parts=EVERY):
+    keys = replace(MemoryKeys(), memory_window=4, memory_shrink=2.0, memory_forward=0.5, memory_decay=0.7)
+    return build_memory(*events(seed), N, replace(keys, memory_parts=parts, memory_ridge=5.0), last)
 
 
-def votes_by_loop(seed, history, last):
+def neighbours(seed, history, last):
     """sum over the newest events of decay^age C_ij / (sqrt(n_i n_j) + shrink), pair by pair."""
     users, items = events(seed)
     pairs = np.zeros((N, N))
@@ -37,15 +43,59 @@ def votes_by_loop(seed, history, last):
     return votes
 
 
+def after(seed, history, last):
+    """Least squares of every event on the newest events before it."""
+    users, items = events(seed)
+    told, target = [], []
+    for event in range(1, len(items)):
+        before = [i for u, i in zip(users[:event], items[:event], strict=True) if u == users[event]]
+        if before:
+            told.append(weighted(before, last))
+            target.append(np.eye(N)[items[event]])
+    h, y = np.array(told), np.array(target)
+    return weighted(history, last) @ np.linalg.solve(h.T @ h + 5.0 * np.eye(N), h.T @ y)
+
+
+def weighted(history, last):
+    row = np.zeros(N)
+    for age, item in enumerate(reversed(history[-last:])):
+        row[item] += 0.7**age
+    return row
+
+
+def whole(seed, history, last):
+    """Column by column: each item on all others."""
+    users, items = events(seed)
+    met = np.zeros((users.max() + 1, N))
+    met[users, items] = 1.0
+    found = np.zeros(N)
+    for j in range(N):
+        others = [i for i in range(N) if i != j]
+        left = met[:, others]
+        weights = np.linalg.solve(left.T @ left + 5.0 * np.eye(N - 1), left.T @ met[:, j])
+        found[j] = sum(weights[others.index(i)] for i in set(history) - {j})
+    return found
+
+
 @pytest.mark.parametrize("last", [1, 3, 50])
-def test_bonus_equals_a_loop(last):
+@pytest.mark.parametrize("most", [4, 500])
+@pytest.mark.parametrize("parts", [("neighbours",), ("next", "history"), EVERY])
+def test_the_gain_is_the_sum_of_z_scores_above_the_last_of_the_strongest(last, most, parts, monkeypatch):
+    monkeypatch.setattr(votes, "STRONGEST", most)
     histories = [[3], [1, 2, 3, 4, 5], [], [7, 7, 2]]
     rows = torch.tensor([r for r, h in enumerate(histories) for _ in h])
     items = torch.tensor([i for h in histories for i in h])
-    dense = add_bonus(torch.zeros(4, N), memory(last=last).bonus(rows, items, 4), 1.0)
+    dense = add_bonus(torch.zeros(4, N), memory(0, last, parts).bonus(rows, items, 4), 1.0)
+    says = {"neighbours": neighbours, "next": after, "history": whole}
     for row, history in enumerate(histories):
-        expected = np.log1p(votes_by_loop(0, history, last) / 0.01)
-        np.testing.assert_allclose(dense[row, 1:], expected[1:], rtol=1e-5, atol=1e-6)
+        total = np.zeros(N)
+        if history:
+            for part in parts:
+                scores = says[part](0, history, last)
+                total += (scores - scores.mean()) / scores.std()
+        total[0] = 0.0
+        least = max(np.sort(total)[::-1][min(most, N - 1)], 0.0)
+        np.testing.assert_allclose(dense[row], np.maximum(total - least, 0.0), atol=2e-4)
 
 
 def test_bonus_of_chosen_items_equals_the_dense_one():

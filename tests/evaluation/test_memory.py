@@ -10,6 +10,7 @@ from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
+from recbole_sigma.settings.keys import MemoryKeys
 from tests.planted import build, cycle_config, tiny, write_cycle
 
 
@@ -68,7 +69,7 @@ def test_fused_lists_are_sorted_sums_over_the_whole_catalogue(root, tmp_path):
     memory = CollaborativeMemory(judge.config)
     bonus = memory.bonus(data.valid._dataset, histories, len(interaction))
     with torch.no_grad():
-        scores = add_bonus(model.full_sort_predict(interaction), bonus, 0.3)
+        scores = add_bonus(model.full_sort_predict(interaction), bonus, MemoryKeys().memory_weight)
     assert np.array_equal(judged.lists[: len(interaction)], top_k(scores, judge.k, histories).items.numpy())
 
 
@@ -86,9 +87,12 @@ def test_held_out_items_do_not_reach_the_memory(tmp_path):
         data = load_data(config, config.model_class)
         memory = CollaborativeMemory(config)
         memory.bonus(data.test._dataset, (torch.tensor([0]), torch.tensor([1])), 1)
-        matrices.append(memory._memory.similarity.toarray())
-    assert np.array_equal(matrices[0], matrices[1])
-    assert not np.array_equal(matrices[0], matrices[2])
+        assert memory._memory is not None
+        neighbours, after, history = (part.matrix for part in memory._memory.parts)
+        matrices.append([neighbours.toarray(), after, history])
+    for same, held_out_changed, train_changed in zip(*matrices, strict=True):
+        assert np.array_equal(same, held_out_changed)
+        assert not np.array_equal(same, train_changed)
 
 
 def test_recommend_gives_the_lists_that_were_judged(root, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recbole_sigma.evaluation.judge import Judge
+from recbole_sigma.grounding.closed_form import Newest, standard_scores
 from recbole_sigma.grounding.regression import LARGEST, ease, inverse, next_item_ridge
 from recbole_sigma.models.closed_form import MIXTURES
 from recbole_sigma.quick_start import load_data_and_model, run
@@ -52,7 +53,7 @@ def test_next_item_ridge_equals_a_dense_regression(last, decay) -> None:
     h, y = np.array(history), np.array(target)
     weights = np.linalg.solve(h.T @ h + 2.0 * np.eye(N), h.T @ y)
     rows, met = np.array([0, 0, 2, 2, 2]), np.array([3, 4, 1, 1, 5])
-    found = next_item_ridge(users, items, N, 2.0, last, decay).scores(rows, met, 3)
+    found = Newest(next_item_ridge(users, items, N, 2.0, last, decay), last, decay).scores(rows, met, 3)
     want = np.zeros((3, N))
     for row, own in ((0, [3, 4]), (2, [1, 1, 5])):
         for age, item in enumerate(own[::-1][:last]):
@@ -65,6 +66,26 @@ def test_a_catalogue_too_large_is_refused_before_it_is_held() -> None:
 
     with pytest.raises(UserError, match=r"too large.*WindowItemKNN"):
         inverse(sparse.identity(LARGEST + 1, format="csr"), 1.0)
+
+
+@pytest.mark.slow
+def test_a_large_catalogue_is_inverted_on_two_threads() -> None:
+    """SciPy's own Cholesky crashes here, and takes the process along."""
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    met = sparse.csr_matrix(
+        (np.ones(50_000), (rng.integers(0, 9_000, 50_000), rng.integers(0, 18_358, 50_000)))
+    )
+    gram = (met.T @ met).tocsr()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = inverse(gram, 100.0)
+    finally:
+        torch.set_num_threads(before)
+    column = gram @ found[:, 7] + 100.0 * found[:, 7]
+    np.testing.assert_allclose(column, np.arange(len(column)) == 7, atol=1e-9)
 
 
 def long_histories(write_dataset, length: int = 70):
@@ -82,7 +103,7 @@ def test_ease_reads_whole_histories_up_to_the_judged_event(write_dataset) -> Non
         assert batch["item_length"].tolist() == [events_before] * 4
         for row, scores in enumerate(model.full_sort_predict(batch)):
             met = batch["item_id_list"][row, :events_before]
-            want = model.weights[met.numpy()].sum(axis=0)
+            want = model.part.matrix[met.numpy()].sum(axis=0)
             torch.testing.assert_close(scores, torch.from_numpy(want), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         model.predict(batch), model.full_sort_predict(batch)[torch.arange(4), batch["item_id"]]
@@ -123,9 +144,9 @@ def test_validation_chooses_the_weights_and_the_checkpoint_keeps_them(planted) -
 def test_a_row_without_history_says_nothing() -> None:
     """Zero spread is no division by zero; every item then has the same score."""
     users, items = events()
-    assert (
-        not next_item_ridge(users, items, N, 1.0, 3, 0.8).scores(np.zeros(0, int), np.zeros(0, int), 2).any()
-    )
+    nothing = np.zeros(0, dtype=np.int64)
+    part = Newest(next_item_ridge(users, items, N, 1.0, 3, 0.8), 3, 0.8)
+    assert not standard_scores([part], nothing, nothing, 2)[0].any()
 
 
 def test_the_known_numbers_on_ml100k() -> None:

@@ -45,7 +45,7 @@ def test_scores_are_recency_weighted_sums(planted, forward) -> None:
     _, model, dataset, _, _, test = load_data_and_model(result["checkpoint"])
     interaction, *_ = next(iter(test))
     scores = model.full_sort_predict(interaction)
-    similarity = torch.from_numpy(model.similarity.toarray())
+    similarity = torch.from_numpy(model.part.matrix.toarray())
     for row in range(len(interaction)):
         history = interaction["item_id_list"][row, : interaction["item_length"][row]].tolist()[::-1][:3]
         want = sum(0.5**age * similarity[item] for age, item in enumerate(history))
@@ -62,7 +62,7 @@ def test_held_out_events_do_not_count(planted) -> None:
     assert len(events) == len(dataset.chronology) - 2 * (dataset.user_num - 1)
     order, _ = events.by_user
     want = brute(events.users[order].numpy(), events.items[order].numpy(), dataset.item_num, 10, 10.0)
-    np.testing.assert_allclose(model.similarity.toarray(), want, atol=1e-12)
+    np.testing.assert_allclose(model.part.matrix.toarray(), want, atol=1e-12)
 
 
 def test_the_known_number_on_ml100k() -> None:
