@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from recbole_sigma.machine.files import fingerprint
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
 from recbole_sigma.run.folder import NOT_PART_OF_A_RUN
-from recbole_sigma.settings.keys import ProtocolKeys
+from recbole_sigma.settings.keys import MemoryKeys, ProtocolKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
 from recbole_sigma.values import UserError
@@ -32,13 +32,9 @@ MACHINE = NOT_PART_OF_A_RUN | frozenset(
 JUDGING = frozenset("metrics topk eval_batch_size metric_decimal_place".split())
 """Keys that a training does not depend on (``valid_metric`` is no such key: it picks the epoch)."""
 
-MEMORY = frozenset(
-    (
-        "memory memory_weight memory_parts memory_window memory_shrink memory_forward memory_ridge"
-        " memory_last memory_decay"
-    ).split()
-)
-"""Keys of the collaborative memory, which is fused with any trained model."""
+MEMORY = frozenset(field.name for field in fields(MemoryKeys))
+"""Keys of the collaborative memory, which is fused with any trained model. A training without it
+depends on none of them; one with a fixed weight picks its epoch by fused lists."""
 
 HISTORY = 50
 """MAX_ITEM_LIST_LENGTH of a table where the user names none, but for models that read histories whole."""
@@ -179,7 +175,8 @@ def make_plan(
             train_config = RunConfig(row.base, dataset, files, train_values, words)
             for seed in seeds[:1] if answers.training_free else seeds:
                 resolved, trained = plain(cell_config, seed), plain(train_config, seed)
-                key = fingerprint(training=without(trained, JUDGING), data=data, version=__version__, **code)
+                apart = JUDGING | MEMORY if trained["memory"] == "none" else JUDGING
+                key = fingerprint(training=without(trained, apart), data=data, version=__version__, **code)
                 cell = Cell(
                     row,
                     seed,

@@ -216,7 +216,8 @@ class CollaborativeMemory:
             keys = replace(keys, memory_parts=("neighbours",))
         events = dataset.train_events()
         last = events.newest(keys.memory_last)
-        memory = build_memory(*events.sequences(), dataset.item_num, keys, last, self.device)
+        users, items = events.sequences()
+        memory = build_memory(users, items, dataset.item_num, keys, last, self.device)
         log.info(
             "Collaborative memory: %s, %.1f CPU seconds",
             ", ".join(keys.memory_parts),

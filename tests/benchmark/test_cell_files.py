@@ -53,6 +53,21 @@ def test_every_row_of_shared_weights_decodes_its_own_way(planted) -> None:
     assert len({tuple(cell["places"]["places"]) for cell in cells}) > 1 and len(lists) > 1
 
 
+@pytest.mark.parametrize(("memory", "shared"), [("none", True), ("fixed", False)])
+def test_a_training_without_the_memory_depends_on_none_of_its_keys(planted, memory, shared) -> None:
+    """With a fixed weight the epoch is picked by fused lists."""
+    from recbole_sigma.benchmark.plan import make_plan
+    from recbole_sigma.benchmark.variants import rows_of
+
+    changes = [{}, {"memory_last": 7}, {"memory_ridge": 3.0}, {"memory_parts": ["next"]}]
+    plans = [
+        make_plan(rows_of(["PackedSASRec"]), "planted", [1], values={**planted, "memory": memory, **change})
+        for change in changes
+    ]
+    assert len({plan.trainings[0].key for plan in plans}) == (1 if shared else len(plans))
+    assert len({plan.cells[0].key for plan in plans}) == len(plans)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
