@@ -183,6 +183,11 @@ class CollaborativeMemory:
         self.keys, self.device = read(MemoryKeys, config), config["device"]
         if not self.keys.memory_parts:
             raise UserError("memory_parts is empty: name at least one part, or set memory: none")
+        if self.keys.memory == "fixed" and "memory_floor" in config:
+            raise UserError(
+                "memory_floor: the memory weight of this checkpoint belongs to an earlier form of the memory "
+                "(the logarithm of neighbours' votes): read it with memory: none, or train again"
+            )
         self.weight: float | None = self.keys.memory_weight if self.keys.memory == "fixed" else None
         self._memory: Memory | None = None
 

@@ -71,7 +71,7 @@ def test_every_verb_shows_its_options_and_two_examples(verb, capsys) -> None:
     options = cli.parsers()[1][verb].options() - {"users-file", "history-until"}  # other spellings
     assert all(f"--{name}" in text for name in options)
     assert text.partition("examples\n")[2].count(f" {verb}") + (verb == "train") * 2 >= 2
-    assert "--memory_floor" not in text  # the keys are listed by --help without a verb
+    assert "--memory_ridge" not in text  # the keys are listed by --help without a verb
 
 
 def test_keys_pass_through_a_verb_in_their_order() -> None:

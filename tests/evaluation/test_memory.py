@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_sigma.decoding import votes
 from recbole_sigma.decoding.top_k import top_k
 from recbole_sigma.decoding.votes import WEIGHTS, CollaborativeMemory, add_bonus
 from recbole_sigma.evaluation.judge import Judge
@@ -11,6 +12,7 @@ from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.config import RunConfig
 from recbole_sigma.run.loaders import load_data
 from recbole_sigma.settings.keys import MemoryKeys
+from recbole_sigma.values import UserError
 from tests.planted import build, cycle_config, tiny, write_cycle
 
 
@@ -116,3 +118,28 @@ def test_recommend_gives_the_lists_that_were_judged(root, tmp_path):
     for row, answer in enumerate(answers):
         listed = [str(names[i]) for i in judged.lists[row] if i]
         assert [found.item for found in answer.items] == listed[: len(answer.items)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"memory_parts": []}, "memory_parts is empty"),
+        ({"memory_floor": 0.001}, "earlier form of the memory"),
+        ({"memory_parts": ["kin"]}, "memory_parts"),
+    ],
+)
+def test_a_memory_that_says_nothing_or_is_of_another_form_is_refused(changes, told):
+    values = {"device": "cpu", "memory": "fixed", **changes}
+    with pytest.raises(UserError, match=told):
+        CollaborativeMemory(values)
+    CollaborativeMemory({"device": "cpu", "memory_floor": 0.001})  # no weight was chosen: nothing to mistake
+
+
+def test_a_catalogue_too_large_to_invert_keeps_neighbours_and_says_so(root, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(votes, "LARGEST", 10)
+    config = RunConfig("Pop", "cycle", None, settings(root, tmp_path, memory="fixed"))
+    data = load_data(config, config.model_class)
+    memory = CollaborativeMemory(config)
+    memory.bonus(data.test._dataset, (torch.tensor([0]), torch.tensor([1])), 1)
+    assert len(memory._memory.parts) == 1
+    assert "too large to invert (at most 10), so the memory holds neighbours alone" in caplog.text
