@@ -15,7 +15,7 @@ from typing import Any
 
 from recbole_sigma.benchmark import svg, tables
 from recbole_sigma.benchmark.report import tables_markdown
-from recbole_sigma.benchmark.results import metric_columns
+from recbole_sigma.benchmark.results import metric_columns, spent
 from recbole_sigma.machine.files import fingerprint, write_atomically
 from recbole_sigma.values import UserError
 
@@ -112,8 +112,8 @@ def _cells_csv(record: dict[str, Any]) -> str:
                 cell["seed"],
                 "labelled" if "rows" in cell else "filtered" if cell["filter_seen"] else "kept",
                 *(f"{cell['test_result'][column]:.6g}" for column in columns),
-                f"{cell['seconds']['total']:.1f}",
-                f"{cell['seconds']['cpu']:.1f}",
+                f"{spent(cell, 'total'):.1f}",
+                f"{spent(cell, 'cpu'):.1f}",
                 memory.get("resident_mb", ""),
                 cell["machine"]["gpu"] or "CPU",
                 cell["commit"] or "",

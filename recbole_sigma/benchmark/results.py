@@ -192,13 +192,25 @@ def summarize(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             row[f"{metric} sd"] = statistics.stdev(values) if len(values) > 1 else None
         distances = [c["intra_list_distance@10"] for c in own if c.get("intra_list_distance@10") is not None]
         row["ild@10"] = statistics.fmean(distances) if distances else None
-        row["seconds"] = statistics.fmean(c["seconds"]["total"] for c in own)
-        row["cpu seconds"] = statistics.fmean(c["seconds"]["cpu"] for c in own)
+        row["seconds"] = statistics.fmean(spent(c, "total") for c in own)
+        row["cpu seconds"] = statistics.fmean(spent(c, "cpu") for c in own)
         row["parameters"] = own[0]["parameters"]
         peaks = [c["peak_memory"]["resident_mb"] for c in own if c.get("peak_memory")]
         row["peak memory mb"] = max(peaks) if peaks else None
         rows.append(row)
     return rows
+
+
+def spent(cell: dict[str, Any], clock: str) -> float:
+    """Seconds that a cell took: its training, and where it was judged on another row's weights that judging too,
+    the solving of its memory included.
+
+    Args:
+        cell: record of a cell.
+        clock: ``cpu``, or ``total`` for wall time.
+    """
+    judging = cell.get("judging_seconds") or {}
+    return float(cell["seconds"][clock] + judging.get(clock, 0.0))
 
 
 def format_table(rows: list[dict[str, Any]], style: str = "simple") -> str:

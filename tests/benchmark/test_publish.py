@@ -49,13 +49,15 @@ def test_the_same_record_gives_the_same_few_small_files(record, scratch: Path) -
 
 def test_every_cell_has_its_line(record, scratch: Path) -> None:
     record["cells"][0]["config"] = {"note": "another"}
+    record["cells"][1]["judging_seconds"] = {"total": 4.0, "cpu": 2.5}  # judged on another row's weights
     publish(record, "p")
     with open("p/cells.csv", newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert [(line["row"], int(line["seed"])) for line in lines] == [
         (cell["row"]["name"], cell["seed"]) for cell in record["cells"]
     ]
-    for line, cell in zip(lines, record["cells"], strict=True):
+    assert (lines[1]["cpu_seconds"], lines[1]["wall_seconds"]) == ("10.5", "13.0")
+    for line, cell in zip(lines[:1] + lines[2:], record["cells"][:1] + record["cells"][2:], strict=True):
         assert float(line["ndcg@10"]) == pytest.approx(cell["test_result"]["ndcg@10"], rel=1e-5)
         assert (line["device"], line["peak_memory_mb"], line["cpu_seconds"]) == ("CPU", "300", "8.0")
     marks = [line["settings_sha256"] for line in lines]
