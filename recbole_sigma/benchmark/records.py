@@ -61,7 +61,7 @@ _CELL_IN_A_TABLE = {
     "test_result": {...: _NUMBER},
     "weights": {"shared": (str, None)},
     "intra_list_distance@10": (_NUMBER, None),
-    "judging_seconds?": ({"total": _NUMBER, "cpu": _NUMBER}, None),
+    "judging_seconds": ({"total": _NUMBER, "cpu": _NUMBER}, None),
 }
 _JUDGED_NAMES = tuple(name.removesuffix("?") for name in _JUDGED)
 _LABEL_CELL_IN_A_TABLE = {k: v for k, v in _CELL_IN_A_TABLE.items() if k != "intra_list_distance@10"}

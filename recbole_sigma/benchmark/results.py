@@ -202,8 +202,8 @@ def summarize(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def spent(cell: dict[str, Any], clock: str) -> float:
-    """Seconds that a cell took: its training, and where it was judged on another row's weights that judging too,
-    the solving of its memory included.
+    """Seconds that a cell took: its training, and where it was judged on another row's weights that judging
+    too, with its memory solved.
 
     Args:
         cell: record of a cell.

@@ -30,7 +30,7 @@ def cell(**changes: Any) -> dict[str, Any]:
         "seconds": {"total": 1.0, "cpu": 1.0}, "best_epoch": 0, "parameters": 1, "versions": {},
         "peak_memory": None, "machine": {"gpu": None, "cpus": 2, "threads": 1, "platform": ""},
         "weights": {"shared": None, "trained_and_epoch_picked_with": {}},
-        "commit": None, "intra_list_distance@10": None,
+        "commit": None, "intra_list_distance@10": None, "judging_seconds": None,
         "protocol": {
             "metrics": ["Hit", "MRR", "NDCG", "ItemCoverage"], "topk": [1, 5], "history": 50,
             "candidates": "all", "ties": "", "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"},
