@@ -209,7 +209,8 @@ def spent(cell: dict[str, Any], clock: str) -> float:
         cell: record of a cell.
         clock: ``cpu``, or ``total`` for wall time.
     """
-    judging = cell.get("judging_seconds") or {}
+    shared = (cell.get("weights") or {}).get("shared")
+    judging = (cell.get("judging_seconds") if shared else None) or {}
     return float(cell["seconds"][clock] + judging.get(clock, 0.0))
 
 

@@ -49,7 +49,8 @@ def test_the_same_record_gives_the_same_few_small_files(record, scratch: Path) -
 
 def test_every_cell_has_its_line(record, scratch: Path) -> None:
     record["cells"][0]["config"] = {"note": "another"}
-    record["cells"][1]["judging_seconds"] = {"total": 4.0, "cpu": 2.5}  # judged on another row's weights
+    for cell, shared in zip(record["cells"], (None, "only the memory differs"), strict=False):
+        cell.update(weights={"shared": shared}, judging_seconds={"total": 4.0, "cpu": 2.5})
     publish(record, "p")
     with open("p/cells.csv", newline="") as stream:
         lines = list(csv.DictReader(stream))
