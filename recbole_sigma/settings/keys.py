@@ -77,7 +77,7 @@ class MemoryKeys:
     memory_window: int = key(10, "Largest gap, in steps, of two events that count as a pair", 1, 1_000_000)
     memory_shrink: float = key(10.0, "Added to the denominator of the cosine", 0.0, 1e9)
     memory_forward: float = key(
-        0.65, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
+        0.9, "Share of a pair's vote that goes from the earlier item to the later; 0.5 = symmetric", 0.0, 1.0
     )
     memory_ridge: float = key(100.0, "What keeps the weights of next and history small", 1e-6, 1e9)
     memory_last: int | str = newest_key("of the history that neighbours and next read")
