@@ -217,13 +217,10 @@ def test_the_votes_of_a_set_do_not_hang_on_its_name(write_dataset) -> None:
     rows = [(u, f"i{(u + s) % 40}", s) for u in range(4) for s in range(6)]
     for name in ("amazon-beauty", "mine"):
         values = write_dataset(rows, name, spare=2)
-        for model, last in (("WindowItemKNN", "last"), ("NextItemRidge", "regression.last")):
+        for model in ("WindowItemKNN", "NextItemRidge"):
             config, data, built = scenes.build(model, name, values)
-            found = built
-            for part in last.split("."):
-                found = vars(found)[part]
-            assert found == 3
+            assert built.part.last == 3
         memory = CollaborativeMemory(config)
         none = torch.zeros(0, dtype=torch.int64)
         memory.bonus(data.train._dataset, (none, none), 1)
-        assert memory._memory.last == 3
+        assert [part.last for part in memory._memory.parts[:2]] == [3, 3]
