@@ -220,7 +220,10 @@ def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged:
 
 def _weights(cell: Cell, trained: dict[str, Any], judged: Judged) -> dict[str, Any]:
     """Which weights a cell was judged with: ``shared`` is None, ``policy`` or ``decoding``."""
-    differing = [key for key, value in cell.config.items() if trained["config"].get(key) != value]
+    unread = MEMORY if cell.config["memory"] == trained["config"].get("memory") == "none" else frozenset()
+    differing = [
+        key for key, value in cell.config.items() if key not in unread and trained["config"].get(key) != value
+    ]
     picked = {key: trained["config"].get(key) for key in differing}
     shared = None
     if differing:

@@ -53,6 +53,16 @@ def test_every_row_of_shared_weights_decodes_its_own_way(planted) -> None:
     assert len({tuple(cell["places"]["places"]) for cell in cells}) > 1 and len(lists) > 1
 
 
+def test_other_memory_settings_judge_the_same_weights(planted) -> None:
+    """A row without the memory is then still the row that was trained."""
+    values = {**planted, "epochs": 1}
+    for decay in (0.8, 0.5):
+        rows = ["PackedSASRec", "PackedSASRec+memory"]
+        done = run_benchmark(rows, "planted", config_dict={**values, "memory_decay": decay}, output="again")
+        assert [cell["weights"]["shared"] for cell in done["cells"]] == [None, "decoding"]
+    assert len(list(Path("again/trainings").iterdir())) == 1
+
+
 @pytest.mark.parametrize(("memory", "shared"), [("none", True), ("fixed", False)])
 def test_a_training_without_the_memory_depends_on_none_of_its_keys(planted, memory, shared) -> None:
     """With a fixed weight the epoch is picked by fused lists."""
