@@ -27,7 +27,7 @@ from recbole_sigma.settings.keys import MemoryKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import RankedItems, SeenPairs, UserError
 
-WEIGHTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+WEIGHTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 """What validation chooses w from."""
 
 STRONGEST = 500
@@ -219,13 +219,11 @@ class CollaborativeMemory:
                 f"{LARGEST:,}",
             )
             keys = replace(keys, memory_parts=("neighbours",))
+        parts = ", ".join(keys.memory_parts)
+        log.info("Collaborative memory: solving %s over %s items", parts, f"{dataset.item_num:,}")
         events = dataset.train_events()
         last = events.newest(keys.memory_last)
         users, items = events.sequences()
         memory = build_memory(users, items, dataset.item_num, keys, last, self.device)
-        log.info(
-            "Collaborative memory: %s, %.1f CPU seconds",
-            ", ".join(keys.memory_parts),
-            time.process_time() - started,
-        )
+        log.info("Collaborative memory: %.1f CPU seconds", time.process_time() - started)
         return memory
