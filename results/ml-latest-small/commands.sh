@@ -1,7 +1,8 @@
 #!/bin/sh
 # The benchmark commands behind table.md and cells.csv, to be run at the top of a checkout.
 # cells.csv names the commit of every cell; the names of rows and keys are those of that commit:
-#   git checkout 5e0b58cc2cf634f1be0c740be601110694d23465
+#   git checkout a7e9025920c758563561b695d9b457b232dddcc6
 set -e
-python run_recbole_sigma.py benchmark --models=Pop,WindowItemKNN,WindowItemKNN-directed,HistoryEASE,NextItemRidge,ClosedForm,TGH,TextLinear,SIGMA,SIGMA+memory,PackedSASRec,PackedSASRec+memory --dataset=ml-latest-small --data_path=dataset --seeds=2024,2025,2026,2027,2028 --quiet
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=ml-latest-small --seeds=2024,2025,2026,2027,2028 --models=Pop,WindowItemKNN,WindowItemKNN-directed,NextItemRidge,ClosedForm,SIGMA,SIGMA+memory
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=ml-latest-small --seeds=2024 --models=PackedSASRec,PackedSASRec+memory
 python run_recbole_sigma.py report --output=saved/benchmark/ml-latest-small --publish=results/ml-latest-small
