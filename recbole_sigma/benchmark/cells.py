@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sigma.benchmark.folder import RunFolder
-from recbole_sigma.benchmark.plan import MEMORY, Cell, Plan, Training
+from recbole_sigma.benchmark.plan import MEMORY, Cell, Plan, Training, unread, without
 from recbole_sigma.benchmark.records import FORMAT
 from recbole_sigma.evaluation.diversity import intra_list_distance
 from recbole_sigma.evaluation.judge import Judgement
@@ -220,10 +220,8 @@ def cell_record(cell: Cell, training: Training, trained: dict[str, Any], judged:
 
 def _weights(cell: Cell, trained: dict[str, Any], judged: Judged) -> dict[str, Any]:
     """Which weights a cell was judged with: ``shared`` is None, ``policy`` or ``decoding``."""
-    unread = MEMORY if cell.config["memory"] == trained["config"].get("memory") == "none" else frozenset()
-    differing = [
-        key for key, value in cell.config.items() if key not in unread and trained["config"].get(key) != value
-    ]
+    read = without(cell.config, unread(cell.config) & unread(trained["config"]))
+    differing = [key for key, value in read.items() if trained["config"].get(key) != value]
     picked = {key: trained["config"].get(key) for key in differing}
     shared = None
     if differing:

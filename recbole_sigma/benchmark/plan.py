@@ -175,8 +175,8 @@ def make_plan(
             train_config = RunConfig(row.base, dataset, files, train_values, words)
             for seed in seeds[:1] if answers.training_free else seeds:
                 resolved, trained = plain(cell_config, seed), plain(train_config, seed)
-                apart = JUDGING | MEMORY if trained["memory"] == "none" else JUDGING
-                key = fingerprint(training=without(trained, apart), data=data, version=__version__, **code)
+                settings = without(trained, JUDGING | unread(trained))
+                key = fingerprint(training=settings, data=data, version=__version__, **code)
                 cell = Cell(
                     row,
                     seed,
@@ -224,6 +224,11 @@ def without(values: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """The mapping without some keys."""
     left_out = frozenset(keys)
     return {key: value for key, value in values.items() if key not in left_out}
+
+
+def unread(config: dict[str, Any]) -> frozenset[str]:
+    """Keys that a run with these settings never reads: those of a memory that is off."""
+    return MEMORY if config.get("memory") == "none" else frozenset()
 
 
 def data_fingerprint(config: Any) -> str:

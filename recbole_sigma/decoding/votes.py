@@ -4,9 +4,9 @@
 
 m is the sum of z-scores over the catalogue of up to three parts: co-occurrence neighbours of the newest
 events (WindowItemKNN), a ridge regression from them to the next one (NextItemRidge) and EASE over the whole
-history; it is what the baseline ClosedForm ranks by. m_M is the M-th largest of a row, at least 0: an item
-beyond it gains nothing, so few items have to be touched, and a fused list is exact over the whole catalogue.
-w is one number per model, read from the validation part.
+history. They are the parts of the baseline ClosedForm, here with equal weights. m_M is the M-th largest of a
+row, at least 0: an item beyond it gains nothing, so few items have to be touched, and a fused list is exact
+over the whole catalogue. w is one number per model, read from the validation part.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Memory:
     n_items: int
 
     def bonus(self, rows: Tensor, items: Tensor, batch: int) -> Bonus:
-        """What the strongest items of each history gain.
+        """What the strongest items of each history gain, on the CPU.
 
         Args:
             rows: int64 [P], ascending.
@@ -58,13 +58,12 @@ class Memory:
             batch: B.
         """
         found = standard_scores(self.parts, rows.cpu().numpy(), items.cpu().numpy(), batch)
-        total = torch.from_numpy(np.sum(found, axis=0))
+        total = torch.from_numpy(sum(found[1:], start=found[0]))
         total[:, 0] = 0.0  # padding
         values, strongest = total.topk(min(STRONGEST + 1, self.n_items))
         values, strongest = values - values[:, -1:].clamp_min(0.0), strongest[:, :-1]
         row, place = torch.nonzero(values[:, :-1] > 0, as_tuple=True)
-        device = rows.device
-        return row.to(device), strongest[row, place].to(device), values[row, place].to(device)
+        return row, strongest[row, place], values[row, place]
 
 
 def build_memory(

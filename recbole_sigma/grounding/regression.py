@@ -23,7 +23,7 @@ def inverse(gram: sparse.spmatrix, ridge: float, device: Any = "cpu") -> np.ndar
         device: where it is computed.
 
     Returns:
-        float64 [N, N], symmetric, in the order of columns.
+        float64 [N, N], symmetric, in the order of rows.
 
     Raises:
         UserError: N is above `LARGEST`, or the ridge is too small.
@@ -44,7 +44,8 @@ def inverse(gram: sparse.spmatrix, ridge: float, device: Any = "cpu") -> np.ndar
             "the items' co-occurrence is too ill-conditioned to invert: raise the ridge"
         ) from cause
     del dense  # two matrices are held at a time, not three
-    return torch.cholesky_inverse(factor).cpu().numpy()
+    # it comes in the order of columns, and SciPy would copy such a matrix whole at every product
+    return torch.cholesky_inverse(factor).mT.contiguous().cpu().numpy()
 
 
 def ease(users: np.ndarray, items: np.ndarray, n_items: int, ridge: float, device: Any = "cpu") -> np.ndarray:
@@ -67,7 +68,7 @@ def ease(users: np.ndarray, items: np.ndarray, n_items: int, ridge: float, devic
     met.data[:] = 1.0  # an item that a user met twice counts once
     found = inverse(met.T @ met, ridge, device)
     found /= -np.diag(found).copy()
-    weights = found.astype(np.float32, order="C")
+    weights = found.astype(np.float32)
     np.fill_diagonal(weights, 0.0)
     return weights
 
@@ -112,7 +113,6 @@ def next_item_ridge(
     history = sparse.csr_matrix(parts, shape=(count, n_items))
     after = sparse.csr_matrix((np.ones(count), (np.arange(count), items)), shape=(count, n_items))
     moves = (after.T @ history).tocsr().astype(np.float32)  # Y'H
-    # order C everywhere: a sparse matrix times a dense one copies the dense one whole where it is another
     # (Y'H) (H'H + ridge I)^-1 is B': the inverse is symmetric, and a sparse matrix goes best on the left
-    turned = moves @ inverse(history.T @ history, ridge, device).astype(np.float32, order="C")
+    turned = moves @ inverse(history.T @ history, ridge, device).astype(np.float32)
     return np.ascontiguousarray(turned.T)

@@ -182,7 +182,7 @@ class TIGER(PackedModel, SequentialRecommender):
     ) -> list[RankedItems]:
         """Lists by log P + weight * bonus over the beam's items and the memory's strongest, one per weight.
 
-        Neighbours that the beam did not reach are scored by teacher forcing, so every candidate has its exact
+        Those that the beam did not reach are scored by teacher forcing, so every candidate has its exact
         score; an item that is neither in the beam nor among the memory's ``decode_beam`` strongest is not
         considered.
         """
