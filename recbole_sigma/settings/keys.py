@@ -379,6 +379,13 @@ class SigmaKeys:
         "Items of the history are no negatives where filter_seen holds (ours); ~ = True for joint, "
         "False for paper",
     )
+    sigma_soft_targets: float | None = key(
+        None,
+        "Share of a target that goes to the newest item's neighbours in train (ours, joint); ~ = by "
+        "sigma_history",
+        0.0,
+        1.0,
+    )
 
 
 @dataclass(frozen=True)

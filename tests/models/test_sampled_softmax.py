@@ -82,7 +82,7 @@ def test_a_step_over_few_items_has_the_gradients_of_a_table_of_all(name, changes
     assert set(met.tolist()) <= {0, *rows.tolist()} and len(rows) < model.n_items - 5
     model.item_tokens.residual.sparse = False
     draw = model.negatives.draw
-    model._table_of = lambda _: replace(
+    model._table_of = lambda *_: replace(
         model.item_table(), drawn=draw() if model.objective.over_catalogue else None
     )
     assert_same(part, gradients(model, batch))

@@ -16,6 +16,7 @@ from recbole_sigma.models.sigma.joint import JointObjective
 from recbole_sigma.models.sigma.objective import Objective
 from recbole_sigma.models.sigma.options import SigmaOptions
 from recbole_sigma.models.sigma.paper import PaperObjective, PrefixLanguage, warn_of_width
+from recbole_sigma.models.sigma.soft_targets import SoftTargets
 from recbole_sigma.models.sigma.trunk import PackedTrunk, RowLayout
 from recbole_sigma.preparation.items import Prepared
 from recbole_sigma.tokenization.catalogue import build_catalogue
@@ -110,6 +111,22 @@ def build_objective(options: SigmaOptions, prepared: Prepared, trunk: PackedTrun
         warn_of_width(catalogue)
     language = PrefixLanguage(trunk, _first_tokens(prepared), codes.sizes[: codes.prefix_length])
     return PaperObjective(catalogue, Similarity(cosine=True), width, language, options.id_weight)
+
+
+def build_soft_targets(options: SigmaOptions, dataset: Any) -> SoftTargets | None:
+    """Neighbours that share the targets; None where nothing goes to them.
+
+    Raises:
+        UserError: a share under the paper's losses.
+    """
+    if not options.soft_targets:
+        return None
+    if options.paper:
+        raise UserError(
+            "sigma_soft_targets needs sigma_objective: joint: the paper's losses have hard targets"
+        )
+    users, items = dataset.train_events().sequences()
+    return SoftTargets(users, items, dataset.item_num, options.soft_targets)
 
 
 def _first_tokens(prepared: Prepared) -> list[int]:

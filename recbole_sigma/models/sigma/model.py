@@ -31,7 +31,13 @@ from recbole_sigma.models.packed import (
 )
 from recbole_sigma.models.sampled_softmax import sampler_of
 from recbole_sigma.models.sigma.branches import LABEL_WEIGHT, InstructionBranches, LabelStates
-from recbole_sigma.models.sigma.build import build_item_tokens, build_language, build_objective, build_trunk
+from recbole_sigma.models.sigma.build import (
+    build_item_tokens,
+    build_language,
+    build_objective,
+    build_soft_targets,
+    build_trunk,
+)
 from recbole_sigma.models.sigma.labels import INSTRUCTION, LabelDraw, build_task_labels
 from recbole_sigma.models.sigma.objective import Decoding, ItemTable, Predictions
 from recbole_sigma.models.sigma.options import SigmaOptions
@@ -83,6 +89,7 @@ class SIGMA(PackedModel, SequentialRecommender):
         )
         self.paths = StraightPaths(options.paths, width, options.dropout)
         self.objective = build_objective(options, self.prepared, self.trunk, width)  # (d) losses and lists
+        self.soft = build_soft_targets(options, dataset)
         self.loss_names = (*self.objective.names, "label")
         self.negatives = sampler_of(config, dataset)
         if self.negatives is not None and self.item_tokens.residual is not None:
@@ -108,16 +115,19 @@ class SIGMA(PackedModel, SequentialRecommender):
         """The catalogue from today's weights."""
         return self.objective.table(self.item_tokens())
 
-    def _table_of(self, items: Tensor) -> ItemTable:
+    def _table_of(self, items: Tensor, soft: tuple[Tensor, Tensor] | None = None) -> ItemTable:
         """What a step reads of the catalogue.
 
         Args:
             items: int64 [B, T], the batch's rows, targets included.
+            soft: see `Predictions`.
         """
         if self.negatives is None:
             return self.item_table()
         drawn = self.negatives.draw() if self.objective.over_catalogue else None
         parts = [items.new_zeros(1), items.flatten(), self.objective.met(items)]
+        if soft is not None:
+            parts.append(soft[0].flatten())
         met = torch.unique(torch.cat(parts if drawn is None else [*parts, drawn.items]))
         place = torch.empty_like(self.objective.catalogue.row)
         return self.objective.part(met, self.item_tokens(met), place, drawn)
@@ -136,16 +146,19 @@ class SIGMA(PackedModel, SequentialRecommender):
         labelled = interaction.labelled if isinstance(interaction, PackedBatch) else self.branches.take_part()
         draw = self.branches.draw(rows.first, rows.length, self.one_target) if labelled else None
         labels = 0.0 if draw is None else LABEL_WEIGHT * draw.after.numel()
-        table = self._table_of(rows.items)  # once per step
+        row, column = rows.row, rows.column
+        hidden = history_of(rows.items, row, column) if self.options.mask_seen else None
+        soft = None if self.soft is None else self.soft.of(rows.items[row, column], hidden)
+        table = self._table_of(rows.items, soft)  # once per step
         found = [self._read(rows, group, table, draw) for group in rows.groups]
         context, path = (torch.cat(parts) for parts in list(zip(*found, strict=True))[:2])
-        row, column = rows.row, rows.column
         dense = Predictions(
             context=context,
             path=path,
             targets=rows.items[row, column + 1],
             weights=rows.weights(labels),
-            hidden=history_of(rows.items, row, column) if self.options.mask_seen else None,
+            hidden=hidden,
+            soft=soft,
         )
         parts, _ = self.objective.losses(dense, table)
         if draw is None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recbole_sigma.models.losses import catalogue_cross_entropy
 from recbole_sigma.models.sampled_softmax import Drawn, sampled_cross_entropy
 from recbole_sigma.models.sigma.item_tokens import Similarity, rows_of
+from recbole_sigma.models.sigma.soft_targets import softened
 from recbole_sigma.models.sigma.trunk import Prompt
 from recbole_sigma.tokenization.catalogue import Catalogue
 from recbole_sigma.values import RankedItems, SeenPairs
@@ -29,6 +30,7 @@ class Predictions:
         weights: float [M], how much each prediction counts.
         hidden: int64 [M, H], items left out of the softmaxes over items, 0 in empty slots; or None.
         words: float [M, d], what the words of an instruction add to the query, or None.
+        soft: (int64 [M, K] items, float [M, K] parts of the target that go to them), or None.
     """
 
     context: Tensor
@@ -37,6 +39,7 @@ class Predictions:
     weights: Tensor
     hidden: Tensor | None = None
     words: Tensor | None = None
+    soft: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,15 @@ class Objective(nn.Module, ABC):
         """
         targets, weights, hidden = predictions.targets, predictions.weights, predictions.hidden
         if table.drawn is None:
-            return catalogue_cross_entropy(queries, table.scored, targets, weights, hidden)
-        own, others = (rows_of(table.scored, table.rows(items)) for items in (targets, table.drawn.items))
-        return sampled_cross_entropy(queries, own, others, targets, table.drawn, weights, hidden)
+            total, each = catalogue_cross_entropy(queries, table.scored, targets, weights, hidden)
+        else:
+            own, others = (rows_of(table.scored, table.rows(items)) for items in (targets, table.drawn.items))
+            total, each = sampled_cross_entropy(queries, own, others, targets, table.drawn, weights, hidden)
+        if predictions.soft is None:
+            return total, each
+        items, parts = predictions.soft
+        more = softened(queries, table.scored, table.rows(targets), table.rows(items), parts)
+        return total + (weights * more).sum(), each + more.detach()
 
     @property
     def reads_cache(self) -> bool:

@@ -32,6 +32,7 @@ class SigmaOptions:
         frame: length of the fixed vectors of first-level codes; None where they are learned.
         paths: straight paths around the trunk, as ``sigma_paths`` lists them.
         mask_seen: items of the history are no negatives (where the protocol filters them).
+        soft_targets: share of a target that goes to neighbours of the newest item.
         inputs: frozen vectors inside the item token.
         fusion_hidden: hidden width of the fusion MLP; 0 sums the projections.
         id_residual: add a trained vector per item.
@@ -54,6 +55,7 @@ class SigmaOptions:
     frame: float | None
     paths: tuple[str, ...]
     mask_seen: bool
+    soft_targets: float
     inputs: tuple[str, ...]
     fusion_hidden: int
     id_residual: bool
@@ -100,6 +102,7 @@ class SigmaOptions:
             paths=_settled("sigma_paths", keys.sigma_paths),
             mask_seen=_settled("sigma_mask_seen", keys.sigma_mask_seen)
             and read(ProtocolKeys, config).filter_seen,
+            soft_targets=_settled("sigma_soft_targets", keys.sigma_soft_targets),
             inputs=_settled("fusion_inputs", fusion.fusion_inputs),
             fusion_hidden=fusion.fusion_hidden,
             id_residual=_settled("fusion_id_residual", fusion.fusion_id_residual),
