@@ -381,8 +381,8 @@ class SigmaKeys:
     )
     sigma_soft_targets: float | None = key(
         None,
-        "Share of a target that goes to the newest item's neighbours in train (ours, joint); ~ = by "
-        "sigma_history",
+        "Share of a target that goes to the newest item's neighbours in train (ours, joint); ~ = 0.15 where "
+        "items have fewer than 30 train events on average, else 0",
         0.0,
         1.0,
     )

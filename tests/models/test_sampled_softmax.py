@@ -24,7 +24,7 @@ from tests.arithmetic import STATES
 
 EVERY_ITEM = 1 << 20  # draws; of 48 items none stays away
 MODELS = [
-    ("SIGMA", {}),
+    ("SIGMA", {"sigma_soft_targets": 0.15}),
     ("SIGMA", {"tokenizer_prefix_length": 0, "sigma_paths": ["recency", "interest"]}),
     ("SIGMA", {"sigma_objective": "paper", "fusion_id_residual": True}),
     ("SIGMA", {"sigma_objective": "paper", "sigma_mask_seen": True, "tokenizer_prefix_length": 2}),

@@ -235,6 +235,17 @@ def test_history_settles_what_the_user_left_open(cycle_settings, caplog):
     assert settled(**PAPER) == [[], ["id", "text"], 32, 0.002, False]
 
 
+def test_soft_targets_follow_the_events_per_item(cycle_settings, tmp_path):
+    def share(**changes):
+        return build({**cycle_settings, **changes})[0]["sigma_soft_targets"]
+
+    assert share() == 0.0  # 80 users of 14 train events over 24 items
+    write_cycle(tmp_path / "few" / "cycle", users=40)
+    few = cycle_config(tmp_path / "few", tmp_path)
+    assert share(**few) == 0.15
+    assert share(**few, sigma_soft_targets=0.3) == 0.3 and share(**few, **PAPER) == 0.0
+
+
 def test_same_seed_same_metrics_other_seed_others(cycle_settings, tmp_path):
     short = {**cycle_settings, "epochs": 2, "learning_rate": 0.002}
     first = run("SIGMA", "cycle", config_dict=short, saved=False)
@@ -341,6 +352,7 @@ def test_ablations_by_one_key_train(cycle_settings):
         {"tokenizer_prefix_length": 0},
         {"sigma_history": "long"},
         {"sigma_paths": ["interest"]},
+        {"sigma_soft_targets": 0.15},
         {"sigma_mask_seen": False, "filter_seen": True},
         {"task_labels_per_row": 0},
         {"decode_beam": 3, "topk": [1], "valid_metric": "NDCG@1"},

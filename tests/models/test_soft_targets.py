@@ -91,7 +91,7 @@ def test_no_share_is_the_hard_target():
 
 
 def neighbours(root, scratch):
-    _, _, model = scenes.build("SIGMA", "cycle", cycle_config(root, scratch))
+    _, _, model = scenes.build("SIGMA", "cycle", cycle_config(root, scratch), sigma_soft_targets=SHARE)
     return model.soft
 
 

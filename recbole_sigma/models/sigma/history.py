@@ -24,7 +24,6 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "sigma_paths": ["recency", "interest"],
         "fusion_inputs": ["id", "text"],
         "fusion_hide_id": 0.0,
-        "sigma_soft_targets": 0.0,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -35,7 +34,6 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "sigma_paths": [],
         "fusion_inputs": ["text"],
         "fusion_hide_id": 0.3,
-        "sigma_soft_targets": 0.15,
         "train_batch_size": 128,
         "learning_rate": 0.001,
     },
@@ -44,7 +42,6 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "sigma_paths": [],
         "fusion_inputs": ["id", "text"],
         "fusion_hide_id": 0.0,
-        "sigma_soft_targets": 0.0,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -57,6 +54,14 @@ LABELS = {
     "short": ((1, 0.2), (1, 0.5)),
     "paper": ((1, 1.0), (4, 1.0)),
 }
+
+# Where items have few events, a network that is regularised enough does not learn all pairs of items; where
+# they have many, soft targets blur what it learns.
+MANY = 30
+"""Mean number of train events per item from which targets stay hard."""
+
+SOFT = 0.15
+"""``sigma_soft_targets`` below."""
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "joint": {"sigma_mask_seen": True, "fusion_id_residual": True, "decode_mode": "fixed_temp"},
@@ -73,20 +78,23 @@ class SIGMADataset(PackedDataset):
     def build(self) -> list[Any]:
         """Split the events and settle the keys that the data decides; see `PackedDataset.build`."""
         datasets = super().build()
-        users = datasets[0].packer.users
-        events = len(users) / max(len(np.unique(users)), 1)
-        settled = settle(self.config, events, wants_tasks(self, self.config))
+        packer = datasets[0].packer
+        per_user, per_item = (
+            len(each) / max(len(np.unique(each)), 1) for each in (packer.users, packer.items)
+        )
+        settled = settle(self.config, per_user, per_item, wants_tasks(self, self.config))
         for dataset in datasets:
             dataset.settled = settled
         return datasets
 
 
-def settle(config: Any, events: float, several: bool) -> tuple[str, ...]:
+def settle(config: Any, per_user: float, per_item: float, several: bool) -> tuple[str, ...]:
     """Fill in the keys that were left at ``~``, in place, and say why.
 
     Args:
         config: RecBole config with SIGMA's keys.
-        events: mean number of train events per user.
+        per_user: mean number of train events per user.
+        per_item: mean number of train events per item.
         several: instruction tasks beside JustForYou are trained.
 
     Returns:
@@ -94,7 +102,7 @@ def settle(config: Any, events: float, several: bool) -> tuple[str, ...]:
     """
     keys = read(SigmaKeys, config)
     objective, history = keys.sigma_objective, keys.sigma_history
-    chosen = ("long" if events >= LONG else "short") if history == "auto" else history
+    chosen = ("long" if per_user >= LONG else "short") if history == "auto" else history
     preset = "paper" if objective == "paper" else chosen
     labels, share = LABELS[preset][several]
     values = {
@@ -102,13 +110,16 @@ def settle(config: Any, events: float, several: bool) -> tuple[str, ...]:
         **OBJECTIVES[objective],
         "task_labels_per_row": labels,
         "task_label_share": share,
+        "sigma_soft_targets": SOFT if objective == "joint" and per_item < MANY else 0.0,
     }
     settled = tuple(key for key in values if config[key] is None)
     for key in settled:
         config[key] = values[key]
     if objective == "joint":
-        why = f"{events:.1f} train events per user on average, {LONG} or more are long"
+        why = f"{per_user:.1f} train events per user on average, {LONG} or more are long"
         how = f"auto chose {chosen}: {why}" if history == "auto" else f"{chosen} ({why})"
         shown = ", ".join(f"{key} {config[key]}" for key in HISTORIES[chosen])
-        logging.getLogger().info(f"sigma_history: {how}; {shown}")
+        many = f"{per_item:.1f} train events per item, {MANY} or more are many"
+        soft = f"{config['sigma_soft_targets']} ({many})"
+        logging.getLogger().info(f"sigma_history: {how}; {shown}; sigma_soft_targets {soft}")
     return settled
