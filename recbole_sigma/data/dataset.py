@@ -7,6 +7,7 @@ instead of one per event. Validation and test rows are RecBole's own: a history 
 
 from __future__ import annotations
 
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,17 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_sigma.data.events import ExactTime
-from recbole_sigma.data.windows import FIRST_EVENT, PrefixPacker, WindowPacker, split_events
-from recbole_sigma.settings.keys import RowKeys, TaskKeys
+from recbole_sigma.data.windows import (
+    BY_CHANCE,
+    FIRST_EVENT,
+    PrefixPacker,
+    WindowPacker,
+    rising_share,
+    shuffled_runs,
+    split_events,
+    tied_runs,
+)
+from recbole_sigma.settings.keys import OrderKeys, RowKeys, TaskKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 
@@ -30,8 +40,14 @@ class PackedDataset(ExactTime, SequentialDataset):
     """
 
     packer: WindowPacker
+    runs: np.ndarray | None = None
+    """Train events that share a user and a time, numbered alike; None where the file's order stays."""
+    order: np.ndarray | None = None
+    """Which train event stands where in this epoch's rows; None for the order of ``packer``."""
     prepared_extra: dict[str, Any] | None = None
     packs_events = True
+    moves_ties = True
+    """Whether `train_tied` may move an event to the place of another one of the same time."""
     cold_rows = False
     """Whether the model can predict from an empty history (`task_empty_history`)."""
 
@@ -87,6 +103,7 @@ class PackedDataset(ExactTime, SequentialDataset):
                 f"dataset '{self.dataset_name}' leaves no training target after the split: every user needs"
                 " at least two training events; loosen the filters or check eval_args"
             )
+        train.runs = self._runs_to_shuffle(train.packer)
         datasets = [train]
         for which in (1, 2):
             target = np.flatnonzero((part == which) & ((np.arange(len(users)) > first) | cold))
@@ -111,10 +128,36 @@ class PackedDataset(ExactTime, SequentialDataset):
         """
         self.prepared_extra = extra
 
+    def _runs_to_shuffle(self, packer: WindowPacker) -> np.ndarray | None:
+        """Runs of tied train events whose order is drawn in every epoch; None where it is the file's."""
+        if not self.moves_ties:
+            return None
+        asked = read(OrderKeys, self.config).train_tied
+        runs = tied_runs(packer.users, self.chronology.times.numpy()[packer.ranks])
+        rising = rising_share(runs, name_places(item_names(self))[packer.items])
+        by_chance = BY_CHANCE[0] <= rising <= BY_CHANCE[1]
+        shuffle = by_chance if asked == "auto" else asked == "shuffled"
+        if np.isfinite(rising):
+            tied = (runs[1:] == runs[:-1]).sum() / max(packer.predictions, 1)
+            getLogger().info(
+                f"train_tied: {'shuffled' if shuffle else 'file'}{' by auto' if asked == 'auto' else ''}; "
+                f"{tied:.0%} of the train events have the time of the one before, and of these pairs "
+                f"{rising:.0%} rise by item name in the file (50 % are chance); set it to file where that "
+                "order is the true one"
+            )
+        return runs if shuffle else None
+
     def resample(self, epoch: int) -> None:
-        """Redraw the window boundaries of the training rows (same number of rows, same targets)."""
+        """Redraw the window boundaries of the training rows (same number of rows, same targets), and the
+        order of tied events.
+        """
         packer = self.packer
-        self.inter_feat = self._rows(packer.draw(epoch), packer.users, packer.items, packer.ranks)
+        items = packer.items
+        if self.runs is not None:
+            # a place keeps its rank: it says where a row stands in time, and its event's time is the same
+            self.order = shuffled_runs(self.runs, np.random.default_rng((self.config["seed"], epoch, 1)))
+            items = items[self.order]
+        self.inter_feat = self._rows(packer.draw(epoch), packer.users, items, packer.ranks)
 
     def _rows(
         self, spans: np.ndarray, users: np.ndarray, items: np.ndarray, ranks: np.ndarray
@@ -155,6 +198,17 @@ class PrefixDataset(PackedDataset):
 def item_names(dataset: Any) -> list[str]:
     """The items as the files name them, in the order of RecBole's ids; row 0 is its padding."""
     return [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+
+
+def name_places(names: list[str]) -> np.ndarray:
+    """Where each name stands among all, numbers by value: int64 [N]; row 0 (the padding) stands first."""
+    found = np.array(names[1:])
+    numbers = np.char.isdecimal(found).all() if len(found) else False
+    place = np.zeros(len(names), dtype=np.int64)
+    place[1 + np.argsort(found.astype(np.float64) if numbers else found, kind="stable")] = np.arange(
+        1, len(names)
+    )
+    return place
 
 
 class LabelledDataset(ExactTime, Dataset):

@@ -66,6 +66,10 @@ def ensemble_of(model_class: Any, size: int) -> type:
         def _mean(self, name: str, *given: Any) -> Tensor:
             return torch.stack(self._each(name, *given)).mean(dim=0)
 
+        def on_epoch_start(self, epoch: int, train_data: Any) -> None:
+            """Every network begins the epoch; all draw the same rows."""
+            self._each("on_epoch_start", epoch, train_data)
+
         def calculate_loss(self, interaction: Any) -> Any:
             """The networks' mean losses, or the mean of each part."""
             found = self._each("calculate_loss", interaction)

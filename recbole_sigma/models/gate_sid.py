@@ -39,6 +39,8 @@ _BLOCK = 2048  # candidates at a time while a whole catalogue is scored: what a 
 class GateSIDDataset(CodedDataset):
     """The dataset RecBole picks for the model named GateSID: every prefix is a row."""
 
+    moves_ties = False  # the gate reads what was known before the event of a row
+
 
 class GateSID(PackedModel, SequentialRecommender):
     """See the module's docstring; keys ``gate_*`` and those of semantic IDs."""

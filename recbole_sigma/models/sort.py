@@ -38,6 +38,8 @@ _ROWS = 64  # requests at a time
 class SORTDataset(PrefixDataset):
     """The dataset RecBole picks for the model named SORT: every prefix is a request."""
 
+    moves_ties = False  # a request has a label of its own
+
 
 class SORT(PackedModel, SequentialRecommender):
     """See the module's docstring; keys ``sort_*``."""

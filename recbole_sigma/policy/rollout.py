@@ -28,6 +28,7 @@ def context_dataset(train: Any, per_user: int) -> Any:
     """
     own = train.packer
     rows = train.copy(train.inter_feat)
+    rows.runs = None  # what a context may not recommend is known by rank: its target must keep its own
     rows.packer = PrefixPacker(
         own.users, own.items, own.ranks, own.window, own.seed, every=False, per_user=per_user
     )

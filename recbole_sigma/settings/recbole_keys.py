@@ -44,7 +44,9 @@ class RecBoleKeys:
     eval_batch_size: int = key(4096, "Users per evaluation batch, for every model", 1, 1 << 40)
     metric_decimal_place: int = key(4, "Decimals kept", 1, 17)
     MAX_ITEM_LIST_LENGTH: int = key(50, "Longest history", 1, 1_000_000)
-    epochs: int = key(300, "Passes over the training targets", 1, 1_000_000)
+    epochs: int | None = key(
+        300, "Passes over the training targets; SIGMA: ~ = by sigma_history", 1, 1_000_000
+    )
     train_batch_size: int | None = key(2048, "Rows per step; SIGMA: ~ = by sigma_history", 1, 1 << 30)
     learner: str = key(
         "adam", "Optimizer", choices=("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")

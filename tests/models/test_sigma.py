@@ -222,17 +222,19 @@ def test_joint_distribution_is_one_softmax_read_in_three_steps(cycle_settings, m
 
 def test_history_settles_what_the_user_left_open(cycle_settings, caplog):
     def settled(**changes):
-        config, *_ = build(cycle_settings, **{"train_batch_size": None, "learning_rate": None, **changes})
-        keys = ("sigma_paths", "fusion_inputs", "train_batch_size", "learning_rate", "sigma_mask_seen")
+        left = {"epochs": None, "train_batch_size": None, "learning_rate": None}
+        config, *_ = build(cycle_settings, **{**left, **changes})
+        keys = ("sigma_paths", "fusion_inputs", "epochs", *list(left)[1:], "sigma_mask_seen")
         return [config[key] for key in keys]
 
     caplog.set_level("INFO")
-    short, long = [[], ["text"], 128, 0.001, True], [["recency", "interest"], ["id", "text"], 32, 0.002, True]
+    short = [[], ["text"], 10, 128, 0.001, True]
+    long = [["recency", "interest"], ["id", "text"], 20, 32, 0.002, True]
     assert settled() == settled(sigma_history="short") == short  # 14 train events per user
     assert "auto chose short: 14.0 train events per user" in caplog.text
     assert settled(sigma_history="long") == long
-    assert settled(sigma_history="long", sigma_paths=[], learning_rate=0.5) == [[], *long[1:3], 0.5, True]
-    assert settled(**PAPER) == [[], ["id", "text"], 32, 0.002, False]
+    assert settled(sigma_history="long", sigma_paths=[], learning_rate=0.5) == [[], *long[1:4], 0.5, True]
+    assert settled(**PAPER) == [[], ["id", "text"], 10, 32, 0.002, False]
 
 
 def test_soft_targets_follow_the_events_per_item(cycle_settings, tmp_path):

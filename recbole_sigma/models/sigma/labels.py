@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,9 @@ class TaskLabels(nn.Module):
             wordings.append(len(rows.task.templates))
             values = rows.values[: rows.known] or ("",)
             texts += [rows.task.fill(template, value) for value in values for template in rows.task.templates]
-        self._table("events", np.concatenate(events))
-        self._table("slots", np.concatenate(slots))
+        self.as_packed = np.concatenate(events), np.concatenate(slots)
+        self._table("events", self.as_packed[0].copy())  # `follow` writes into these
+        self._table("slots", self.as_packed[1].copy())
         self._table("text_base", np.array(bases))
         self._table("wordings", np.array(wordings))
         self._table("texts", encode_left_padded(tokenizer, texts, False, True, width).astype(np.int32))
@@ -118,6 +120,20 @@ class TaskLabels(nn.Module):
 
     def _table(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+
+    def follow(self, order: np.ndarray) -> None:
+        """Find the events again where an epoch's order has put them.
+
+        Args:
+            order: int64 [E], which of the packer's events stands where.
+        """
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        events, slots = place[self.as_packed[0]], self.as_packed[1]
+        for begin, end in pairwise(self.starts):
+            own = np.argsort(events[begin:end]) + begin
+            self.events[begin:end] = torch.from_numpy(events[own])
+            self.slots[begin:end] = torch.from_numpy(slots[own])
 
     def draw(self, first: Tensor, length: Tensor, labels: int, last: bool = False) -> LabelDraw:
         """Labels of a batch.

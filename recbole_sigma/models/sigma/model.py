@@ -134,6 +134,13 @@ class SIGMA(PackedModel, SequentialRecommender):
 
     # --- training -------------------------------------------------------------------------------------------
 
+    def on_epoch_start(self, epoch: int, train_data: Any) -> None:
+        """Redraw the training rows; the labels follow their events."""
+        super().on_epoch_start(epoch, train_data)
+        order = train_data._dataset.order
+        if self.task_labels is not None and order is not None:
+            self.task_labels.follow(order)
+
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Losses of one batch of packed rows, each weighted: the objective's parts, then the label term.
 
