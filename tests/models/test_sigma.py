@@ -229,12 +229,15 @@ def test_history_settles_what_the_user_left_open(cycle_settings, caplog):
 
     caplog.set_level("INFO")
     short = [[], ["text"], 10, 128, 0.001, True]
-    long = [["recency", "interest"], ["id", "text"], 20, 32, 0.002, True]
+    long = [["recency", "interest"], ["id", "text"], 10, 32, 0.002, True]
     assert settled() == settled(sigma_history="short") == short  # 14 train events per user
     assert "auto chose short: 14.0 train events per user" in caplog.text
     assert settled(sigma_history="long") == long
     assert settled(sigma_history="long", sigma_paths=[], learning_rate=0.5) == [[], *long[1:4], 0.5, True]
     assert settled(**PAPER) == [[], ["id", "text"], 10, 32, 0.002, False]
+    # orders that are drawn anew are not learned by heart
+    assert settled(sigma_history="long", train_tied="shuffled")[2] == 20
+    assert settled(train_tied="shuffled") == short
 
 
 def test_soft_targets_follow_the_events_per_item(cycle_settings, tmp_path):

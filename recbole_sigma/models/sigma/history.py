@@ -24,7 +24,6 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "sigma_paths": ["recency", "interest"],
         "fusion_inputs": ["id", "text"],
         "fusion_hide_id": 0.0,
-        "epochs": 20,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -35,7 +34,6 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "sigma_paths": [],
         "fusion_inputs": ["text"],
         "fusion_hide_id": 0.3,
-        "epochs": 10,
         "train_batch_size": 128,
         "learning_rate": 0.001,
     },
@@ -44,7 +42,6 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "sigma_paths": [],
         "fusion_inputs": ["id", "text"],
         "fusion_hide_id": 0.0,
-        "epochs": 10,
         "train_batch_size": 32,
         "learning_rate": 0.002,
     },
@@ -66,6 +63,10 @@ MANY = 30
 SOFT = 0.15
 """``sigma_soft_targets`` below."""
 
+EPOCHS = {False: 10, True: 20}
+"""Passes over long histories by whether each draws the order of tied events anew (`train_tied`), which keeps
+a network from learning the rows by heart; 10 over short ones."""
+
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "joint": {"sigma_mask_seen": True, "fusion_id_residual": True, "decode_mode": "fixed_temp"},
     # nothing of ours
@@ -85,13 +86,16 @@ class SIGMADataset(PackedDataset):
         per_user, per_item = (
             len(each) / max(len(np.unique(each)), 1) for each in (packer.users, packer.items)
         )
-        settled = settle(self.config, per_user, per_item, wants_tasks(self, self.config))
+        drawn = datasets[0].runs is not None
+        settled = settle(self.config, per_user, per_item, wants_tasks(self, self.config), drawn)
         for dataset in datasets:
             dataset.settled = settled
         return datasets
 
 
-def settle(config: Any, per_user: float, per_item: float, several: bool) -> tuple[str, ...]:
+def settle(
+    config: Any, per_user: float, per_item: float, several: bool, drawn: bool = False
+) -> tuple[str, ...]:
     """Fill in the keys that were left at ``~``, in place, and say why.
 
     Args:
@@ -99,6 +103,7 @@ def settle(config: Any, per_user: float, per_item: float, several: bool) -> tupl
         per_user: mean number of train events per user.
         per_item: mean number of train events per item.
         several: instruction tasks beside JustForYou are trained.
+        drawn: every epoch draws the order of tied events anew.
 
     Returns:
         The keys that were filled in.
@@ -111,6 +116,7 @@ def settle(config: Any, per_user: float, per_item: float, several: bool) -> tupl
     values = {
         **HISTORIES[preset],
         **OBJECTIVES[objective],
+        "epochs": EPOCHS[drawn and preset == "long"],
         "task_labels_per_row": labels,
         "task_label_share": share,
         "sigma_soft_targets": SOFT if objective == "joint" and per_item < MANY else 0.0,
@@ -121,7 +127,7 @@ def settle(config: Any, per_user: float, per_item: float, several: bool) -> tupl
     if objective == "joint":
         why = f"{per_user:.1f} train events per user on average, {LONG} or more are long"
         how = f"auto chose {chosen}: {why}" if history == "auto" else f"{chosen} ({why})"
-        shown = ", ".join(f"{key} {config[key]}" for key in HISTORIES[chosen])
+        shown = ", ".join(f"{key} {config[key]}" for key in (*HISTORIES[chosen], "epochs"))
         many = f"{per_item:.1f} train events per item, {MANY} or more are many"
         soft = f"{config['sigma_soft_targets']} ({many})"
         logging.getLogger().info(f"sigma_history: {how}; {shown}; sigma_soft_targets {soft}")
