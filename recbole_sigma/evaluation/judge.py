@@ -16,8 +16,8 @@ from recbole.evaluator import Evaluator
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
+from recbole_sigma.decoding.memory import WEIGHTS, Bonus, CollaborativeMemory, add_bonus
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
-from recbole_sigma.decoding.votes import WEIGHTS, Bonus, CollaborativeMemory, add_bonus
 from recbole_sigma.evaluation.collector import RankedCollector
 from recbole_sigma.evaluation.histories import Histories
 from recbole_sigma.evaluation.shards import Shard
@@ -238,8 +238,8 @@ class Judge:
         Args:
             model: see `judge`.
             loader: the validation part.
-            memory: the collaborative memory where the lists need its votes.
-            lists: (batch, seen pairs, votes) -> a list per candidate.
+            memory: the collaborative memory where the lists need it.
+            lists: (batch, seen pairs, bonus) -> a list per candidate.
         """
         _check_loader(loader)
         model.eval()
@@ -304,7 +304,7 @@ class _Batches:
     def __call__(
         self, interaction: Interaction, history: SeenPairs | None, positive_u: Tensor, positive_i: Tensor
     ) -> tuple[SeenPairs | None, Bonus | None, Tensor, SeenPairs]:
-        """(seen pairs or None, votes or None, which targets the filter forbids: bool [P], histories)."""
+        """(seen pairs or None, bonus or None, which targets the filter forbids: bool [P], histories)."""
         closed = torch.zeros_like(positive_i, dtype=torch.bool)
         met, bonus = self.histories(interaction, history), None
         if self.memory is not None:

@@ -185,7 +185,7 @@ class Contract:
     def rank_fused(
         self, interaction: Any, k: int, seen: SeenPairs | None, bonus: Any, weights: tuple[float, ...]
     ) -> list[RankedItems]:
-        """`rank` by score + weight * bonus (`decoding.votes`), one list per weight."""
+        """`rank` by score + weight * bonus (`decoding.memory`), one list per weight."""
         raise UserError(f"{type(self).__name__} makes no lists of its own")
 
     def rank_choices(self, interaction: Any, k: int, seen: SeenPairs | None) -> list[RankedItems]:

@@ -22,8 +22,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from recbole_sigma.data.dataset import item_names
 from recbole_sigma.decoding.beam import beam_search
 from recbole_sigma.decoding.exact import exact_top_k, prefix_survival, score_candidates
+from recbole_sigma.decoding.memory import Bonus, best_of, bonus_of, strongest
 from recbole_sigma.decoding.t5 import T5Decoder
-from recbole_sigma.decoding.votes import Bonus, best_of, bonus_of, strongest
 from recbole_sigma.language.t5 import PackedPrompts, code_logits
 from recbole_sigma.language.transformer import with_cheap_dropout
 from recbole_sigma.models.packed import PackedModel, RowGroup

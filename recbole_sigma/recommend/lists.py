@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.decoding.votes import Bonus, add_bonus
+from recbole_sigma.decoding.memory import Bonus, add_bonus
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.models.contract import contract
 from recbole_sigma.models.sigma.labels import INSTRUCTION

@@ -211,7 +211,7 @@ def test_short_histories_are_known_by_their_train_events(events, newest, write_d
 
 def test_the_votes_of_a_set_do_not_hang_on_its_name(write_dataset) -> None:
     """knn_last, next_last and memory_last of auto follow from the train events alone."""
-    from recbole_sigma.decoding.votes import CollaborativeMemory
+    from recbole_sigma.decoding.memory import CollaborativeMemory
     from tests import planted as scenes
 
     rows = [(u, f"i{(u + s) % 40}", s) for u in range(4) for s in range(6)]

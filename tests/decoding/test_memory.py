@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_sigma.decoding import votes
+from recbole_sigma.decoding import memory as module
+from recbole_sigma.decoding.memory import add_bonus, best_of, bonus_of, build_memory, strongest
 from recbole_sigma.decoding.top_k import top_k
-from recbole_sigma.decoding.votes import add_bonus, best_of, bonus_of, build_memory, strongest
 from recbole_sigma.settings.keys import MemoryKeys
 
 N = 15
@@ -81,7 +81,7 @@ def whole(seed, history, last):
 @pytest.mark.parametrize("most", [4, 500])
 @pytest.mark.parametrize("parts", [("neighbours",), ("next", "history"), EVERY])
 def test_the_gain_is_the_sum_of_z_scores_above_the_last_of_the_strongest(last, most, parts, monkeypatch):
-    monkeypatch.setattr(votes, "STRONGEST", most)
+    monkeypatch.setattr(module, "STRONGEST", most)
     histories = [[3], [1, 2, 3, 4, 5], [], [7, 7, 2]]
     rows = torch.tensor([r for r, h in enumerate(histories) for _ in h])
     items = torch.tensor([i for h in histories for i in h])

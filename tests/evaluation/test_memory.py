@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.decoding import votes
+from recbole_sigma.decoding import memory as module
+from recbole_sigma.decoding.memory import WEIGHTS, CollaborativeMemory, add_bonus
 from recbole_sigma.decoding.top_k import top_k
-from recbole_sigma.decoding.votes import WEIGHTS, CollaborativeMemory, add_bonus
 from recbole_sigma.evaluation.judge import Judge
 from recbole_sigma.quick_start import evaluate_checkpoint, run
 from recbole_sigma.run.config import RunConfig
@@ -136,7 +136,7 @@ def test_a_memory_that_says_nothing_or_is_of_another_form_is_refused(changes, to
 
 
 def test_a_catalogue_too_large_to_invert_keeps_neighbours_and_says_so(root, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(votes, "LARGEST", 10)
+    monkeypatch.setattr(module, "LARGEST", 10)
     config = RunConfig("Pop", "cycle", None, settings(root, tmp_path, memory="fixed"))
     data = load_data(config, config.model_class)
     memory = CollaborativeMemory(config)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.decoding.votes import CollaborativeMemory
+from recbole_sigma.decoding.memory import CollaborativeMemory
 from recbole_sigma.models.registry import MODELS
 from recbole_sigma.models.untrained import Untrained
 from tests import planted as scenes

@@ -17,8 +17,8 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_sigma.decoding.exact import prefix_survival
+from recbole_sigma.decoding.memory import Bonus, add_bonus
 from recbole_sigma.decoding.top_k import pairs_of_rows, top_k
-from recbole_sigma.decoding.votes import Bonus, add_bonus
 from recbole_sigma.language.backbone import compiled_parts
 from recbole_sigma.models.losses import history_of
 from recbole_sigma.models.packed import (
