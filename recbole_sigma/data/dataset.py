@@ -26,7 +26,8 @@ from recbole_sigma.data.windows import (
     split_events,
     tied_runs,
 )
-from recbole_sigma.settings.keys import OrderKeys, RowKeys, TaskKeys
+from recbole_sigma.settings.baseline_keys import OrderKeys
+from recbole_sigma.settings.keys import RowKeys, TaskKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import UserError
 

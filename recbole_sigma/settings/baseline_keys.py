@@ -80,6 +80,18 @@ class SasrecKeys:
 
 
 @dataclass(frozen=True)
+class OrderKeys:
+    """In which order training reads events of one time."""
+
+    train_tied: str = key(
+        "auto",
+        "Train events of a user at one time: file: in the order of the file; shuffled: in an order that is "
+        "drawn anew for every epoch; auto = shuffled where the file's order among them is one of chance",
+        choices=("auto", "file", "shuffled"),
+    )
+
+
+@dataclass(frozen=True)
 class EnsembleKeys:
     """Several networks read as one."""
 
