@@ -68,11 +68,15 @@ BY_CHANCE = (0.45, 0.55)
 def tied_runs(users: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Number the runs of events of one user at one time: int64 [E], ascending.
 
+    A user's first event is a run of its own. It is never a target, so no label of a task is made for it; the
+    other events always are, and stay so in any order of their runs.
+
     Args:
         users: int64 [E], events grouped by user, in time order inside a user.
         times: float64 [E].
     """
-    new = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+    first = np.r_[True, users[1:] != users[:-1]][: len(users)]
+    new = first[1:] | first[:-1] | (times[1:] != times[:-1])
     return np.cumsum(np.r_[np.zeros(min(len(users), 1), dtype=np.int64), new])
 
 

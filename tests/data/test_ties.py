@@ -25,6 +25,8 @@ def test_a_drawn_order_moves_events_inside_their_run_alone(events, seed):
     users, times = (np.array([event[part] for event in events], dtype=np.int64) for part in (0, 1))
     runs = tied_runs(users, times.astype(np.float64))
     same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    same[1:] &= users[2:] == users[:-2]  # a user's first event stays where it is
+    same[:1] = False
     np.testing.assert_array_equal(runs[1:] == runs[:-1], same)
     order = shuffled_runs(runs, np.random.default_rng(seed))
     assert sorted(order.tolist()) == list(range(len(runs)))
@@ -107,6 +109,7 @@ def test_auto_moves_tied_events_where_the_file_wrote_them_down_by_chance(
             for begin in range(0, len(filed), PER_TIME):
                 end = begin + PER_TIME
                 assert sorted(epoch[user][begin:end]) == sorted(filed[begin:end])
+            assert epoch[user][0] == filed[0]  # no target, in any epoch
     assert (epochs[0] == epochs[1]) != moves
     for part, held in ((data.valid, 1), (data.test, 0)):  # judged rows are the file's
         batch = scenes.one_batch(part)
@@ -159,12 +162,17 @@ def test_models_that_read_the_moment_or_the_label_of_an_event_keep_the_files_ord
     assert trained_rows(data, 0) == trained_rows(data, 1)
 
 
-def test_labels_follow_their_events(valid_chosen):
-    """An instruction that names a kind hangs before an item of that kind, wherever the epoch has put it."""
-    _, data, model = scenes.build("SIGMA", "chosen", valid_chosen, tasks=["Category"])
+@pytest.mark.parametrize("window", [50, 1])
+def test_labels_follow_their_events(valid_chosen, window):
+    """An instruction that names a kind hangs before an item of that kind, wherever the epoch has put it, and
+    every row has a label of its own, though it may hold one target.
+    """
+    _, data, model = scenes.build(
+        "SIGMA", "chosen", valid_chosen, tasks=["Category"], MAX_ITEM_LIST_LENGTH=window
+    )
     labels, dataset = model.task_labels, data.train._dataset
     users = dataset.packer.users
-    dataset.runs = np.cumsum(np.r_[0, users[1:] != users[:-1]])  # as if a user did everything at once
+    dataset.runs = tied_runs(users, np.zeros(len(users)))  # as if a user did everything at once
     texts = labels.tasks.texts()
     text_of = {tuple(row): text for text, row in zip(texts, labels.encode(texts).tolist(), strict=True)}
     material, met = labels.tasks.material, 0
@@ -177,6 +185,7 @@ def test_labels_follow_their_events(valid_chosen):
         whole[torch.arange(len(whole)), length - 1] = rows["item_id"]
         torch.manual_seed(epoch)
         draw = labels.draw(rows["packed_first"], length, 6)
+        assert ((draw.after >= 0) & (draw.after < length[:, None] - 1)).all()
         items = whole.gather(1, draw.after + 1)
         for task, item, text in zip(
             draw.task.ravel().tolist(),
