@@ -1,12 +1,13 @@
 """Soft targets: shares against brute force over train events, the loss against a dense distribution."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from recbole_sigma.models.losses import catalogue_cross_entropy
 from recbole_sigma.models.sigma.objective import ItemTable, Objective, Predictions
-from recbole_sigma.models.sigma.soft_targets import NEIGHBOURS, SoftTargets, softened
+from recbole_sigma.models.sigma.soft_targets import NEIGHBOURS, SoftTargets
 from recbole_sigma.values import UserError
 from tests import planted as scenes
 from tests.arithmetic import STATES
@@ -83,11 +84,12 @@ def test_the_loss_is_the_cross_entropy_of_the_mixed_target(events):
 
 def test_no_share_is_the_hard_target():
     queries, scored = torch.randn(3, 4), torch.randn(9, 4)
-    targets = torch.tensor([1, 2, 3])
+    hard = Predictions(queries, queries[:, :0], torch.tensor([1, 2, 3]), torch.ones(3))
     nothing = torch.zeros(3, NEIGHBOURS)
-    assert not softened(queries, scored, targets, nothing.long(), nothing).any()
-    _, each = catalogue_cross_entropy(queries, scored, targets, torch.ones(3))
-    assert torch.isfinite(each).all()
+    table = ItemTable(scored, scored, scored)
+    wanted = Objective.catalogue_loss(queries, hard, table)
+    found = Objective.catalogue_loss(queries, replace(hard, soft=(nothing.long(), nothing)), table)
+    assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
 
 
 def neighbours(root, scratch):
