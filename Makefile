@@ -28,7 +28,7 @@ $(STAMP): constraints.txt setup.cfg pyproject.toml
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))' || $(PIP_INSTALL) --no-deps recbole
 	@touch $@
 
-demo: $(STAMP)  ## train SIGMA next to baselines on ml-100k, print the table and what to do next (5 minutes)
+demo: $(STAMP)  ## train SIGMA next to baselines on ml-100k, print the table and what to do next (6 minutes)
 	$(BIN)/python run_recbole_sigma.py demo
 
 # One thread: torch and faiss bring an OpenMP pool each, and on a busy machine two threads are slower than one.

@@ -24,7 +24,7 @@ from recbole_sigma.values import UserError
 DEMO_MODELS = ("Pop", "WindowItemKNN", "ClosedForm", "PackedSASRec", "SIGMA-tasks")
 DEMO = """\
 The demo trains two models on {dataset} and judges them beside baselines that need no training, all on the
-same users and with the same rules. It takes three to five minutes on two cores; nothing is downloaded.
+same users and with the same rules. It takes about six minutes on two cores; nothing is downloaded.
   Pop            the most popular items, the same for everybody
   WindowItemKNN  items that stand near the user's newest items in other histories
   ClosedForm     the best sum of three linear models, solved and not trained
