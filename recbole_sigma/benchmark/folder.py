@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,15 @@ from typing import IO, Any
 
 import yaml
 
-from recbole_sigma.benchmark.records import FAILURE, FORMAT, TRAINING, read_cell, read_record, write_record
+from recbole_sigma.benchmark.records import (
+    COMMAND,
+    FAILURE,
+    FORMAT,
+    TRAINING,
+    read_cell,
+    read_record,
+    write_record,
+)
 from recbole_sigma.machine.files import write_atomically
 from recbole_sigma.settings.recipes import declared_keys
 from recbole_sigma.values import UserError
@@ -37,7 +46,7 @@ class RunFolder:
         self.corrected: list[str] = []
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output={self.path} is a file: name a folder")
-        for part in ("cells", "settings", "failed", "trainings", "checkpoints", "locks"):
+        for part in ("cells", "settings", "failed", "trainings", "checkpoints", "commands", "locks"):
             (self.path / part).mkdir(parents=True, exist_ok=True)
 
     # --- cells ---
@@ -85,6 +94,23 @@ class RunFolder:
         """Every cell that failed and has not succeeded since."""
         records = [read_record(path, FAILURE) for path in sorted(self.path.glob("failed/*.json"))]
         return [record for record in records if self.cell_path(record["key"]) is None]
+
+    # --- commands ---
+
+    def note_command(self, words: list[str], moment: str) -> None:
+        """Keep a command that filled the folder; typed again, it moves to the end.
+
+        A file each: of commands that end at the same time none overwrites another's.
+        """
+        name = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+        write_record(
+            self.path / "commands" / f"{name}.json", {"format": FORMAT, "created": moment, "words": words}
+        )
+
+    def commands(self) -> list[list[str]]:
+        """The commands that filled the folder, in the order in which they ended."""
+        found = [read_record(path, COMMAND) for path in self.path.glob("commands/*.json")]
+        return [record["words"] for record in sorted(found, key=lambda record: record["created"])]
 
     # --- trainings ---
 

@@ -69,6 +69,7 @@ LABEL_ROWS = {"users": [int], "groups": [int], "labels": [int]}
 LABEL_CELL = {**_LABEL_CELL_IN_A_TABLE, "rows": {**LABEL_ROWS, "scores": [_NUMBER]}}
 CELL = {**_CELL_IN_A_TABLE, "places": {**_JUDGED, "places": [int], "gates?": [_NUMBER]}}
 TRAINING = {**_TRAINED, "key": str, "best_valid_result": {...: _NUMBER}}
+COMMAND = {"created": str, "words": [str]}
 FAILURE = {"key": str, "row": _NAME, "seed": int, "filter_seen": bool, "kind": str, "error": str}
 RESULTS = {
     "created": str,

@@ -94,7 +94,7 @@ def collect(folder: RunFolder, plan: Plan | None = None) -> dict[str, Any]:
 def _commands(folder: RunFolder, own: bool) -> tuple[list[list[str]], list[str]]:
     """The benchmark commands that filled the folder, this one last; and a note where those before are lost.
 
-    `report` adds none.
+    `report` adds none. Folders of earlier versions have them in results.json alone.
     """
     path = folder.path / "results.json"
     known: list[list[str]] = []
@@ -104,8 +104,10 @@ def _commands(folder: RunFolder, own: bool) -> tuple[list[list[str]], list[str]]
             known = read_record(path, RESULTS)["commands"]
         except UserError as error:  # of another version, or damaged: it is about to be written anew
             lost = [f"the commands before this one are not known, since {str(error).partition(':')[0]}"]
-    this = ["run_recbole_sigma.py", *sys.argv[1:]]
-    return [*(command for command in known if command != this), this] if own else known, lost
+    if own:
+        folder.note_command(["run_recbole_sigma.py", *sys.argv[1:]], now())
+    noted = folder.commands()
+    return [*(command for command in known if command not in noted), *noted], lost
 
 
 def _named(commands: list[list[str]]) -> dict[str, int]:

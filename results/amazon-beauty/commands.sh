@@ -10,4 +10,5 @@ python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amaz
 python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-beauty --seeds=2027 --models=SIGMA,SIGMA+memory
 python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-beauty --seeds=2024 --models=SIGMA-x3,SIGMA-x3+memory
 python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-beauty --seeds=2028 --models=SIGMA,SIGMA+memory
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-beauty --seeds=2025 --models=SIGMA-x3,SIGMA-x3+memory
 python run_recbole_sigma.py report --output=saved/benchmark/amazon-beauty --publish=results/amazon-beauty

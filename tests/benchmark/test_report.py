@@ -6,15 +6,18 @@ import base64
 import hashlib
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from recbole_sigma.benchmark import plots, rebuild_report, report, tables
+from recbole_sigma.benchmark.folder import RunFolder
 from recbole_sigma.benchmark.records import write_record
-from recbole_sigma.benchmark.results import summarize
+from recbole_sigma.benchmark.results import collect, summarize
 from recbole_sigma.commands.main import main
 from recbole_sigma.values import UserError
 from tests.browser import CHROMIUM, Browser
@@ -269,6 +272,27 @@ def test_metrics_that_are_not_the_usual_ones(record, scratch: Path, no_plots) ->
     assert "| model | RECALL@3 |" in (scratch / "table.md").read_text()
 
 
+def test_commands_that_end_together_are_all_kept(planted, scratch: Path, monkeypatch, no_plots) -> None:
+    """Each collects before the others have written results.json, as runs on several cards or cores do."""
+    columns = "--load_col={inter: [user_id, item_id, timestamp]}"
+    rest = ["--dataset=planted", "--quiet", "--output=o", f"--data_path={planted['data_path']}", columns]
+
+    def typed(models: str) -> list[str]:
+        words = ["benchmark", f"--models={models}", *rest]
+        monkeypatch.setattr(sys, "argv", ["x", *words])
+        return words
+
+    assert main(typed("Pop")) == 0
+    folder, old = RunFolder("o"), Path("o/results.json").read_bytes()
+    for models in ("WindowItemKNN", "HistoryEASE", "WindowItemKNN"):
+        typed(models)
+        record = collect(folder, SimpleNamespace(cells=[], notes=[]))
+        assert record["commands"][-1][2] == f"--models={models}"
+        Path("o/results.json").write_bytes(old)  # another process ends later, and knew less
+    kept = [words[2].removeprefix("--models=") for words in rebuild_report("o")["commands"]]
+    assert kept == ["Pop", "HistoryEASE", "WindowItemKNN"]  # one typed again moves to the end
+
+
 def test_the_report_command_makes_everything_again(planted, scratch: Path, capsys, no_plots) -> None:
     argv = ["benchmark", "--models=Pop,WindowItemKNN", "--dataset=planted", "--quiet", "--output=o"]
     columns = "--load_col={inter: [user_id, item_id, timestamp]}"
@@ -298,7 +322,7 @@ def test_the_report_command_makes_everything_again(planted, scratch: Path, capsy
     assert "the commands before this one are not known" in rebuild_report("o")["notes"][-2]
     Path("o/results.json").unlink()
     assert main(["report", "--output=o"]) == 0
-    assert json.loads(Path("o/results.json").read_text())["commands"] == []
+    assert json.loads(Path("o/results.json").read_text())["commands"] == before["commands"]
     assert after["cells"] == before["cells"] and "report: o/report.html" in capsys.readouterr().out
     assert main(["report", "--output=nowhere"]) == 2 and not Path("nowhere").exists()
     with pytest.raises(UserError, match="--reference=Popp is no row"):
