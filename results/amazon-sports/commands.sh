@@ -1,8 +1,18 @@
 #!/bin/sh
 # The benchmark commands behind table.md and cells.csv, to be run at the top of a checkout.
 # cells.csv names the commit of every cell; the names of rows and keys are those of that commit:
-#   git checkout 8ed6d0a4c446c47ada237d74de419dfb3fb11ecb
+#   git checkout 668ba92e7059cf81386a3044076eac607870ba1a
 set -e
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2024 --models=ClosedForm,WindowItemKNN,WindowItemKNN-directed,Pop
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2024 --models=SIGMA-x3
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2025 --models=SIGMA-x3
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2026 --models=SIGMA-x3
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2027 --models=SIGMA-x3
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2028 --models=SIGMA-x3
 python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2024 --models=SIGMA,SIGMA+memory
-python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2024 --models=ClosedForm
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2025 --models=SIGMA,SIGMA+memory
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2026 --models=SIGMA,SIGMA+memory
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2027 --models=SIGMA,SIGMA+memory
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2028 --models=SIGMA,SIGMA+memory
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=amazon-sports --seeds=2024 --models=BSARec-events,BSARec-events+memory
 python run_recbole_sigma.py report --output=saved/benchmark/amazon-sports --publish=results/amazon-sports
