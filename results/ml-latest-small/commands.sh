@@ -5,4 +5,6 @@
 set -e
 python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=ml-latest-small --seeds=2024,2025,2026,2027,2028 --models=SIGMA,SIGMA+memory
 python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=ml-latest-small --seeds=2024 --models=Pop,WindowItemKNN,WindowItemKNN-directed,NextItemRidge,ClosedForm
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=ml-latest-small --seeds=2027,2028 --models=PackedSASRec,PackedSASRec+memory
+python run_recbole_sigma.py benchmark --data_path=dataset --quiet --dataset=ml-latest-small --seeds=2024,2025,2026 --models=PackedSASRec,PackedSASRec+memory
 python run_recbole_sigma.py report --output=saved/benchmark/ml-latest-small --publish=results/ml-latest-small
