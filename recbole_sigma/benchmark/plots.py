@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sigma.benchmark.results import title
+from recbole_sigma.benchmark.results import machines_of, title
 from recbole_sigma.benchmark.statistics import OWN, by_popularity, curve, seconds_to_levels, trained_cells
 from recbole_sigma.benchmark.tables import policies, policy_name
 
@@ -205,9 +205,9 @@ def accuracy(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
 
 
 def cost(record: dict[str, Any], policy: bool) -> tuple[Any, str] | None:
-    """Accuracy against CPU seconds of the whole run."""
+    """Accuracy against CPU seconds of the whole run; none where cells ran on different machines."""
     rows = [row for row in record["table"] if row["filter_seen"] == policy and "ndcg@10" in row]
-    if not rows:
+    if not rows or len(machines_of(record["cells"])) > 1:
         return None
     marks = _Rows(record)
     figure, (axis,) = _figure(8.4, 4.8)

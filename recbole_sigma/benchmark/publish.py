@@ -27,7 +27,8 @@ def publish(record: dict[str, Any], folder: Path | str, command: Iterable[str] =
 
     Args:
         record: what results.json holds, with its significance.
-        folder: created when needed; files of the same names are overwritten.
+        folder: created when needed; files of the same names are overwritten, and an earlier record's picture
+            that this one lacks is deleted.
         command: words of the command that wrote the folder; they end commands.sh.
 
     Returns:
@@ -54,6 +55,8 @@ def publish(record: dict[str, Any], folder: Path | str, command: Iterable[str] =
     }
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
+    for stem in PICTURES.keys() - drawn.keys():
+        (folder / f"{stem}.svg").unlink(missing_ok=True)
     return [folder / name for name in texts]
 
 

@@ -154,7 +154,7 @@ def remarks(cells: list[dict[str, Any]], aside: int = 0) -> list[str]:
     commits = {str(cell["commit"])[:10] for cell in cells}
     if len(commits) > 1:
         found.append(f"cells come from {len(commits)} commits: {', '.join(sorted(commits))}")
-    machines = {_machine_name(cell["machine"]) for cell in cells}
+    machines = machines_of(cells)
     if len(machines) > 1:
         found.append(
             f"cells ran on different machines, so that seconds do not compare: {'; '.join(sorted(machines))}"
@@ -169,6 +169,11 @@ def remarks(cells: list[dict[str, Any]], aside: int = 0) -> list[str]:
         if reused:
             found.append(f"{sentence}: {', '.join(reused)}")
     return found
+
+
+def machines_of(cells: list[dict[str, Any]]) -> set[str]:
+    """The machines that cells ran on, in words; seconds of two of them do not compare."""
+    return {_machine_name(cell["machine"]) for cell in cells}
 
 
 def _machine_name(machine: dict[str, Any]) -> str:

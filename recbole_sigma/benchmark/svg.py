@@ -10,7 +10,7 @@ import math
 from html import escape
 from typing import Any
 
-from recbole_sigma.benchmark.results import title
+from recbole_sigma.benchmark.results import machines_of, title
 from recbole_sigma.benchmark.statistics import OWN
 from recbole_sigma.benchmark.tables import policy_name
 
@@ -101,9 +101,11 @@ def accuracy(record: dict[str, Any], policy: bool) -> tuple[str, str] | None:
 
 
 def cost(record: dict[str, Any], policy: bool) -> tuple[str, str] | None:
-    """(caption, SVG) of NDCG@10 against CPU seconds of the whole run; None without NDCG@10."""
+    """(caption, SVG) of NDCG@10 against CPU seconds of the whole run; None without NDCG@10, or where cells
+    ran on different machines.
+    """
     rows = [row for row in record["table"] if row["filter_seen"] == policy and "ndcg@10" in row]
-    if not rows:
+    if not rows or len(machines_of(record["cells"])) > 1:
         return None
     left, width, bottom = 56.0, 760.0, _TOP + 380.0
     right = width - 24

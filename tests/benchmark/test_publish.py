@@ -47,6 +47,16 @@ def test_the_same_record_gives_the_same_few_small_files(record, scratch: Path) -
     assert all(len(content) < 60_000 for content in read(Path("one")).values())
 
 
+def test_seconds_of_two_machines_share_no_picture(record, scratch: Path) -> None:
+    publish(record, "p")
+    machine = record["cells"][0]["machine"]
+    record["cells"][0]["machine"] = {**machine, "gpu": "another"}
+    publish(record, "p")  # the picture of before goes
+    assert read(Path("p")).keys() == FILES - {"cost.svg"}
+    assert "cost.svg" not in Path("p/table.md").read_text()
+    assert plots.cost(record, True) is None
+
+
 def test_every_cell_has_its_line(record, scratch: Path) -> None:
     record["cells"][0]["config"] = {"note": "another"}
     for cell, shared in zip(record["cells"], (None, "only the memory differs"), strict=False):
