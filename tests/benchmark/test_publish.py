@@ -185,7 +185,7 @@ def test_the_repository_holds_lean_records_alone() -> None:
         if "judged by labels" in table:  # no picture is drawn of these rows
             assert names - {"second_test.md"} == {name for name in FILES if not name.endswith(".svg")}
         elif "so that seconds do not compare" in table:
-            assert names - {"cost.svg"} == FILES - {"cost.svg"}  # older tables drew them
+            assert names == FILES - {"cost.svg"}
         else:
             assert names == FILES
     assert folders
