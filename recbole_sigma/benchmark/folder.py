@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from recbole_sigma.benchmark.records import (
     read_record,
     write_record,
 )
-from recbole_sigma.machine.files import write_atomically
+from recbole_sigma.machine.files import fingerprint, write_atomically
 from recbole_sigma.settings.recipes import declared_keys
 from recbole_sigma.values import UserError
 
@@ -102,10 +101,8 @@ class RunFolder:
 
         A file each: of commands that end at the same time none overwrites another's.
         """
-        name = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
-        write_record(
-            self.path / "commands" / f"{name}.json", {"format": FORMAT, "created": moment, "words": words}
-        )
+        path = self.path / "commands" / f"{fingerprint(words=words)[:16]}.json"
+        write_record(path, {"format": FORMAT, "created": moment, "words": words})
 
     def commands(self) -> list[list[str]]:
         """The commands that filled the folder, in the order in which they ended."""

@@ -135,16 +135,18 @@ class PackedDataset(ExactTime, SequentialDataset):
             return None
         asked = read(OrderKeys, self.config).train_tied
         runs = tied_runs(packer.users, self.chronology.times.numpy()[packer.ranks])
+        tied = int((runs[1:] == runs[:-1]).sum())
+        if not tied:  # then the names of a large catalogue need not be sorted
+            return runs if asked == "shuffled" else None
         rising = rising_share(runs, name_places(item_names(self))[packer.items])
         by_chance = BY_CHANCE[0] <= rising <= BY_CHANCE[1]
         shuffle = by_chance if asked == "auto" else asked == "shuffled"
         if np.isfinite(rising):
-            tied = (runs[1:] == runs[:-1]).sum() / max(packer.predictions, 1)
             getLogger().info(
                 f"train_tied: {'shuffled' if shuffle else 'file'}{' by auto' if asked == 'auto' else ''}; "
-                f"{tied:.0%} of the train events have the time of the one before, and of these pairs "
-                f"{rising:.0%} rise by item name in the file (50 % are chance); set it to file where that "
-                "order is the true one"
+                f"{tied / packer.predictions:.0%} of the train events have the time of the one before, and "
+                f"of these pairs {rising:.0%} rise by item name in the file (50 % are chance); set it to "
+                "file where that order is the true one"
             )
         return runs if shuffle else None
 

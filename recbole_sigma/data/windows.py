@@ -76,8 +76,9 @@ def tied_runs(users: np.ndarray, times: np.ndarray) -> np.ndarray:
         times: float64 [E].
     """
     first = np.r_[True, users[1:] != users[:-1]][: len(users)]
-    new = first[1:] | first[:-1] | (times[1:] != times[:-1])
-    return np.cumsum(np.r_[np.zeros(min(len(users), 1), dtype=np.int64), new])
+    new = first.copy()
+    new[1:] |= first[:-1] | (times[1:] != times[:-1])
+    return np.cumsum(new)
 
 
 def rising_share(runs: np.ndarray, place: np.ndarray) -> float:

@@ -45,7 +45,7 @@ class RecBoleKeys:
     metric_decimal_place: int = key(4, "Decimals kept", 1, 17)
     MAX_ITEM_LIST_LENGTH: int = key(50, "Longest history", 1, 1_000_000)
     epochs: int | None = key(
-        300, "Passes over the training targets; SIGMA: ~ = by sigma_history", 1, 1_000_000
+        300, "Passes over the training targets; SIGMA: ~ = by sigma_history and train_tied", 1, 1_000_000
     )
     train_batch_size: int | None = key(2048, "Rows per step; SIGMA: ~ = by sigma_history", 1, 1 << 30)
     learner: str = key(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_sigma.models.sigma.objective import ItemTable, Objective, Predictions
-from recbole_sigma.models.sigma.soft_targets import NEIGHBOURS, SoftTargets
+from recbole_sigma.models.sigma.soft_targets import NEIGHBOURS, SoftTargets, softened
 from recbole_sigma.values import UserError
 from tests import planted as scenes
 from tests.arithmetic import STATES
@@ -90,6 +90,8 @@ def test_no_share_is_the_hard_target():
     wanted = Objective.catalogue_loss(queries, hard, table)
     found = Objective.catalogue_loss(queries, replace(hard, soft=(nothing.long(), nothing)), table)
     assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
+    assert torch.isfinite(found[1]).all()
+    assert not softened(queries, scored, hard.targets, nothing.long(), nothing).any()
 
 
 def neighbours(root, scratch):

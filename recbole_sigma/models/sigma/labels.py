@@ -98,9 +98,9 @@ class TaskLabels(nn.Module):
             wordings.append(len(rows.task.templates))
             values = rows.values[: rows.known] or ("",)
             texts += [rows.task.fill(template, value) for value in values for template in rows.task.templates]
-        self.as_packed = np.concatenate(events), np.concatenate(slots)
-        self._table("events", self.as_packed[0].copy())  # `follow` writes into these
-        self._table("slots", self.as_packed[1].copy())
+        self._table("events", np.concatenate(events))
+        self._table("slots", np.concatenate(slots))
+        self.as_packed: tuple[np.ndarray, np.ndarray] | None = None  # both, before `follow` moved them
         self._table("text_base", np.array(bases))
         self._table("wordings", np.array(wordings))
         self._table("texts", encode_left_padded(tokenizer, texts, False, True, width).astype(np.int32))
@@ -127,6 +127,8 @@ class TaskLabels(nn.Module):
         Args:
             order: int64 [E], which of the packer's events stands where.
         """
+        if self.as_packed is None:
+            self.as_packed = self.events.cpu().numpy().copy(), self.slots.cpu().numpy().copy()
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         events, slots = place[self.as_packed[0]], self.as_packed[1]
