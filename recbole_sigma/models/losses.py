@@ -98,24 +98,35 @@ def log_sum(logits: Tensor) -> Tensor:
 
 
 def catalogue_cross_entropy(
-    queries: Tensor, items: Tensor, targets: Tensor, weights: Tensor, hidden: Tensor | None = None
+    queries: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    hidden: Tensor | None = None,
+    rdrop: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Softmax cross-entropy over the whole catalogue, without ever holding all M x N scores.
 
+    With ``rdrop`` the network read every row twice, under other dropout masks, and the loss is R-Drop's
+    (arXiv 2106.14448, equation 4, halved so that its size stays that of one pass):
+
+        (CE_1 + CE_2) / 2 + rdrop / 4 (KL(P_1 | P_2) + KL(P_2 | P_1))
+
     Args:
-        queries: float [M, e].
+        queries: float [M, e]; with ``rdrop`` [2M, e], those of the first pass, then those of the second.
         items: float [N, e]; row 0 is padding and never counts.
         targets: int64 [M].
         weights: float [M].
         hidden: int64 [M, H], items left out of each softmax, 0 in empty slots; never the target. None for
             nothing.
+        rdrop: alpha of R-Drop; 0 for one pass.
 
     Returns:
-        (sum of weight times loss, the loss of every prediction float [M] without gradient).
+        (sum of weight times loss, the cross-entropy of every prediction float [M] without gradient).
     """
     # in float32 whatever the rest runs in: sums over a whole catalogue need the digits
     with torch.autocast(queries.device.type, enabled=False):
-        return _CatalogueCrossEntropy.apply(queries, items, targets, weights, hidden)
+        return _CatalogueCrossEntropy.apply(queries, items, targets, weights, hidden, rdrop)
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
@@ -129,37 +140,77 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, weights: Tensor, hidden: Tensor | None
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        hidden: Tensor | None,
+        rdrop: float,
     ) -> tuple[Tensor, Tensor]:
+        passes, count = 2 if rdrop else 1, len(targets)
         cells = _CELLS if queries.device.type == "cpu" else _CELLS_ELSEWHERE
-        size = max(1, cells // len(items) // _ROWS) * _ROWS
-        query, item = queries.detach().float(), items.detach().float()
-        asking = query * _LOG2_E
+        size = max(1, cells // (passes * len(items)) // _ROWS) * _ROWS
+        item, query = items.detach().float(), queries.detach().float().view(passes, count, queries.shape[1])
         query_grad, item_grad = torch.empty_like(query), torch.zeros_like(item)
-        each = query.new_empty(len(query))
-        room = query.new_empty(len(item) * min(size, len(query)))  # memory that is there already costs less
-        for begin in range(0, len(query), size):
+        each, apart = (query.new_zeros(count) for _ in range(2))
+        # memory that is there already costs less
+        room = query.new_empty(len(item) * passes * min(size, count))
+        for begin in range(0, count, size):
             block = slice(begin, begin + size)
-            own, target, weight = query[block], targets[None, block], weights[None, block]
+            own = query[:, block].flatten(
+                0, 1
+            )  # of a prediction's two passes, each in one half of the columns
+            target, weight = (part[None, block].repeat(1, passes) for part in (targets, weights / passes))
             scores = room[: len(item) * len(own)].view(len(item), len(own))
-            torch.mm(item, asking[block].T, out=scores)
+            torch.mm(item, own.T * _LOG2_E, out=scores)
+            first, second = scores.tensor_split(passes, dim=1) if rdrop else (scores, None)
+            gap = None if second is None else first - second
             if hidden is not None:
-                scores.scatter_(0, hidden[block].T, -torch.inf)
+                scores.scatter_(0, hidden[block].T.repeat(1, passes), -torch.inf)
             scores[0] = -torch.inf
             wanted = scores.gather(0, target)
             top = scores.amax(dim=0, keepdim=True)
             total = scores.sub_(top).exp2_().sum(dim=0, keepdim=True)
-            each[block] = (total.log2() + top - wanted)[0] / _LOG2_E
+            each[block] = ((total.log2() + top - wanted) / _LOG2_E).view(passes, -1).mean(dim=0)
             # d loss / d score = weight (softmax - 1 at the target)
-            scores.mul_(weight / total)
+            if gap is None:
+                scores.mul_(weight / total)
+            else:
+                scores.div_(total)
+                apart[block] = _pull_together(first, second, gap.mul_(rdrop / 2 / _LOG2_E), rdrop / 2)
+                scores.mul_(weight)
             scores.scatter_add_(0, target, -weight)
-            torch.mm(scores.T, item, out=query_grad[block])
+            query_grad[:, block] = torch.mm(scores.T, item).view(passes, -1, item.shape[1])
             item_grad.addmm_(scores, own)
-        ctx.save_for_backward(query_grad.to(queries.dtype), item_grad.to(items.dtype))
+        ctx.save_for_backward(query_grad.view_as(queries).to(queries.dtype), item_grad.to(items.dtype))
         ctx.mark_non_differentiable(each)
-        return (each * weights).sum(), each
+        return ((each + apart) * weights).sum(), each
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query_grad, item_grad = ctx.saved_tensors
-        return query_grad * grad, item_grad * grad, None, None, None
+        return query_grad * grad, item_grad * grad, None, None, None, None
+
+
+def _pull_together(first: Tensor, second: Tensor, gap: Tensor, strength: float) -> Tensor:
+    """R-Drop's part: from two softmaxes to their gradients, in place.
+
+    With d the gap between the scores of the passes, KL(P_1 | P_2) + KL(P_2 | P_1) is the mean of d under P_1
+    less that under P_2: both log Z cancel. Its gradient by the scores of the first pass is
+    P_1 (d - mean of d under P_1) + P_1 - P_2.
+
+    Args:
+        first: float [N, M], P_1; becomes P_1 + strength times that gradient.
+        second: float [N, M], P_2; likewise, with -d.
+        gap: float [N, M], strength times d; finite also where nothing is left to choose.
+        strength: half of alpha, as each pass counts half.
+
+    Returns:
+        strength times the divergence over 2, float [M].
+    """
+    mean_first, mean_second = ((part * gap).sum(dim=0) for part in (first, second))
+    others = second * strength
+    second.mul_(1.0 + strength + mean_second - gap).sub_(first, alpha=strength)
+    first.mul_(gap.add_(1.0 + strength - mean_first)).sub_(others)
+    return (mean_first - mean_second) / 2

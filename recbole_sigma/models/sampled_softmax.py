@@ -136,31 +136,40 @@ def sampled_cross_entropy(
     drawn: Drawn,
     weights: Tensor,
     hidden: Tensor | None = None,
+    rdrop: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """`losses.catalogue_cross_entropy`, its denominator estimated from drawn items.
 
     Args:
-        queries: float [M, e].
+        queries: float [M, e], or [2M, e] with ``rdrop``.
         own: float [M, e], the target's row for each query.
         others: float [K, e], rows of the drawn items.
         targets: int64 [M].
         drawn: which items were drawn.
         weights: float [M].
         hidden: int64 [M, H], items left out of each softmax, 0 in empty slots; never the target.
+        rdrop: see there; the two distributions are those over the target and the drawn items.
 
     Returns:
-        (sum of weight times loss, the loss of every prediction float [M] without gradient).
+        (sum of weight times loss, the cross-entropy of every prediction float [M] without gradient).
     """
     left_out = targets[:, None] if hidden is None else torch.cat([targets[:, None], hidden], dim=1)
     place = torch.searchsorted(drawn.items, left_out).clamp_max_(len(drawn.items) - 1)
     found = drawn.items[place] == left_out
-    # column 0 is the target's; what is left out and was not drawn marks it too, before it is written
-    closed = torch.zeros(len(queries), 1 + len(others), dtype=torch.bool, device=queries.device)
+    # column 0 is the target's and stays open; what is left out and was not drawn marks it first
+    closed = torch.zeros(len(targets), 1 + len(others), dtype=torch.bool, device=queries.device)
     closed.scatter_(1, torch.where(found, place + 1, 0), True)
+    closed[:, 0] = False
     with torch.autocast(queries.device.type, enabled=False):
         queries, own, others = queries.float(), own.float(), others.float()
+        queries = queries.view(-1, *own.shape)  # [passes, M, e]
         logits = queries @ F.pad(others, (0, 0, 1, 0)).T
         logits.sub_(F.pad(drawn.log_chance, (1, 0))).masked_fill_(closed, -torch.inf)
-        logits[:, 0] = (queries * own).sum(dim=1)
-        each = F.cross_entropy(logits, torch.zeros_like(targets), reduction="none")
-        return (each * weights).sum(), each.detach()
+        logits[:, :, 0] = (queries * own).sum(dim=2)
+        log_probs = logits.log_softmax(dim=2)
+        each = loss = -log_probs[:, :, 0].mean(dim=0)
+        if rdrop:
+            gap = (log_probs[0] - log_probs[1]).masked_fill(closed, 0.0)
+            first, second = log_probs.exp()
+            loss = each + rdrop / 4 * ((first - second) * gap).sum(dim=1)
+        return (loss * weights).sum(), each.detach()

@@ -386,6 +386,13 @@ class SigmaKeys:
         0.0,
         1.0,
     )
+    sigma_rdrop: float | None = key(
+        None,
+        "Weight of R-Drop (joint): two passes under other dropout must agree, at most twice the time; ~ = by "
+        "sigma_history",
+        0.0,
+        1e3,
+    )
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,50 @@ def test_catalogue_cross_entropy_equals_the_dense_loss_and_its_gradients(monkeyp
         torch.testing.assert_close(mine, true, **STATES)
 
 
+def rdrop_of_dense_logits(first, second, targets, weights, alpha):
+    """Equation 4 of arXiv 2106.14448, halved; logits with -inf where an item is left out."""
+    wanted = sum(F.cross_entropy(logits, targets, reduction="none") for logits in (first, second)) / 2
+    a, b = (logits.double().log_softmax(dim=1) for logits in (first, second))
+    both = (a.exp() * (a - b), b.exp() * (b - a))
+    far = sum(part.nan_to_num(nan=0.0).sum(dim=1) for part in both)
+    return (weights * (wanted + alpha / 4 * far)).sum(), wanted
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_rdrop_over_the_catalogue_equals_its_formula_and_its_gradients(monkeypatch, alpha):
+    torch.manual_seed(4)
+    queries, items = torch.randn(46, 6, requires_grad=True), torch.randn(40, 6, requires_grad=True)
+    targets, weights = torch.randint(1, 40, (23,)), torch.rand(23)
+    hidden = torch.randint(0, 40, (23, 5))
+    hidden[hidden == targets[:, None]] = 0
+    hidden[0] = torch.arange(1, 40)[torch.arange(1, 40) != targets[0]][:5]
+    seen = (torch.arange(23).repeat_interleave(5), hidden.flatten())
+    monkeypatch.setattr(losses, "_CELLS", 2 * 40 * 8)
+    monkeypatch.setattr(losses, "_ROWS", 8)  # blocks of 8, the last one of 7
+    total, each = catalogue_cross_entropy(queries, items, targets, weights, hidden, alpha)
+    got = torch.autograd.grad(3.0 * total, [queries, items])
+    first, second = (hide(half @ items.T, seen) for half in queries.chunk(2))
+    wanted, plain = rdrop_of_dense_logits(first, second, targets, weights, alpha)
+    torch.testing.assert_close(each, plain)
+    torch.testing.assert_close(total, wanted.float(), **STATES)
+    # written out, the divergence has no gradient where an item is left out, which autograd makes 0 * inf
+    open_first, open_second = (logits.masked_fill(torch.isneginf(logits), -1e4) for logits in (first, second))
+    wanted, _ = rdrop_of_dense_logits(open_first, open_second, targets, weights, alpha)
+    for mine, true in zip(got, torch.autograd.grad(3.0 * wanted, [queries, items])):
+        torch.testing.assert_close(mine, true.float(), **STATES)
+
+
+def test_rdrop_of_two_equal_passes_is_the_cross_entropy_of_one():
+    torch.manual_seed(4)
+    queries, items = torch.randn(9, 6), torch.randn(40, 6)
+    targets, weights = torch.randint(1, 40, (9,)), torch.rand(9)
+    once, each = catalogue_cross_entropy(queries, items, targets, weights)
+    twice, both = catalogue_cross_entropy(queries.repeat(2, 1), items, targets, weights, rdrop=2.0)
+    torch.testing.assert_close((once, each), (twice, both))
+    none = catalogue_cross_entropy(queries[:0], items, targets[:0], weights[:0], rdrop=2.0)
+    assert none[0] == 0.0 and len(none[1]) == 0
+
+
 def test_sampled_softmax_is_over_the_target_and_the_drawn_items_that_are_others():
     _, items, _, queries, targets = setup()
     torch.manual_seed(5)

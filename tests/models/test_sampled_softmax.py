@@ -24,7 +24,8 @@ from tests.arithmetic import STATES
 
 EVERY_ITEM = 1 << 20  # draws; of 48 items none stays away
 MODELS = [
-    ("SIGMA", {"sigma_soft_targets": 0.15}),
+    ("SIGMA", {"sigma_soft_targets": 0.15, "sigma_rdrop": 0.0}),
+    ("SIGMA", {"sigma_soft_targets": 0.15, "sigma_rdrop": 1.0}),
     ("SIGMA", {"tokenizer_prefix_length": 0, "sigma_paths": ["recency", "interest"]}),
     ("SIGMA", {"sigma_objective": "paper", "fusion_id_residual": True}),
     ("SIGMA", {"sigma_objective": "paper", "sigma_mask_seen": True, "tokenizer_prefix_length": 2}),
@@ -101,19 +102,24 @@ def softmax(count: int = 40) -> dict[str, torch.Tensor]:
     }
 
 
-def sampled(case: dict[str, torch.Tensor], drawn: Drawn) -> tuple[torch.Tensor, torch.Tensor]:
+def sampled(
+    case: dict[str, torch.Tensor], drawn: Drawn, rdrop: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     items, targets = case["items"], case["targets"]
     own, others = items[targets], items[drawn.items]
     return sampled_cross_entropy(
-        case["queries"], own, others, targets, drawn, case["weights"], case["hidden"]
+        case["queries"], own, others, targets, drawn, case["weights"], case["hidden"], rdrop
     )
 
 
-def test_over_all_items_it_is_the_softmax_over_the_catalogue() -> None:
+@pytest.mark.parametrize("rdrop", [0.0, 1.0])
+def test_over_all_items_it_is_the_softmax_over_the_catalogue(rdrop: float) -> None:
     case = softmax()
+    if rdrop:
+        case["queries"] = torch.randn(46, 6, requires_grad=True)
     every = Drawn(torch.arange(1, 40), torch.zeros(39))
-    mine, each = sampled(case, every)
-    true, expected = catalogue_cross_entropy(*case.values())
+    mine, each = sampled(case, every, rdrop)
+    true, expected = catalogue_cross_entropy(*case.values(), rdrop)
     torch.testing.assert_close(each, expected, **STATES)
     assert not each.requires_grad
     inputs = [case["queries"], case["items"]]

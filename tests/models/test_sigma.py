@@ -357,7 +357,7 @@ def test_ablations_by_one_key_train(cycle_settings):
         {"tokenizer_prefix_length": 0},
         {"sigma_history": "long"},
         {"sigma_paths": ["interest"]},
-        {"sigma_soft_targets": 0.15},
+        {"sigma_soft_targets": 0.15, "sigma_rdrop": 0.0},
         {"sigma_mask_seen": False, "filter_seen": True},
         {"task_labels_per_row": 0},
         {"decode_beam": 3, "topk": [1], "valid_metric": "NDCG@1"},

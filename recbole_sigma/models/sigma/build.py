@@ -103,6 +103,8 @@ def build_objective(options: SigmaOptions, prepared: Prepared, trunk: PackedTrun
             "prefix_head: etf stands in place of what sigma_objective: joint learns for first-level codes: "
             "set that objective, and a prefix"
         )
+    if options.paper and options.rdrop:
+        raise UserError("sigma_rdrop needs sigma_objective: joint: the paper's losses read a row once")
     if not options.paper:
         length = options.frame
         frame = None if length is None else length * etf_frame(catalogue.code_sizes[0], width, 0)

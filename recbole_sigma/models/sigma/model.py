@@ -158,14 +158,17 @@ class SIGMA(PackedModel, SequentialRecommender):
         soft = None if self.soft is None else self.soft.of(rows.items[row, column], hidden)
         table = self._table_of(rows.items, soft)  # once per step
         found = [self._read(rows, group, table, draw) for group in rows.groups]
-        context, path = (torch.cat(parts) for parts in list(zip(*found, strict=True))[:2])
+        rdrop = self.options.rdrop  # reads all rows again, under other dropout; labels are asked once
+        again = [self._read(rows, group, table, None) for group in rows.groups] if rdrop else []
+        context = torch.cat([states for states, _, _ in (*found, *again)])
         dense = Predictions(
             context=context,
-            path=path,
+            path=torch.cat([states for _, states, _ in found]),
             targets=rows.items[row, column + 1],
             weights=rows.weights(labels),
             hidden=hidden,
             soft=soft,
+            rdrop=rdrop,
         )
         parts, _ = self.objective.losses(dense, table)
         if draw is None:

@@ -23,7 +23,8 @@ class Predictions:
     """M places of a batch where the next item is predicted.
 
     Attributes:
-        context: float [M, d], the state before the next item.
+        context: float [M, d], the state before the next item; with ``rdrop`` [2M, d], the states of a first
+            pass under one dropout mask, then those of a second one.
         path: float [M, l, d], states behind each prefix token of the target; l is 0 where prefix and item
             share a position.
         targets: int64 [M].
@@ -31,6 +32,7 @@ class Predictions:
         hidden: int64 [M, H], items left out of the softmaxes over items, 0 in empty slots; or None.
         words: float [M, d], what the words of an instruction add to the query, or None.
         soft: (int64 [M, K] items, float [M, K] parts of the target that go to them), or None.
+        rdrop: alpha of `losses.catalogue_cross_entropy`; 0 for one pass.
     """
 
     context: Tensor
@@ -40,6 +42,7 @@ class Predictions:
     hidden: Tensor | None = None
     words: Tensor | None = None
     soft: tuple[Tensor, Tensor] | None = None
+    rdrop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,18 +141,20 @@ class Objective(nn.Module, ABC):
 
     @staticmethod
     def catalogue_loss(queries: Tensor, predictions: Predictions, table: ItemTable) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of queries float [M, e] over the catalogue, or over what was drawn from it; see
-        `losses.catalogue_cross_entropy`.
+        """Cross-entropy of queries float [M, e] (of two passes [2M, e]) over the catalogue, or over what was
+        drawn from it; see `losses.catalogue_cross_entropy`.
         """
         targets, weights, hidden = predictions.targets, predictions.weights, predictions.hidden
+        how = (weights, hidden, predictions.rdrop)
         if table.drawn is None:
-            total, each = catalogue_cross_entropy(queries, table.scored, targets, weights, hidden)
+            total, each = catalogue_cross_entropy(queries, table.scored, targets, *how)
         else:
             own, others = (rows_of(table.scored, table.rows(items)) for items in (targets, table.drawn.items))
-            total, each = sampled_cross_entropy(queries, own, others, targets, table.drawn, weights, hidden)
+            total, each = sampled_cross_entropy(queries, own, others, targets, table.drawn, *how)
         if predictions.soft is None:
             return total, each
         items, parts = predictions.soft
+        queries = queries.view(-1, len(targets), queries.shape[1]).mean(dim=0)  # of the passes: it is linear
         more = softened(queries, table.scored, table.rows(targets), table.rows(items), parts)
         return total + (weights * more).sum(), each + more.detach()
 

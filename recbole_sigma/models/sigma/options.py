@@ -33,6 +33,7 @@ class SigmaOptions:
         paths: straight paths around the trunk, as ``sigma_paths`` lists them.
         mask_seen: items of the history are no negatives (where the protocol filters them).
         soft_targets: share of a target that goes to neighbours of the newest item.
+        rdrop: alpha of R-Drop; 0 reads every row once.
         inputs: frozen vectors inside the item token.
         fusion_hidden: hidden width of the fusion MLP; 0 sums the projections.
         id_residual: add a trained vector per item.
@@ -56,6 +57,7 @@ class SigmaOptions:
     paths: tuple[str, ...]
     mask_seen: bool
     soft_targets: float
+    rdrop: float
     inputs: tuple[str, ...]
     fusion_hidden: int
     id_residual: bool
@@ -103,6 +105,7 @@ class SigmaOptions:
             mask_seen=_settled("sigma_mask_seen", keys.sigma_mask_seen)
             and read(ProtocolKeys, config).filter_seen,
             soft_targets=_settled("sigma_soft_targets", keys.sigma_soft_targets),
+            rdrop=_settled("sigma_rdrop", keys.sigma_rdrop),
             inputs=_settled("fusion_inputs", fusion.fusion_inputs),
             fusion_hidden=fusion.fusion_hidden,
             id_residual=_settled("fusion_id_residual", fusion.fusion_id_residual),
