@@ -239,10 +239,11 @@ class SIGMA(PackedModel, SequentialRecommender):
         return compiled_parts(self.trunk.backbone)
 
     def longest_row(self) -> int:
-        """Columns of the longest training row, its branches included."""
+        """Columns of the longest training row, its branches included, and of its second pass."""
         layout = self.trunk.layout
         branch = layout.instruction + layout.prefix
-        return layout.history_end(super().longest_row()) + self.options.labels_per_row * branch
+        row = layout.history_end(super().longest_row())
+        return row * (2 if self.options.rdrop else 1) + self.options.labels_per_row * branch
 
     def target_gates(self, interaction: Any, row: Tensor, items: Tensor) -> Tensor | None:
         """The gate of the items' tokens (`item_gate`); see `Contract.target_gates`."""
