@@ -311,7 +311,9 @@ class BackboneKeys:
     backbone_checkpointing: bool = key(
         False, "Recompute activations in the backward pass: less memory, more time"
     )
-    backbone_dropout: float = key(0.3, "Embedding, attention and residual dropout", 0.0, 0.99)
+    backbone_dropout: float | None = key(
+        None, "Embedding, attention and residual dropout; ~ = by sigma_history", 0.0, 0.99
+    )
 
 
 @dataclass(frozen=True)

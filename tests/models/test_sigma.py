@@ -222,10 +222,12 @@ def test_joint_distribution_is_one_softmax_read_in_three_steps(cycle_settings, m
 
 def test_history_settles_what_the_user_left_open(cycle_settings, caplog):
     def settled(**changes):
-        left = {"epochs": None, "train_batch_size": None, "learning_rate": None}
-        config, *_ = build(cycle_settings, **{**left, **changes})
-        keys = ("sigma_paths", "fusion_inputs", "epochs", *list(left)[1:], "sigma_mask_seen")
-        return [config[key] for key in keys]
+        left = dict.fromkeys(("epochs", "train_batch_size", "learning_rate", "sigma_mask_seen"))
+        config, *_ = build(cycle_settings, **{**left, "backbone_dropout": None, **changes})
+        dropped.append(config["backbone_dropout"])
+        return [config[key] for key in ("sigma_paths", "fusion_inputs", *left)]
+
+    dropped: list[float] = []
 
     caplog.set_level("INFO")
     short = [[], ["text"], 10, 128, 0.001, True]
@@ -238,6 +240,7 @@ def test_history_settles_what_the_user_left_open(cycle_settings, caplog):
     # orders that are drawn anew are not learned by heart
     assert settled(sigma_history="long", train_tied="shuffled")[2] == 20
     assert settled(train_tied="shuffled") == short
+    assert dropped == [0.2, 0.2, 0.3, 0.3, 0.3, 0.3, 0.2]
 
 
 def test_soft_targets_follow_the_events_per_item(cycle_settings, tmp_path):

@@ -24,6 +24,7 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "sigma_paths": ["recency", "interest"],
         "fusion_inputs": ["id", "text"],
         "fusion_hide_id": 0.0,
+        "backbone_dropout": 0.3,
         "sigma_rdrop": 0.0,
         "train_batch_size": 32,
         "learning_rate": 0.002,
@@ -31,11 +32,12 @@ HISTORIES: dict[str, dict[str, Any]] = {
     # Vectors of train co-occurrence know the train pairs that they meet, so paths and inputs made of them
     # overfit; the memory adds them at decoding. A user's few events are soon known by heart, by the trained
     # vectors of any of them: hiding some makes the trunk read the text too, and two passes that must agree
-    # whatever was hidden or dropped out keep it from learning them.
+    # whatever was hidden or dropped out keep it from learning them. Less need be dropped then.
     "short": {
         "sigma_paths": [],
         "fusion_inputs": ["text"],
         "fusion_hide_id": 0.3,
+        "backbone_dropout": 0.2,
         "sigma_rdrop": 1.0,
         "train_batch_size": 128,
         "learning_rate": 0.001,
@@ -45,6 +47,7 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "sigma_paths": [],
         "fusion_inputs": ["id", "text"],
         "fusion_hide_id": 0.0,
+        "backbone_dropout": 0.3,
         "sigma_rdrop": 0.0,
         "train_batch_size": 32,
         "learning_rate": 0.002,

@@ -112,7 +112,7 @@ class SigmaOptions:
             hide_id=_settled("fusion_hide_id", fusion.fusion_hide_id),
             item_gate=fusion.item_gate,
             backbone=backbone.backbone,
-            dropout=backbone.backbone_dropout,
+            dropout=_settled("backbone_dropout", backbone.backbone_dropout),
             lora=lora_options(config),
             checkpointing=backbone.backbone_checkpointing,
             labels_per_row=_settled("task_labels_per_row", tasks.task_labels_per_row),
