@@ -52,6 +52,7 @@ class Elsewhere(torch.Tensor):
 
 
 _READS: list[str] = []
+_SENDS: list[str] = []
 
 
 @contextmanager
@@ -59,6 +60,13 @@ def reads() -> Iterator[list[str]]:
     """What makes the host wait for the device inside: names of operators that need a value of a tensor."""
     _READS.clear()
     yield _READS
+
+
+@contextmanager
+def sends() -> Iterator[list[str]]:
+    """What goes from the host to the device inside, which no recorded step may do."""
+    _SENDS.clear()
+    yield _SENDS
 
 
 class _Mode(TorchDispatchMode):
@@ -111,6 +119,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     away = name == "_to_copy" and moved and asked is not None and asked.type == "cpu"
     if moved and (name in _READING or masks or away):
         _READS.append(name)
+    if name in ("_to_copy", "copy_") and plain and (asked or args[0].device).type == DEVICE.type:
+        _SENDS.append(f"{name} {tuple(plain[0].shape)}")
     inside = [value.inner if isinstance(value, Elsewhere) else value for value in flat]
     new_args, new_kwargs = tree_unflatten(inside, shape)
     if asked is not None:

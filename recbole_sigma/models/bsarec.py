@@ -88,7 +88,7 @@ class BSARec(PackedModel, SequentialRecommender):
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """State at the newest event, float [B, d]; the last block is computed there alone."""
-        if self.padding:
+        if self.padding or item_seq.device.type != "cpu":  # an accelerator has one group, and needs no order
             return self._newest(left_padded(item_seq, item_seq_len, self.max_seq_length))
         groups, found = length_groups(item_seq_len, item_seq.device, NARROWEST_PREFIXES), []
         for rows in groups:

@@ -6,7 +6,7 @@ import torch
 from recbole_sigma.models.contract import contract
 from recbole_sigma.quick_start import build_trainer
 from tests.arithmetic import STATES
-from tests.elsewhere import DEVICE, Elsewhere, pretend, reads
+from tests.elsewhere import DEVICE, Elsewhere, pretend, reads, sends
 from tests.language_models import save_model
 from tests.planted import build, cycle_config, one_batch, tiny, write_cycle
 
@@ -159,10 +159,28 @@ def test_a_step_waits_for_nothing_and_a_judged_batch_once(root, tmp_path, name, 
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("PackedSASRec", {}), ("HSTU", {}), ("BSARec", {}), ("TIGER", {}), ("SIGMA", {"tasks": "all"})],
+    [
+        ("PackedSASRec", {}),
+        ("PackedSASRec", {"train_rows": "prefixes"}),
+        ("PackedSASRec", {"sasrec_low_pass": 0.7}),
+        ("PackedSASRec", {"sasrec_score": "cosine", "sasrec_mask_seen": False}),
+        ("HSTU", {}),
+        ("HSTU", {"train_rows": "prefixes"}),
+        ("BSARec", {}),
+        ("BSARec", {"bsarec_padding": False}),
+        ("TIGER", {}),
+        ("SIGMA", {}),
+        ("SIGMA", {"tasks": "all"}),
+        ("SIGMA", {"tasks": "all", "sigma_history": "long"}),
+        ("SIGMA", {"train_rows": "prefixes", "sigma_rdrop": 0.0}),
+        ("SIGMA", {"sigma_soft_targets": 0.15, "sigma_rdrop": 1.0}),
+        ("SIGMA", {"prefix_head": "etf"}),
+    ],
 )
 def test_equal_shapes_read_nothing_else(root, tmp_path, name, changes):
-    """A replayed step sees what `step_inputs` names: with another batch's, it gives that one's loss."""
+    """A replayed step sees what `step_inputs` names: with another batch's, it gives that one's loss. Nothing
+    else goes between host and device, or the step could not be recorded.
+    """
     settings = cycle_config(root, tmp_path, grounding_steps=2, filter_seen=True, **changes)
     settings |= {"MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 8, "use_gpu": False}
     if name == "TIGER":
@@ -182,9 +200,9 @@ def test_equal_shapes_read_nothing_else(root, tmp_path, name, changes):
 
         def loss_of(batch):
             torch.manual_seed(1)
-            with reads() as found, torch.no_grad():
+            with reads() as found, sends() as sent, torch.no_grad():
                 losses = model.calculate_loss(batch)
-            assert not found
+            assert not found and not sent
             losses = losses if isinstance(losses, tuple) else (losses,)
             return torch.stack(
                 [part.reshape(()).cpu() for part in (losses if isinstance(losses, tuple) else [losses])]
