@@ -158,9 +158,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         room = query.new_empty(len(item) * passes * min(size, count))
         for begin in range(0, count, size):
             block = slice(begin, begin + size)
-            own = query[:, block].flatten(
-                0, 1
-            )  # of a prediction's two passes, each in one half of the columns
+            own = query[:, block].flatten(0, 1)  # the block's first passes, then its second ones
             target, weight = (part[None, block].repeat(1, passes) for part in (targets, weights / passes))
             scores = room[: len(item) * len(own)].view(len(item), len(own))
             torch.mm(item, own.T * _LOG2_E, out=scores)
