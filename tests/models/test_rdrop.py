@@ -54,7 +54,7 @@ def test_short_histories_have_it_and_the_papers_losses_do_not(cycle_settings):
         return scenes.build("SIGMA", "cycle", cycle_settings, **changes)[0]["sigma_rdrop"]
 
     paper = {"sigma_objective": "paper"}
-    assert weight() == weight(sigma_history="short") == 2.0
+    assert weight() == weight(sigma_history="short") == 1.0
     assert weight(sigma_history="long") == weight(**paper) == 0.0
     assert weight(sigma_history="long", sigma_rdrop=0.5) == 0.5
     with pytest.raises(UserError, match="sigma_rdrop needs sigma_objective: joint"):

@@ -38,7 +38,7 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "fusion_inputs": ["text"],
         "fusion_hide_id": 0.3,
         "backbone_dropout": 0.2,
-        "sigma_rdrop": 2.0,
+        "sigma_rdrop": 1.0,
         "train_batch_size": 128,
         "learning_rate": 0.001,
     },
