@@ -92,12 +92,10 @@ class BSARec(PackedModel, SequentialRecommender):
             return self._newest(left_padded(item_seq, item_seq_len, self.max_seq_length))
         groups, found = length_groups(item_seq_len, item_seq.device, NARROWEST_PREFIXES), []
         for rows in groups:
-            own = rows.to(item_seq.device)
-            length = item_seq_len[own]
+            length = item_seq_len[rows]
             width = self.max_seq_length if len(groups) == 1 else int(length.max())
-            found.append(self._newest(left_padded(item_seq[own], length, width)))
-        back = torch.argsort(torch.cat(groups)).to(item_seq.device)
-        return torch.cat(found)[back]
+            found.append(self._newest(left_padded(item_seq[rows], length, width)))
+        return torch.cat(found)[torch.argsort(torch.cat(groups))]
 
     def _newest(self, items: Tensor) -> Tensor:
         """State at the last position of left-padded rows int64 [B, T]: float [B, d]."""

@@ -129,6 +129,12 @@ def catalogue_cross_entropy(
         return _CatalogueCrossEntropy.apply(queries, items, targets, weights, hidden, rdrop)
 
 
+def by_pass(queries: Tensor, rdrop: float) -> Tensor:
+    """Queries of a prediction's passes apart: float [M, e], or [2M, e] with ``rdrop``, -> [passes, M, e]."""
+    passes = 2 if rdrop else 1  # told, not derived: a batch may hold no prediction
+    return queries.view(passes, len(queries) // passes, queries.shape[1])
+
+
 class _CatalogueCrossEntropy(torch.autograd.Function):
     """Gradients are made together with the scores, a block of rows at a time: several times faster on a CPU
     than keeping the whole matrix for a backward pass.
@@ -148,10 +154,10 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         hidden: Tensor | None,
         rdrop: float,
     ) -> tuple[Tensor, Tensor]:
-        passes, count = 2 if rdrop else 1, len(targets)
+        item, query = items.detach().float(), by_pass(queries.detach().float(), rdrop)
+        passes, count = query.shape[:2]
         cells = _CELLS if queries.device.type == "cpu" else _CELLS_ELSEWHERE
         size = max(1, cells // (passes * len(items)) // _ROWS) * _ROWS
-        item, query = items.detach().float(), queries.detach().float().view(passes, count, queries.shape[1])
         query_grad, item_grad = torch.empty_like(query), torch.zeros_like(item)
         each, apart = (query.new_zeros(count) for _ in range(2))
         # memory that is there already costs less

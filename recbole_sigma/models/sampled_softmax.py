@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.machine import processes
-from recbole_sigma.models.losses import catalogue_cross_entropy
+from recbole_sigma.models.losses import by_pass, catalogue_cross_entropy
 from recbole_sigma.settings.keys import SoftmaxKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.settings.recbole_keys import RecBoleKeys
@@ -162,7 +162,7 @@ def sampled_cross_entropy(
     closed[:, 0] = False
     with torch.autocast(queries.device.type, enabled=False):
         queries, own, others = queries.float(), own.float(), others.float()
-        queries = queries.view(-1, *own.shape)  # [passes, M, e]
+        queries = by_pass(queries, rdrop)
         logits = queries @ F.pad(others, (0, 0, 1, 0)).T
         logits.sub_(F.pad(drawn.log_chance, (1, 0))).masked_fill_(closed, -torch.inf)
         logits[:, :, 0] = (queries * own).sum(dim=2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_sigma.models.sampled_softmax import Drawn
 from recbole_sigma.models.sigma.objective import ItemTable, Objective, Predictions
 from recbole_sigma.models.sigma.soft_targets import NEIGHBOURS, SoftTargets, softened
 from recbole_sigma.values import UserError
@@ -92,6 +93,17 @@ def test_no_share_is_the_hard_target():
     assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
     assert torch.isfinite(found[1]).all()
     assert not softened(queries, scored, hard.targets, nothing.long(), nothing).any()
+
+
+@pytest.mark.parametrize("rdrop", [0.0, 1.0])
+@pytest.mark.parametrize("drawn", [None, Drawn(torch.arange(1, 9), torch.zeros(8))])
+def test_a_batch_may_hold_no_prediction(rdrop, drawn):
+    scored, none = torch.randn(9, 4), torch.zeros(0, NEIGHBOURS)
+    queries, targets = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    soft = (none.long(), none)
+    empty = Predictions(queries, queries[:, :0], targets, torch.zeros(0), soft=soft, rdrop=rdrop)
+    total, each = Objective.catalogue_loss(queries, empty, ItemTable(scored, scored, scored, drawn=drawn))
+    assert total == 0.0 and len(each) == 0
 
 
 def neighbours(root, scratch):

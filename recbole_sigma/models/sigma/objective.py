@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_sigma.models.losses import catalogue_cross_entropy
+from recbole_sigma.models.losses import by_pass, catalogue_cross_entropy
 from recbole_sigma.models.sampled_softmax import Drawn, sampled_cross_entropy
 from recbole_sigma.models.sigma.item_tokens import Similarity, rows_of
 from recbole_sigma.models.sigma.soft_targets import softened
@@ -154,7 +154,7 @@ class Objective(nn.Module, ABC):
         if predictions.soft is None:
             return total, each
         items, parts = predictions.soft
-        queries = queries.view(-1, len(targets), queries.shape[1]).mean(dim=0)  # of the passes: it is linear
+        queries = by_pass(queries, predictions.rdrop).mean(dim=0)  # what follows is linear
         more = softened(queries, table.scored, table.rows(targets), table.rows(items), parts)
         return total + (weights * more).sum(), each + more.detach()
 
