@@ -19,6 +19,7 @@ from recbole_sigma.evaluation.labels import LabelJudgement, judge_of
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
 from recbole_sigma.machine import resources
+from recbole_sigma.machine.clock import cpu_seconds
 from recbole_sigma.machine.files import reading
 from recbole_sigma.models import registry
 from recbole_sigma.models.contract import contract_class
@@ -66,7 +67,7 @@ def run(
     Raises:
         UserError: for anything in the settings or the data that makes the run impossible, before training.
     """
-    started, cpu = time.perf_counter(), time.process_time()
+    started, cpu = time.perf_counter(), cpu_seconds()
     resources.restart_peak_memory()
     if isinstance(model, str) and registry.names_file(model):
         model = registry.from_file(model).__name__
@@ -95,7 +96,7 @@ def run(
     )
     data = load_data(config, model_class)
     config.keep_settled(data.train._dataset.settled)
-    prepared, cpu_data = time.perf_counter(), time.process_time()
+    prepared, cpu_data = time.perf_counter(), cpu_seconds()
     folder = open_run(config, saved)
     train_data = data.train
     if start is None:
@@ -109,14 +110,14 @@ def run(
         continue_run(trainer, folder, data)
     logger.info(network, extra=FILE_ONLY)
     say_protocol(config, logger)
-    built, cpu_model = time.perf_counter(), time.process_time()
+    built, cpu_model = time.perf_counter(), cpu_seconds()
     trainer.judge.collector.data_collect(data.train)
     stock = read(RecBoleKeys, config)
     with recbole_refuses(f"train {config['model']}", _KEYS.format(config["model"])):
         best_score, best_result = trainer.fit(
             train_data, data.valid, saved=saved, show_progress=stock.show_progress
         )
-    trained, cpu_train = time.perf_counter(), time.process_time()
+    trained, cpu_train = time.perf_counter(), cpu_seconds()
     if saved:
         trainer.load(trainer.saved_model_file)
     test = trainer.judge.judge(trainer.model, data.test, progress=stock.show_progress, label="Test")
@@ -152,11 +153,11 @@ def run(
             "model": built - prepared,
             "train": trained - built,
             "test": test.seconds,
-            "cpu": time.process_time() - cpu,
+            "cpu": cpu_seconds() - cpu,
             "cpu_data": cpu_data - cpu,
             "cpu_model": cpu_model - cpu_data,
             "cpu_train": cpu_train - cpu_model,
-            "cpu_test": time.process_time() - cpu_train,
+            "cpu_test": cpu_seconds() - cpu_train,
         },
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "protocol": config.protocol(),

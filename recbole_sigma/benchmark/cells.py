@@ -17,6 +17,7 @@ from recbole_sigma.evaluation.diversity import intra_list_distance
 from recbole_sigma.evaluation.judge import Judgement
 from recbole_sigma.evaluation.labels import LabelJudgement, judge_of
 from recbole_sigma.grounding.cooccurrence import transitions
+from recbole_sigma.machine.clock import cpu_seconds
 
 _TRAINED = (
     "best_valid_result", "best_epoch", "history", "parameters", "versions", "peak_memory", "machine",
@@ -158,7 +159,7 @@ def judge_again(
     from recbole_sigma.quick_start import load_data_and_model
     from recbole_sigma.run.config import RunConfig
 
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), cpu_seconds()
     differing = {key: value for key, value in cell.config.items() if trained["config"].get(key) != value}
     here = RunConfig(training.model, plan.dataset, plan.files, training.values, plan.words).requested
     places = {
@@ -175,7 +176,7 @@ def judge_again(
         judge.choose_memory_weight(model, valid_data)
     valid = judge.judge(model, valid_data).metrics
     test = judge.judge(model, test_data, progress=bool(here["show_progress"]), label="Test")
-    seconds = {"total": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "test": test.seconds}
+    seconds = {"total": time.perf_counter() - wall, "cpu": cpu_seconds() - cpu, "test": test.seconds}
     return Judged(test, config.protocol(), train_data, judge.memory.weight, dict(valid), seconds)
 
 

@@ -18,6 +18,7 @@ from recbole_sigma.benchmark.cells import commit, now
 from recbole_sigma.benchmark.folder import try_lock
 from recbole_sigma.benchmark.plan import HISTORY, data_fingerprint, plain
 from recbole_sigma.benchmark.variants import Row, rows_of
+from recbole_sigma.machine.clock import cpu_seconds
 from recbole_sigma.machine.files import fingerprint, write_atomically
 from recbole_sigma.machine.progress import Progress
 from recbole_sigma.models import registry
@@ -211,7 +212,7 @@ class Search:
 
     def _trial(self, trial: int, point: dict[str, Any]) -> dict[str, Any]:
         """Train one point and append it to the log."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), cpu_seconds()
         error = None
         outcome: dict[str, Any] = {"valid": None, "metrics": {}, "best_epoch": None, "epochs": 0}
         try:
@@ -225,7 +226,7 @@ class Search:
             "point": point,
             **outcome,
             "error": error,
-            "cpu_seconds": round(time.process_time() - cpu, 3),
+            "cpu_seconds": round(cpu_seconds() - cpu, 3),
             "seconds": round(time.perf_counter() - wall, 3),
         }
         with self.log.open("a", encoding="utf-8") as stream:

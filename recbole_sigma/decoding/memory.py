@@ -22,7 +22,8 @@ from torch import Tensor
 
 from recbole_sigma.grounding.closed_form import Newest, Part, Whole, standard_scores
 from recbole_sigma.grounding.cooccurrence import window_similarity
-from recbole_sigma.grounding.regression import LARGEST, ease, next_item_ridge
+from recbole_sigma.grounding.regression import LARGEST
+from recbole_sigma.grounding.solver import Solver
 from recbole_sigma.settings.keys import MemoryKeys
 from recbole_sigma.settings.reader import read
 from recbole_sigma.values import RankedItems, SeenPairs, UserError
@@ -66,30 +67,26 @@ class Memory:
         return row, strongest[row, place], values[row, place]
 
 
-def build_memory(
-    users: np.ndarray, items: np.ndarray, n_items: int, keys: MemoryKeys, last: int, device: Any = "cpu"
-) -> Memory:
+def build_memory(solver: Solver, keys: MemoryKeys, last: int) -> Memory:
     """Memory of TRAIN events.
 
     Args:
-        users: int [E], events grouped by user, in time order inside a user.
-        items: int [E].
-        n_items: N.
+        solver: holds the events.
         keys: its settings.
         last: newest events of a history that ``neighbours`` and ``next`` read.
-        device: where matrices are inverted.
     """
+    n_items = solver.n_items
     parts: list[Part] = []
     if "neighbours" in keys.memory_parts:
         similarity = window_similarity(
-            users, items, n_items, keys.memory_window, keys.memory_shrink, keys.memory_forward
+            solver.users, solver.items, n_items, keys.memory_window, keys.memory_shrink, keys.memory_forward
         )
         parts.append(Newest(similarity.astype(np.float32), last, keys.memory_decay))
     if "next" in keys.memory_parts:
-        weights = next_item_ridge(users, items, n_items, keys.memory_ridge, last, keys.memory_decay, device)
+        weights = solver.next_item_ridge(keys.memory_ridge, last, keys.memory_decay)
         parts.append(Newest(weights, last, keys.memory_decay))
     if "history" in keys.memory_parts:
-        parts.append(Whole(ease(users, items, n_items, keys.memory_ridge, device)))
+        parts.append(Whole(solver.ease(keys.memory_ridge)))
     return Memory(tuple(parts), n_items)
 
 
@@ -179,7 +176,7 @@ class CollaborativeMemory:
     """
 
     def __init__(self, config: Any) -> None:
-        self.keys, self.device = read(MemoryKeys, config), config["device"]
+        self.keys, self.device, self.config = read(MemoryKeys, config), config["device"], config
         if not self.keys.memory_parts:
             raise UserError("memory_parts is empty: name at least one part, or set memory: none")
         if self.keys.memory == "fixed" and "memory_floor" in config:
@@ -220,9 +217,7 @@ class CollaborativeMemory:
             keys = replace(keys, memory_parts=("neighbours",))
         parts = ", ".join(keys.memory_parts)
         log.info("Collaborative memory: solving %s over %s items", parts, f"{dataset.item_num:,}")
-        events = dataset.train_events()
-        last = events.newest(keys.memory_last)
-        users, items = events.sequences()
-        memory = build_memory(users, items, dataset.item_num, keys, last, self.device)
+        last = dataset.train_events().newest(keys.memory_last)
+        memory = build_memory(Solver.of(dataset, self.config), keys, last)
         log.info("Collaborative memory: %.1f CPU seconds", time.process_time() - started)
         return memory

@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
+from recbole_sigma.machine import clock
 from recbole_sigma.values import UserError
 
 FORMAT = "recbole-sigma-artifact-1"
 DELETE = "delete the file and run again"
+_TOOK = "cpu_seconds"
 
 _DAMAGE = (
     SafetensorError,
@@ -91,7 +93,7 @@ def fingerprint(**parts: Any) -> str:
             value = value.detach().cpu().numpy()
         if isinstance(value, np.ndarray):
             digest.update(f"{value.dtype}{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
+            digest.update(np.ascontiguousarray(value).data)  # not copied: it may be gigabytes
         else:
             digest.update(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
         digest.update(b"\0")
@@ -100,6 +102,8 @@ def fingerprint(**parts: Any) -> str:
 
 class ArtifactStore:
     """A folder of artifacts named ``<kind>-<fingerprint>.safetensors``.
+
+    An artifact knows the CPU seconds that it took, and whoever reads it has them counted (`machine.clock`).
 
     Args:
         folder: created on the first write.
@@ -135,27 +139,52 @@ class ArtifactStore:
             header = checked_json(meta["header"])
             if not isinstance(header, dict):
                 raise TypeError("its header is no mapping")
+            clock.spare(float(header.pop(_TOOK, 0.0)))  # artifacts of earlier versions did not say it
             return tensors, header
 
-    def save(self, kind: str, key: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> Path:
+    def save(
+        self, kind: str, key: str, tensors: dict[str, Tensor], header: dict[str, Any], took: float = 0.0
+    ) -> Path:
         """Write an artifact atomically; an existing file of the same name is replaced whole.
+
+        Args:
+            kind: first part of its name.
+            key: fingerprint of everything that it depends on.
+            tensors: what it holds.
+            header: what else it holds, as JSON.
+            took: CPU seconds that making it took.
 
         Raises:
             UserError: the folder cannot be written.
         """
         path = self.path(kind, key)
-        text = json.dumps(header, ensure_ascii=False, sort_keys=True)
+        text = json.dumps({**header, _TOOK: round(took, 3)}, ensure_ascii=False, sort_keys=True)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         meta = {"format": FORMAT, "fingerprint": key, "header": text, "checksum": _checksum(whole, text)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, save(whole, metadata=meta))
-        except OSError as error:
+            with atomic_file(path) as temporary:
+                save_file(whole, temporary, metadata=meta)
+        except (OSError, SafetensorError) as error:
             raise UserError(
-                f"cannot write {path} ({error.strerror}): free the space or set artifact_dir to another"
-                " folder"
+                f"cannot write {path} ({getattr(error, 'strerror', None) or error}): free the space or set "
+                "artifact_dir to another folder"
             ) from error
         return path
+
+    def thin(self, kind: str, newest: int) -> None:
+        """Remove all artifacts of a kind but those written or touched last.
+
+        Args:
+            kind: first part of their names.
+            newest: how many stay.
+        """
+        ages = []
+        for path in self.folder.glob(f"{kind}-*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another process thins too
+                ages.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(ages, reverse=True)[newest:]:
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

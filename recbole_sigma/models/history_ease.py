@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_sigma.grounding.closed_form import Whole
-from recbole_sigma.grounding.regression import ease
+from recbole_sigma.grounding.solver import Solver
 from recbole_sigma.models.untrained import Untrained
 from recbole_sigma.settings.baseline_keys import EaseKeys
 from recbole_sigma.settings.reader import read
@@ -23,6 +23,5 @@ class HistoryEASE(Untrained):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        users, items = dataset.train_events().sequences()
-        ridge, device = read(EaseKeys, config).ease_ridge, config["device"]
-        self.part = Whole(ease(users, items, self.n_items, ridge, device))
+        ridge = read(EaseKeys, config).ease_ridge
+        self.part = Whole(Solver.of(dataset, config).ease(ridge))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_sigma.grounding.closed_form import Newest
-from recbole_sigma.grounding.regression import next_item_ridge
+from recbole_sigma.grounding.solver import Solver
 from recbole_sigma.models.untrained import Untrained
 from recbole_sigma.settings.baseline_keys import NextKeys
 from recbole_sigma.settings.reader import read
@@ -20,8 +20,7 @@ class NextItemRidge(Untrained):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        keys, events = read(NextKeys, config), dataset.train_events()
-        users, items = events.sequences()
-        last, decay = events.newest(keys.next_last), keys.next_decay
-        weights = next_item_ridge(users, items, self.n_items, keys.next_ridge, last, decay, config["device"])
+        keys = read(NextKeys, config)
+        last, decay = dataset.train_events().newest(keys.next_last), keys.next_decay
+        weights = Solver.of(dataset, config).next_item_ridge(keys.next_ridge, last, decay)
         self.part = Newest(weights, last, decay)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from recbole_sigma.data.dataset import PrefixDataset, item_names
 from recbole_sigma.grounding.cooccurrence import ppmi_svd, windowed_cooccurrence
 from recbole_sigma.grounding.ground import TEACHER_WINDOW, encode_texts
+from recbole_sigma.machine.clock import cpu_seconds
 from recbole_sigma.machine.files import DELETE, ArtifactStore, fingerprint, reading
 from recbole_sigma.preparation.fields import item_texts
 from recbole_sigma.settings.keys import ArtifactKeys, CodeKeys, RqVaeKeys, TigerKeys, VectorKeys
@@ -117,6 +118,7 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
             kept = ItemCodes(stored[0]["codes"], tuple(stored[1]["sizes"]), 0)
         _say_collapse(kept.codes[:, :levels], vectors)
         return kept
+    started = cpu_seconds()
     if quantizer == "rq-vae":
         show = read(RecBoleKeys, config).show_progress
         bar = (lambda epochs: tqdm(epochs, desc="RQ-VAE", ncols=100)) if show else None
@@ -129,7 +131,7 @@ def prepare_codes(dataset: Any, config: Any) -> ItemCodes:
     _say_collapse(padded, vectors)
     unique, digits = deduplicate(padded)
     sizes = (*(size,) * levels, digits)
-    store.save("tiger-codes", key, {"codes": unique}, {"sizes": list(sizes)})
+    store.save("tiger-codes", key, {"codes": unique}, {"sizes": list(sizes)}, cpu_seconds() - started)
     return ItemCodes(unique, sizes, 0)
 
 

@@ -41,6 +41,7 @@ from recbole_sigma.language.vocabulary import (
     thinned,
     train_bpe,
 )
+from recbole_sigma.machine.clock import cpu_seconds
 from recbole_sigma.machine.files import DELETE, ArtifactStore, fingerprint, reading
 from recbole_sigma.preparation.fields import field_strings, item_texts, user_profiles
 from recbole_sigma.settings.keys import ArtifactKeys, BackboneKeys, GroundingKeys, TaskKeys, TokenizerKeys
@@ -297,6 +298,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
             prepared = Prepared.restore(*stored)
         _say_collapse(prepared, options)
         return prepared
+    started = cpu_seconds()
     check_models(options)
     vectors, report = ground(material, options, config)
     codes = tokenize(vectors, options)
@@ -307,7 +309,7 @@ def prepare(dataset: PackedDataset, config: Any) -> Prepared:
         report["tasks"] = task_report(material.tasks)
     report |= {"health": health.as_dict(), "items_sha256": fingerprint(items=material.item_tokens)}
     prepared = Prepared(vectors, codes, tokenizer, profiles, instructions, report)
-    store.save("items", key, prepared.tensors(), prepared.header())
+    store.save("items", key, prepared.tensors(), prepared.header(), cpu_seconds() - started)
     _say_collapse(prepared, options)
     return prepared
 

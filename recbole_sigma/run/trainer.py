@@ -22,6 +22,7 @@ from recbole_sigma.evaluation.judge import Judgement
 from recbole_sigma.evaluation.labels import LabelJudge, LabelJudgement, judge_of
 from recbole_sigma.evaluation.tasks.report import add_task_rows
 from recbole_sigma.machine import processes as distributed
+from recbole_sigma.machine.clock import cpu_seconds
 from recbole_sigma.machine.files import reading
 from recbole_sigma.machine.progress import Counted, Progress
 from recbole_sigma.models.contract import Contract, contract
@@ -213,7 +214,7 @@ class RunTrainer(StoredRun):
             left = self.epochs - epoch_idx
             self._progress = Progress(f"Train {self.config['model']}", left * steps)
         place = (continued.meta["place"] if continued is not None else None) or {}
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), cpu_seconds()
         if self.exact:
             if place:  # inside an epoch: what begins an epoch may draw numbers and move buffers
                 files.load_weights(self.model, continued)
@@ -228,7 +229,7 @@ class RunTrainer(StoredRun):
                 "epoch": epoch_idx,
                 "train_loss": [float(part) / steps for part in parts if part is not None],
                 "train_seconds": time.perf_counter() - wall + place.get("seconds", 0.0),
-                "train_cpu_seconds": time.process_time() - cpu,
+                "train_cpu_seconds": cpu_seconds() - cpu,
             }
         )
         if self.tracker is not None:
@@ -385,7 +386,7 @@ class RunTrainer(StoredRun):
     # --- evaluation ---
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
-        cpu = time.process_time()
+        cpu = cpu_seconds()
         self.judge.choose(self.model, valid_data)
         found = self.evaluate(sampled(self.config, valid_data), load_best_model=False)
         # early stopping must come to the same end in every process
@@ -397,7 +398,7 @@ class RunTrainer(StoredRun):
         if self.history:
             self.history[-1]["valid"] = dict(result)
             self.history[-1]["valid_seconds"] = self.judgement.seconds if self.judgement else None
-            self.history[-1]["valid_cpu_seconds"] = time.process_time() - cpu
+            self.history[-1]["valid_cpu_seconds"] = cpu_seconds() - cpu
             if self.tracker is not None:
                 self.tracker.log(self.history[-1]["epoch"], {f"valid/{k}": v for k, v in result.items()})
         if self._progress is not None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recbole_sigma.decoding import memory as module
 from recbole_sigma.decoding.memory import add_bonus, best_of, bonus_of, build_memory, strongest
 from recbole_sigma.decoding.top_k import top_k
+from recbole_sigma.grounding.solver import Solver
 from recbole_sigma.settings.keys import MemoryKeys
 
 N = 15
@@ -24,7 +25,7 @@ def events(seed=0, users=12, length=9):
 
 def memory(seed=0, last=3, parts=EVERY):
     keys = replace(MemoryKeys(), memory_window=4, memory_shrink=2.0, memory_forward=0.5, memory_decay=0.7)
-    return build_memory(*events(seed), N, replace(keys, memory_parts=parts, memory_ridge=5.0), last)
+    return build_memory(Solver(*events(seed), N), replace(keys, memory_parts=parts, memory_ridge=5.0), last)
 
 
 def neighbours(seed, history, last):

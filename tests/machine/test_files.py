@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from recbole_sigma.benchmark.records import write_json
+from recbole_sigma.machine import clock
 from recbole_sigma.machine import files as artifacts
 from recbole_sigma.machine.files import ArtifactStore, fingerprint, write_atomically
 from recbole_sigma.values import UserError
@@ -35,6 +37,19 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert header == {"note": "größe"} and all(
         torch.equal(loaded[name], value) for name, value in tensors.items()
     )
+
+
+def test_what_an_artifact_took_is_counted_where_it_is_read(tmp_path):
+    """And 0 for one that does not say, as earlier versions wrote them."""
+    store = ArtifactStore(tmp_path)
+    for took in (50.0, 0.0):
+        store.save("items", "a" * 64, {"x": torch.ones(2)}, {"k": 1}, took)
+        before = clock.cpu_seconds(), time.process_time()
+        _, header = store.load("items", "a" * 64)
+        after = clock.cpu_seconds(), time.process_time()
+        assert header == {"k": 1}
+        worked = after[1] - before[1]
+        assert after[0] - before[0] == pytest.approx(took, abs=2 * worked + 1e-3)
 
 
 def test_a_file_under_another_fingerprint_is_refused(tmp_path):
