@@ -182,7 +182,7 @@ class FileKeys:
 class ArtifactKeys:
     """Where prepared data is kept between runs."""
 
-    artifact_dir: str = key("saved/artifacts", "Where prepared item data and solved item-to-item weights are kept")
+    artifact_dir: str = key("saved/artifacts", "Where prepared items and item-to-item weights are kept")
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def test_the_newest_stay(store, solved, monkeypatch):
     assert other.exists() and len(list(store.folder.iterdir())) == 3
 
 
-def test_memory_and_baselines_share_them_and_held_out_events_are_in_none(tmp_path, solved, monkeypatch):
+def test_memory_and_baselines_share_them_and_none_holds_held_out_events(tmp_path, solved, monkeypatch):
     monkeypatch.setattr(module, "STORED", 1)
 
     def held_out(user, step, item):
