@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_sigma.grounding.cooccurrence import unit_rows
-from recbole_sigma.machine.files import reading
+from recbole_sigma.machine.files import atomic_file, reading
 from recbole_sigma.values import UserError
 
 
@@ -52,31 +51,24 @@ def store_vectors(path: Path, rows: int, blocks: Iterable[tuple[np.ndarray, np.n
     Raises:
         UserError: the folder cannot be written.
     """
-    temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        target: np.ndarray | None = None
-        for index, vectors in blocks:
+        with atomic_file(path) as temporary:
+            target: np.ndarray | None = None
+            for index, vectors in blocks:
+                if target is None:
+                    target = np.lib.format.open_memmap(
+                        temporary, mode="w+", dtype=np.float32, shape=(rows, vectors.shape[1])
+                    )
+                target[index] = vectors
             if target is None:
-                target = np.lib.format.open_memmap(
-                    temporary, mode="w+", dtype=np.float32, shape=(rows, vectors.shape[1])
-                )
-            target[index] = vectors
-        if target is None:
-            raise ValueError("no block of vectors")
-        target.flush()  # type: ignore[attr-defined]
-        del target
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+                raise ValueError("no block of vectors")
+            target.flush()  # type: ignore[attr-defined]
+            del target
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror}): free the space or set artifact_dir to another folder"
         ) from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
     mapped = stored_vectors(path, rows)
     assert mapped is not None
     return mapped

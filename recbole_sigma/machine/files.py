@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` for the caller to write; afterwards it takes the place of ``path``.
 
     Its name holds the machine and the process, so two writers never share one, and `clear_leftovers` can tell
-    a file that is being written from one whose writer was killed.
+    a file that is being written from one whose writer was killed. Whoever the umask lets read new files may
+    read it; safetensors would write for the owner alone.
 
     Raises:
         UserError: ``path`` is no plain file; a device such as /dev/null would be gone for the whole machine.
@@ -211,7 +213,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         clear_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        with contextlib.suppress(OSError):  # not every file system has modes
+            temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

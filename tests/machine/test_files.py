@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recbole_sigma.benchmark.records import write_json
+from recbole_sigma.grounding.vector_file import store_vectors
 from recbole_sigma.machine import clock
 from recbole_sigma.machine import files as artifacts
 from recbole_sigma.machine.files import ArtifactStore, fingerprint, write_atomically
@@ -89,6 +90,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_new_files_are_for_whom_the_umask_says(tmp_path, mask):
+    """Checkpoints and artifacts too, which safetensors makes for their owner alone."""
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "bytes", b"x")
+        made = [tmp_path / "bytes", ArtifactStore(tmp_path).save("items", "a" * 64, {"x": torch.ones(1)}, {})]
+        store_vectors(tmp_path / "v.npy", 2, [(np.arange(2), np.ones((2, 3), np.float32))])
+    finally:
+        os.umask(before)
+    for path in (*made, tmp_path / "v.npy"):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path.name
 
 
 def test_an_unwritable_folder_gets_a_sentence(tmp_path):
