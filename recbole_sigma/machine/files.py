@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -140,7 +141,10 @@ class ArtifactStore:
             header = checked_json(meta["header"])
             if not isinstance(header, dict):
                 raise TypeError("its header is no mapping")
-            clock.spare(float(header.pop(_TOOK, 0.0)))  # artifacts of earlier versions did not say it
+            took = float(header.pop(_TOOK, 0.0))  # artifacts of earlier versions did not say it
+            if not 0.0 <= took < math.inf:
+                raise ValueError(f"its {_TOOK} is {took}")
+            clock.spare(took)
             return tensors, header
 
     def save(

@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from recbole_sigma.machine.files import ArtifactStore, checked_json, reading
+from recbole_sigma.machine.files import ArtifactStore, _checksum, checked_json, reading
 from recbole_sigma.quick_start import load_data_and_model, run
 from recbole_sigma.run import checkpoint as files
 from recbole_sigma.run import packing
@@ -223,9 +224,22 @@ def test_a_deep_or_broken_header_is_a_sentence() -> None:
             checked_json(text)
 
 
-def test_an_artifact_whose_header_is_no_mapping(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    store.save("items", "k" * 64, {"x": torch.ones(1)}, [1, 2])  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="no mapping.*delete the file"):
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("[1, 2]", "no mapping"),
+        ('{"cpu_seconds": Infinity}', "cpu_seconds"),
+        ('{"cpu_seconds": -1}', "cpu_seconds"),
+        ('{"cpu_seconds": "much"}', "much"),
+    ],
+)
+def test_an_artifact_with_a_forged_header(tmp_path: Path, header: str, told: str) -> None:
+    store, tensors = ArtifactStore(tmp_path), {"x": torch.ones(1)}
+    path = store.save("items", "k" * 64, tensors, {})
+    with safe_open(str(path), framework="pt") as handle:
+        meta = handle.metadata()
+    forged = {**meta, "header": header, "checksum": _checksum(tensors, header)}
+    save_file(tensors, path, metadata=forged)
+    with pytest.raises(UserError, match=f"{told}.*delete the file"):
         store.load("items", "k" * 64)
-    assert load_file(store.path("items", "k" * 64))
+    assert load_file(path)
