@@ -293,8 +293,10 @@ def _span_label(group: list[int]) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
-LEVELS = ("ClosedForm", "PackedSASRec")
-"""Rows whose best validation value the others are timed to: the free floor, and the plain neural baseline."""
+LEVELS = ("ClosedForm", "PackedSASRec", "PackedSASRec-sparse")
+"""Rows whose best validation value the others are timed to: the free floor, and the plain neural baseline with
+its settings for long and for short histories.
+"""
 
 
 def seconds_to_levels(record: dict[str, Any]) -> list[dict[str, Any]]:

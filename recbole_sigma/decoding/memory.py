@@ -216,7 +216,7 @@ class CollaborativeMemory:
             )
             keys = replace(keys, memory_parts=("neighbours",))
         parts = ", ".join(keys.memory_parts)
-        log.info("Collaborative memory: solving %s over %s items", parts, f"{dataset.item_num:,}")
+        log.info("Collaborative memory: %s over %s items", parts, f"{dataset.item_num:,}")
         last = dataset.train_events().newest(keys.memory_last)
         memory = build_memory(Solver.of(dataset, self.config), keys, last)
         log.info("Collaborative memory: %.1f CPU seconds", time.process_time() - started)
