@@ -294,8 +294,8 @@ def _span_label(group: list[int]) -> str:
 
 
 LEVELS = ("ClosedForm", "PackedSASRec", "PackedSASRec-sparse")
-"""Rows whose best validation value the others are timed to: the free floor, and the plain neural baseline with
-its settings for long and for short histories.
+"""Rows whose best validation value the others are timed to: the free floor, and the plain neural baseline as
+it is set for long histories and for short ones.
 """
 
 
