@@ -88,6 +88,12 @@ class Solver:
         key, started = fingerprint(version=_VERSION, **what, **events), cpu_seconds()
         found = self._read(key)
         if found is None:
+            logging.getLogger().info(
+                "Item-to-item weights: inverting a matrix of %s by %s, a minute or more from 10,000 items on; "
+                "they are kept in %s",
+                *(f"{self.n_items:,}",) * 2,
+                self.store.folder,
+            )
             found = solve()
             if processes.current().main:
                 self._write(key, found, cpu_seconds() - started)
