@@ -89,9 +89,8 @@ class Solver:
         found = self._read(key)
         if found is None:
             logging.getLogger().info(
-                "Item-to-item weights: inverting a matrix of %s by %s, a minute or more from 10,000 items on; "
-                "they are kept in %s",
-                *(f"{self.n_items:,}",) * 2,
+                "Item-to-item weights are solved over %s items, a minute or more from 10,000 on, and kept in %s",
+                f"{self.n_items:,}",
                 self.store.folder,
             )
             found = solve()
