@@ -89,7 +89,7 @@ class Solver:
         found = self._read(key)
         if found is None:
             logging.getLogger().info(
-                "Item-to-item weights are solved over %s items, a minute or more from 10,000 on, and kept in %s",
+                "Item-to-item weights are solved over %s items (minutes from 10,000 on) and kept in %s",
                 f"{self.n_items:,}",
                 self.store.folder,
             )
