@@ -169,7 +169,7 @@ class ArtifactStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as temporary:
-                save_file(whole, temporary, metadata=meta)
+                save_file(whole, str(temporary), metadata=meta)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"cannot write {path} ({getattr(error, 'strerror', None) or error}): free the space or set "
