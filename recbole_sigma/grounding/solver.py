@@ -6,6 +6,7 @@ table and `recommend` ask for the same ones.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable
@@ -107,10 +108,11 @@ class Solver:
                 return None
             with reading(path, DELETE):
                 weights = stored[0]["weights"].numpy()
-                path.touch()  # among the newest again
         except UserError as problem:
             logging.getLogger().warning("%s. It is solved anew now", problem)
             return None
+        with contextlib.suppress(OSError):  # a colleague's file
+            path.touch()  # among the newest again
         logging.getLogger().info("Item-to-item weights read from %s", path)
         return weights
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import shutil
 from collections import namedtuple
 
@@ -109,6 +110,16 @@ def test_a_damaged_file_is_solved_anew_and_replaced(store, solved, caplog, damag
         calls = len(solved)
         both(store)
         assert len(solved) == calls
+
+
+def test_a_file_of_another_owner_is_read(store, solved, monkeypatch, caplog):
+    def refuse(path):
+        raise PermissionError(1, "Operation not permitted")
+
+    both(store)
+    monkeypatch.setattr(pathlib.Path, "touch", refuse)
+    both(store)
+    assert len(solved) == 2 and not caplog.records
 
 
 def test_a_full_disk_costs_no_run(store, monkeypatch, caplog):
