@@ -217,7 +217,8 @@ class CollaborativeMemory:
             keys = replace(keys, memory_parts=("neighbours",))
         parts = ", ".join(keys.memory_parts)
         log.info("Collaborative memory: %s over %s items", parts, f"{dataset.item_num:,}")
-        last = dataset.train_events().newest(keys.memory_last)
-        memory = build_memory(Solver.of(dataset, self.config), keys, last)
+        events = dataset.train_events()
+        solver = Solver.of(events, dataset.item_num, self.config)
+        memory = build_memory(solver, keys, events.newest(keys.memory_last))
         log.info("Collaborative memory: %.1f CPU seconds", time.process_time() - started)
         return memory

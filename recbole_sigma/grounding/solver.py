@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_sigma.data.events import Chronology
 from recbole_sigma.grounding.regression import ease, next_item_ridge
 from recbole_sigma.machine import processes
 from recbole_sigma.machine.clock import cpu_seconds
@@ -59,11 +60,10 @@ class Solver:
         self.store = store if n_items >= STORED else None
 
     @classmethod
-    def of(cls, dataset: Any, config: Any) -> Solver:
-        """Over the train events of a split dataset, kept in ``artifact_dir``."""
-        users, items = dataset.train_events().sequences()
+    def of(cls, events: Chronology, n_items: int, config: Any) -> Solver:
+        """Over train events, kept in ``artifact_dir``."""
         store = ArtifactStore(read(ArtifactKeys, config).artifact_dir)
-        return cls(users, items, dataset.item_num, config["device"], store)
+        return cls(*events.sequences(), n_items, config["device"], store)
 
     def ease(self, ridge: float) -> np.ndarray:
         """See `regression.ease`."""
@@ -83,49 +83,50 @@ class Solver:
 
     def _kept(self, solve: Callable[[], np.ndarray], **what: Any) -> np.ndarray:
         """A solution from its file, or solved and filed."""
-        if self.store is None:
+        store = self.store
+        if store is None:
             return solve()
         events = {"users": self.users, "items": self.items, "n_items": self.n_items}
         key, started = fingerprint(version=_VERSION, **what, **events), cpu_seconds()
-        found = self._read(key)
+        found = _read(store, key)
         if found is None:
             logging.getLogger().info(
                 "Item-to-item weights are solved over %s items (minutes from 10,000 on) and kept in %s",
                 f"{self.n_items:,}",
-                self.store.folder,
+                store.folder,
             )
             found = solve()
             if processes.current().main:
-                self._write(key, found, cpu_seconds() - started)
+                _write(store, key, found, cpu_seconds() - started)
         return found
 
-    def _read(self, key: str) -> np.ndarray | None:
-        assert self.store is not None
-        path = self.store.path(_KIND, key)
-        try:
-            stored = self.store.load(_KIND, key)
-            if stored is None:
-                return None
-            with reading(path, DELETE):
-                weights = stored[0]["weights"].numpy()
-        except UserError as problem:
-            logging.getLogger().warning("%s. It is solved anew now", problem)
-            return None
-        with contextlib.suppress(OSError):  # a colleague's file
-            path.touch()  # among the newest again
-        logging.getLogger().info("Item-to-item weights read from %s", path)
-        return weights
 
-    def _write(self, key: str, weights: np.ndarray, took: float) -> None:
-        assert self.store is not None
-        folder = self.store.folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(folder).free < 2 * weights.nbytes:
-                raise UserError(f"{folder} has less than {2 * weights.nbytes / 2**30:.1f} GiB free")
-            self.store.save(_KIND, key, {"weights": torch.from_numpy(weights)}, {}, took)
-            self.store.thin(_KIND, NEWEST)
-        except (UserError, OSError) as problem:
-            logging.getLogger().warning(
-                "A matrix of items by items that took %.0f CPU seconds is not kept: %s", took, problem
-            )
+def _read(store: ArtifactStore, key: str) -> np.ndarray | None:
+    path = store.path(_KIND, key)
+    try:
+        stored = store.load(_KIND, key)
+        if stored is None:
+            return None
+        with reading(path, DELETE):
+            weights = stored[0]["weights"].numpy()
+    except UserError as problem:
+        logging.getLogger().warning("%s. It is solved anew now", problem)
+        return None
+    with contextlib.suppress(OSError):  # a colleague's file
+        path.touch()  # among the newest again
+    logging.getLogger().info("Item-to-item weights read from %s", path)
+    return weights
+
+
+def _write(store: ArtifactStore, key: str, weights: np.ndarray, took: float) -> None:
+    folder = store.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < 2 * weights.nbytes:
+            raise UserError(f"{folder} has less than {2 * weights.nbytes / 2**30:.1f} GiB free")
+        store.save(_KIND, key, {"weights": torch.from_numpy(weights)}, {}, took)
+        store.thin(_KIND, NEWEST)
+    except (UserError, OSError) as problem:
+        logging.getLogger().warning(
+            "A matrix of items by items that took %.0f CPU seconds is not kept: %s", took, problem
+        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_sigma.grounding.cooccurrence import unit_rows
-from recbole_sigma.machine.files import atomic_file, reading
+from recbole_sigma.machine.files import OTHER_ARTIFACTS, atomic_file, reading, writing
 from recbole_sigma.values import UserError
 
 
@@ -51,7 +51,7 @@ def store_vectors(path: Path, rows: int, blocks: Iterable[tuple[np.ndarray, np.n
     Raises:
         UserError: the folder cannot be written.
     """
-    try:
+    with writing(path, OTHER_ARTIFACTS):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
             target: np.ndarray | None = None
@@ -65,10 +65,6 @@ def store_vectors(path: Path, rows: int, blocks: Iterable[tuple[np.ndarray, np.n
                 raise ValueError("no block of vectors")
             target.flush()  # type: ignore[attr-defined]
             del target
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}): free the space or set artifact_dir to another folder"
-        ) from error
     mapped = stored_vectors(path, rows)
     assert mapped is not None
     return mapped

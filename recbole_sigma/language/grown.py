@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from recbole_sigma.language.loading import (
     weights_fingerprint,
 )
 from recbole_sigma.language.lora import LoraOptions, add_lora, merge_lora
+from recbole_sigma.machine.files import writing
 from recbole_sigma.values import UserError
 
 VOCABULARY, WEIGHTS = "base_vocabulary", "base_weights"
@@ -247,15 +247,13 @@ def export_merged(
     model.to(dtype)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with quiet():
-            model.save_pretrained(temporary)
-            PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(temporary)
-        if target.exists():
-            target.rmdir()
-        os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UserError(f"cannot write {target} ({why}): free the space, or name another folder") from error
+        with writing(target, "free the space, or name another folder"):
+            with quiet():
+                model.save_pretrained(temporary)
+                PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(temporary)
+            if target.exists():
+                target.rmdir()
+            os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -31,6 +31,7 @@ from recbole_sigma.values import UserError
 
 FORMAT = "recbole-sigma-artifact-1"
 DELETE = "delete the file and run again"
+OTHER_ARTIFACTS = "free the space or set artifact_dir to another folder"
 _TOOK = "cpu_seconds"
 
 _DAMAGE = (
@@ -65,6 +66,24 @@ def reading(path: Path | str, remedy: str) -> Iterator[None]:
         what = " ".join(str(error).split())[:160]
         kind = type(error).__name__
         raise UserError(f"{path} is damaged ({f'{kind}: {what}' if what else kind}): {remedy}") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path | str, remedy: str) -> Iterator[None]:
+    """Turn what writing a file raises, safetensors' error too, into a sentence.
+
+    Args:
+        path: the file.
+        remedy: what to do about it.
+
+    Raises:
+        UserError: naming the file, what the system says, and the remedy.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"cannot write {path} ({why}): {remedy}") from error
 
 
 def checked_json(text: str | bytes) -> Any:
@@ -166,15 +185,10 @@ class ArtifactStore:
         text = json.dumps({**header, _TOOK: round(took, 3)}, ensure_ascii=False, sort_keys=True)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         meta = {"format": FORMAT, "fingerprint": key, "header": text, "checksum": _checksum(whole, text)}
-        try:
+        with writing(path, OTHER_ARTIFACTS):
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as temporary:
                 save_file(whole, str(temporary), metadata=meta)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"cannot write {path} ({getattr(error, 'strerror', None) or error}): free the space or set "
-                "artifact_dir to another folder"
-            ) from error
         return path
 
     def thin(self, kind: str, newest: int) -> None:

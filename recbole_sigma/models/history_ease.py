@@ -24,4 +24,4 @@ class HistoryEASE(Untrained):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         ridge = read(EaseKeys, config).ease_ridge
-        self.part = Whole(Solver.of(dataset, config).ease(ridge))
+        self.part = Whole(Solver.of(dataset.train_events(), self.n_items, config).ease(ridge))

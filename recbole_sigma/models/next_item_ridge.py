@@ -20,7 +20,7 @@ class NextItemRidge(Untrained):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        keys = read(NextKeys, config)
-        last, decay = dataset.train_events().newest(keys.next_last), keys.next_decay
-        weights = Solver.of(dataset, config).next_item_ridge(keys.next_ridge, last, decay)
+        keys, events = read(NextKeys, config), dataset.train_events()
+        last, decay = events.newest(keys.next_last), keys.next_decay
+        weights = Solver.of(events, self.n_items, config).next_item_ridge(keys.next_ridge, last, decay)
         self.part = Newest(weights, last, decay)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_sigma.language.loading import setting
-from recbole_sigma.machine.files import atomic_file, checked_json, reading, write_atomically
+from recbole_sigma.machine.files import atomic_file, checked_json, reading, write_atomically, writing
 from recbole_sigma.run.packing import moved, unpack_values
 from recbole_sigma.values import UserError
 
@@ -99,16 +99,10 @@ def write(path: Path | str, checkpoint: Checkpoint) -> None:
     }
     text = json.dumps(meta, sort_keys=True)
     header = {_KEY: text, _CHECK: hashlib.sha256(text.encode()).hexdigest()}
-    try:
+    with writing(path, "free the space, or set checkpoint_dir to a folder that can be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
             save_file(tensors, str(temporary), metadata=header)
-    except (OSError, SafetensorError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UserError(
-            f"cannot write {path} ({why}): free the space, or set "
-            "checkpoint_dir to a folder that can be written"
-        ) from error
 
 
 def amend_config(path: Path | str, values: dict[str, Any]) -> None:

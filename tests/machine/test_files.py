@@ -94,7 +94,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_new_files_are_for_whom_the_umask_says(tmp_path, mask):
-    """Checkpoints and artifacts too, which safetensors makes for their owner alone."""
+    """Also those that safetensors writes, which makes them for their owner alone."""
     before = os.umask(mask)
     try:
         write_atomically(tmp_path / "bytes", b"x")
